@@ -1,0 +1,82 @@
+"""A batch of messages → one reconciliation → which messages the queue must keep."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from aws_lambda_powertools import Logger, Metrics
+from aws_lambda_powertools.metrics import MetricUnit
+
+from functions.index.events import is_queue_event, parse_event, parse_message
+from likeness.errors import InvalidRequest, Unavailable
+from likeness.indexing import Indexer, Outcome, Result
+from likeness.records import Hint
+
+Event = Mapping[str, Any]
+
+
+class Handler:
+    """Lambda's entry: an SQS batch is answered in part, a direct event as a whole."""
+
+    def __init__(self, indexer: Indexer, logger: Logger, metrics: Metrics) -> None:
+        self._indexer = indexer
+        self._logger = logger
+        self._metrics = metrics
+
+    def __call__(self, event: Event, context: Any) -> dict[str, Any]:
+        """Raises Unavailable for a direct event that must be tried again: its sender repeats it."""
+        if is_queue_event(event):
+            return self._queue(event["Records"])
+        outcomes = self._reconcile(parse_event(event))
+        failed = [outcome for outcome in outcomes.values() if outcome.error]
+        if failed:
+            raise Unavailable(f"{len(failed)} objects must be tried again: {failed[0].error}")
+        return {"indexed": sum(o.result is Result.INDEXED for o in outcomes.values())}
+
+    def _queue(self, records: list[Event]) -> dict[str, Any]:
+        hints: dict[str, list[Hint]] = {}
+        failures = []
+        for record in records:
+            try:
+                hints[record["messageId"]] = parse_message(record["body"])
+            except InvalidRequest as error:
+                # No object to record it at: after its retries it waits in the dead-letter queue.
+                self._logger.error(
+                    "unreadable message", message=record["messageId"], why=str(error)
+                )
+                failures.append(record["messageId"])
+        outcomes = self._reconcile([hint for listed in hints.values() for hint in listed])
+        failures += [
+            message
+            for message, listed in hints.items()
+            if any(outcomes[hint.ref].error for hint in listed)
+        ]
+        return {"batchItemFailures": [{"itemIdentifier": message} for message in failures]}
+
+    def _reconcile(self, hints: list[Hint]) -> Mapping[Any, Outcome]:
+        outcomes = self._indexer.reconcile(hints)
+        for outcome in outcomes.values():
+            self._report(outcome)
+        now_s = time.time()
+        for hint in hints:
+            if hint.event_time_s is not None:
+                lag_s = max(0.0, now_s - hint.event_time_s)
+                self._metrics.add_metric("EventLagSeconds", MetricUnit.Seconds, lag_s)
+        self._metrics.flush_metrics()
+        return outcomes
+
+    def _report(self, outcome: Outcome) -> None:
+        name = outcome.result.value.capitalize()
+        self._metrics.add_metric(name, MetricUnit.Count, 1)
+        facts: dict[str, Any] = {
+            "key": outcome.ref.key,
+            "result": outcome.result.value,
+            "reason": outcome.reason,
+            "loops": outcome.loops,
+        }
+        if outcome.error:
+            self._logger.warning("to be tried again", why=str(outcome.error), **facts)
+        else:
+            self._logger.info("reconciled", **facts)

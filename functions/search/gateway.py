@@ -1,0 +1,40 @@
+"""API Gateway's events → the ASGI app."""
+
+from __future__ import annotations
+
+import binascii
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+from mangum import Mangum
+from mangum.types import ASGI, LambdaEvent
+from starlette.types import ASGIApp
+
+from functions.search import problems
+
+_TEXT_TYPES = ["text/", "application/json", "application/problem+json", "application/javascript"]
+
+Handler = Callable[[LambdaEvent, Any], Mapping[str, Any]]
+
+
+def create_handler(app: ASGIApp) -> Handler:
+    """Lambda's entry for REST API (v1) proxy events."""
+    # with a lifespan, Mangum would run the app's start-up at every request
+    adapter = Mangum(cast(ASGI, app), lifespan="off", text_mime_types=_TEXT_TYPES)
+
+    def handler(event: LambdaEvent, context: Any) -> Mapping[str, Any]:
+        try:
+            answer: Mapping[str, Any] = adapter(event, context)
+        except binascii.Error:
+            response = problems.respond(
+                400, "invalid-request", "the body is not base64", context.aws_request_id
+            )
+            return {
+                "statusCode": response.status_code,
+                "headers": dict(response.headers),
+                "body": bytes(response.body).decode(),
+                "isBase64Encoded": False,
+            }
+        return answer
+
+    return handler

@@ -1,0 +1,217 @@
+"""The table of operations, and the OpenAPI 3.1 document that is made from it and the schemas."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import msgspec
+
+from functions.search import schemas
+
+_REF = "#/components/schemas/{name}"
+_ERRORS = {
+    400: "The request cannot be understood; `detail` names the field.",
+    404: "No such image.",
+    409: "Made by another model, or replaced meanwhile.",
+    413: "Too large; POST /v1/uploads takes larger images.",
+    415: "Not a body, or not an image format, that is taken.",
+    422: "The image cannot be used; `type` and `detail` say why.",
+    503: "The index or the bucket is not answering: try again after Retry-After seconds.",
+}
+_KEY_PARAMETER = {
+    "name": "key",
+    "in": "query",
+    "required": True,
+    "schema": {"type": "string"},
+    "description": "The object's key in the bucket.",
+}
+_ID_PARAMETER = {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One route: `name` is also its method of api.Api."""
+
+    name: str
+    method: str
+    path: str
+    summary: str
+    answer: type[msgspec.Struct]
+    errors: tuple[int, ...] = ()
+    status: int = 200
+    body: type[msgspec.Struct] | None = None
+    images: bool = False
+    options: type[msgspec.Struct] | None = None
+    parameters: tuple[dict[str, Any], ...] = ()
+
+
+OPERATIONS = (
+    Operation(
+        "search",
+        "POST",
+        "/v1/search",
+        "Find the images most like one. Send the image itself (image/*, options in the query "
+        "string), a form with a file named `image`, or JSON.",
+        schemas.SearchAnswer,
+        (400, 404, 409, 413, 415, 422, 503),
+        body=schemas.SearchRequest,
+        images=True,
+        options=schemas.SearchOptions,
+    ),
+    Operation(
+        "image",
+        "GET",
+        "/v1/images/{id}",
+        "One indexed image, or why it was rejected.",
+        schemas.Image,
+        (404, 503),
+        parameters=(_ID_PARAMETER,),
+    ),
+    Operation(
+        "similar",
+        "GET",
+        "/v1/images/{id}/similar",
+        "More like an indexed image; it is not its own neighbour.",
+        schemas.SearchAnswer,
+        (400, 404, 503),
+        options=schemas.SearchOptions,
+        parameters=(_ID_PARAMETER,),
+    ),
+    Operation(
+        "upload",
+        "POST",
+        "/v1/uploads",
+        "A presigned form to upload one image straight into the bucket.",
+        schemas.UploadTicket,
+        (400, 413, 415, 503),
+        status=201,
+        body=schemas.UploadRequest,
+    ),
+    Operation(
+        "status",
+        "GET",
+        "/v1/status",
+        "Was this object indexed: when, with which model, or why not.",
+        schemas.Status,
+        (400, 503),
+        parameters=(_KEY_PARAMETER,),
+    ),
+    Operation("health", "GET", "/v1/health", "The process is up.", schemas.Health),
+    Operation(
+        "ready",
+        "GET",
+        "/v1/ready",
+        "Searches would work: the index answers, and was made by this model.",
+        schemas.Ready,
+        (503,),
+    ),
+)
+
+
+@functools.cache
+def document_json() -> bytes:
+    return msgspec.json.format(msgspec.json.encode(document()), indent=2)
+
+
+@functools.cache
+def document() -> dict[str, Any]:
+    named: dict[str, type[msgspec.Struct]] = {"Problem": schemas.Problem}
+    for operation in OPERATIONS:
+        for kind in (operation.answer, operation.body, operation.options):
+            if kind:
+                named[kind.__name__] = kind
+    _, components = msgspec.json.schema_components(named.values(), ref_template=_REF)
+    paths: dict[str, Any] = {}
+    for operation in OPERATIONS:
+        entry = _describe(operation, components)
+        paths.setdefault(operation.path, {})[operation.method.lower()] = entry
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Likeness",
+            "version": _version(),
+            "description": "Visual search over the images of a bucket.",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "paths": paths,
+        "components": {
+            "schemas": components,
+            "securitySchemes": {"key": {"type": "apiKey", "in": "header", "name": "x-api-key"}},
+        },
+        "security": [{"key": []}, {}],
+    }
+
+
+def _describe(operation: Operation, components: dict[str, Any]) -> dict[str, Any]:
+    parameters = list(operation.parameters)
+    if operation.options:
+        parameters += _option_parameters(operation.options, components)
+    entry: dict[str, Any] = {
+        "operationId": operation.name,
+        "summary": operation.summary,
+        "parameters": parameters,
+        "responses": _responses(operation),
+    }
+    if operation.body:
+        entry["requestBody"] = {"required": True, "content": _contents(operation, components)}
+    return entry
+
+
+def _option_parameters(
+    options: type[msgspec.Struct], components: dict[str, Any]
+) -> list[dict[str, Any]]:
+    properties = components[options.__name__]["properties"]
+    return [
+        {"name": name, "in": "query", "required": False, **_parameter_schema(name, schema)}
+        for name, schema in properties.items()
+    ]
+
+
+def _parameter_schema(name: str, schema: dict[str, Any]) -> dict[str, Any]:
+    if name == "filter":
+        return {"content": {"application/json": {"schema": {"type": "object"}}}}
+    return {"schema": schema}
+
+
+def _contents(operation: Operation, components: dict[str, Any]) -> dict[str, Any]:
+    assert operation.body
+    contents: dict[str, Any] = {"application/json": {"schema": _ref(operation.body)}}
+    if operation.images and operation.options:
+        binary = {"type": "string", "format": "binary"}
+        properties = components[operation.options.__name__]["properties"]
+        contents["image/*"] = {"schema": binary}
+        contents["multipart/form-data"] = {
+            "schema": {
+                "type": "object",
+                "required": ["image"],
+                "properties": {"image": binary, **properties},
+            }
+        }
+    return contents
+
+
+def _responses(operation: Operation) -> dict[str, Any]:
+    responses: dict[str, Any] = {
+        str(operation.status): {
+            "description": "Done.",
+            "content": {"application/json": {"schema": _ref(operation.answer)}},
+        }
+    }
+    problem = {"application/problem+json": {"schema": _ref(schemas.Problem)}}
+    for status in operation.errors:
+        responses[str(status)] = {"description": _ERRORS[status], "content": problem}
+    return responses
+
+
+def _ref(kind: type[msgspec.Struct]) -> dict[str, str]:
+    return {"$ref": _REF.format(name=kind.__name__)}
+
+
+def _version() -> str:
+    try:
+        return version("likeness")
+    except PackageNotFoundError:  # in a deployed function the code is not an installed package
+        return "deployed"

@@ -1,0 +1,65 @@
+"""Errors → RFC 9457 problem+json, mapped once, along each error's ancestry."""
+
+from __future__ import annotations
+
+import http
+
+import msgspec
+from starlette.responses import Response
+
+from functions.search.schemas import Problem
+from likeness import errors
+
+# Types are names, not links that would break when a service moves.
+TYPE_PREFIX = "urn:likeness:problem:"
+RETRY_AFTER_S = 5
+
+STATUSES: dict[type[errors.LikenessError], int] = {
+    errors.InputError: 400,
+    errors.NotIndexed: 404,
+    errors.ModelMismatch: 409,
+    errors.ImageTooLarge: 413,
+    errors.UnsupportedFormat: 415,
+    errors.ImageError: 422,
+    errors.LikenessError: 500,
+    errors.ObjectChanged: 409,
+    errors.Unavailable: 503,
+}
+
+
+def status_of(error: errors.LikenessError) -> int:
+    return next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
+
+
+def from_error(error: errors.LikenessError, request_id: str) -> Response:
+    status = status_of(error)
+    # what is wrong with our own settings is for the log, not for callers
+    detail = "the service is misconfigured; see its log" if status == 500 else str(error)
+    uploads = "/v1/uploads" if isinstance(error, errors.ImageTooLarge) else msgspec.UNSET
+    if isinstance(error, errors.ImageTooLarge):
+        detail += "; upload it with POST /v1/uploads, then search by its key"
+    return respond(status, error.slug, detail, request_id, uploads)
+
+
+def respond(
+    status: int,
+    slug: str,
+    detail: str,
+    request_id: str,
+    uploads: str | msgspec.UnsetType = msgspec.UNSET,
+    headers: dict[str, str] | None = None,
+) -> Response:
+    problem = Problem(
+        type=TYPE_PREFIX + slug,
+        title=http.HTTPStatus(status).phrase,
+        status=status,
+        detail=detail,
+        request_id=request_id,
+        uploads=uploads,
+    )
+    headers = dict(headers or {})
+    if status == http.HTTPStatus.SERVICE_UNAVAILABLE:
+        headers["Retry-After"] = str(RETRY_AFTER_S)
+    return Response(
+        msgspec.json.encode(problem), status, headers, media_type="application/problem+json"
+    )

@@ -1,0 +1,1 @@
+"""Likeness: keep an index of images equal to a bucket, and search it by image."""

@@ -1,0 +1,1 @@
+"""The outside world behind our ports: S3, SQS, Secrets Manager, Qdrant."""

@@ -1,0 +1,177 @@
+"""How a Point stands in Qdrant, and which index a setting names: shared by both adapters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from likeness.adapters.secrets import read_secret
+from likeness.errors import ConfigurationError
+from likeness.filters import META, Schema
+from likeness.ports import VectorIndex
+from likeness.records import (
+    ImageInfo,
+    ObjectRef,
+    ObjectState,
+    OlderThan,
+    Payload,
+    Point,
+    PointWrite,
+    State,
+    Version,
+)
+from likeness.settings import Settings
+
+VECTOR = "image"
+# What reconciliation and listings filter by; strict mode refuses unindexed conditions.
+_SYSTEM_INDEXES = {
+    "state": "keyword",
+    "v_hi": "integer",
+    "v_lo": "integer",
+    "rev": "integer",
+    "indexed_at": "float",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Names and payload indexes of our collections."""
+
+    alias: str
+    schema: Schema
+
+    def collection(self, model: str) -> str:
+        return f"{self.alias}-{model}"
+
+    @property
+    def indexes(self) -> dict[str, str]:
+        return {**_SYSTEM_INDEXES, **self.schema.indexes}
+
+
+def open_index(settings: Settings) -> VectorIndex:
+    """The index that QDRANT_URL names: http(s)://… a server, file://… the embedded engine."""
+    layout = Layout(settings.alias, settings.schema)
+    scheme, _, rest = settings.index_url.partition("://")
+    if scheme in ("http", "https"):
+        from likeness.adapters.qdrant_rest import RestIndex, Transport  # noqa: PLC0415
+
+        def read_key() -> str | None:
+            if settings.index_api_key_secret:
+                return read_secret(settings.index_api_key_secret)
+            return settings.index_api_key
+
+        return RestIndex(Transport(settings.index_url, read_key, settings.index_timeout_s), layout)
+    if scheme == "file" and rest:
+        # not in the deployed functions, whose layer has no engine
+        from likeness.adapters.qdrant_embedded import shared_index  # noqa: PLC0415
+
+        return shared_index(rest, layout)
+    raise ConfigurationError(f"QDRANT_URL: expected http(s)://… or file://…, got {scheme}://…")
+
+
+def check_collection(name: str, metadata: Mapping[str, Any] | None, dim: int, model: str) -> None:
+    """Raises ConfigurationError where an existing collection is not this model's."""
+    found = (metadata or {}).get("model"), (metadata or {}).get("dim")
+    if found != (model, dim):
+        raise ConfigurationError(
+            f"collection {name} holds model {found[0]} with {found[1]} dimensions, "
+            f"not {model} with {dim}"
+        )
+
+
+def to_payload(point: Point) -> dict[str, Any]:
+    payload: dict[str, Any] = {
+        "bucket": point.ref.bucket,
+        "key": point.ref.key,
+        "state": point.state.value,
+        "v_hi": point.version.hi,
+        "v_lo": point.version.lo,
+        "rev": point.version.rev,
+        "model": point.model,
+        "indexed_at": point.indexed_at_s,
+    }
+    if point.object:
+        payload |= {
+            "etag": point.object.etag,
+            "version_id": point.object.version_id,
+            "size": point.object.size,
+            "content_type": point.object.content_type,
+            "last_modified": point.object.last_modified_s,
+        }
+    if point.image:
+        payload |= {
+            "format": point.image.format,
+            "width": point.image.width,
+            "height": point.image.height,
+            "sha256": point.image.sha256,
+        }
+    if point.reason:
+        payload |= {"reason": point.reason, "detail": point.detail}
+    if point.meta:
+        payload[META] = dict(point.meta)
+    return payload
+
+
+def to_vectors(point: Point) -> dict[str, list[float]]:
+    return {} if point.vector is None else {VECTOR: point.vector.tolist()}
+
+
+def from_payload(payload: Payload, vector: Sequence[float] | None = None) -> Point:
+    return Point(
+        ref=ObjectRef(payload["bucket"], payload["key"]),
+        state=State(payload["state"]),
+        version=Version.from_halves(payload["v_hi"], payload["v_lo"], payload["rev"]),
+        model=payload["model"],
+        indexed_at_s=payload["indexed_at"],
+        object=_object_state(payload),
+        image=_image_info(payload),
+        reason=payload.get("reason"),
+        detail=payload.get("detail"),
+        meta=payload.get(META) or {},
+        vector=None if vector is None else np.asarray(vector, np.float32),
+    )
+
+
+def _object_state(payload: Payload) -> ObjectState | None:
+    if "etag" not in payload:
+        return None
+    return ObjectState(
+        etag=payload["etag"],
+        version_id=payload["version_id"],
+        size=payload["size"],
+        content_type=payload["content_type"],
+        last_modified_s=payload["last_modified"],
+    )
+
+
+def _image_info(payload: Payload) -> ImageInfo | None:
+    if "width" not in payload:
+        return None
+    names = ("format", "width", "height", "sha256")
+    return ImageInfo(*(payload[name] for name in names))
+
+
+def update_filter(writes: Sequence[PointWrite]) -> dict[str, Any]:
+    """One filter for a whole batch: each point under its own id and its own condition."""
+    return {
+        "should": [{"must": [{"has_id": [write.point.id]}, *_condition(write)]} for write in writes]
+    }
+
+
+def _condition(write: PointWrite) -> list[dict[str, Any]]:
+    version = write.condition.version
+    same_hi = _equals("v_hi", version.hi)
+    if isinstance(write.condition, OlderThan):
+        older = [
+            {"key": "v_hi", "range": {"lt": version.hi}},
+            {"must": [same_hi, {"key": "v_lo", "range": {"lt": version.lo}}]},
+        ]
+        return [{"should": older}]
+    return [same_hi, _equals("v_lo", version.lo), _equals("rev", version.rev)]
+
+
+def _equals(key: str, value: int) -> dict[str, Any]:
+    return {"key": key, "match": {"value": value}}

@@ -1,0 +1,125 @@
+"""Embedder: images → unit vectors, through ONNX Runtime. The only onnxruntime import."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+from PIL import Image
+
+from likeness.errors import ModelBundleError
+from likeness.model import ModelSpec, Output, load_spec
+from likeness.preprocessing import decode_size, tensor
+from likeness.records import Vector
+
+_ERRORS_ONLY = 3
+
+
+class Embedder:
+    """One ONNX session. Safe to share between threads."""
+
+    def __init__(self, folder: Path, threads: int = 1) -> None:
+        """Load and check a bundle. Raises ModelBundleError that says what is wrong with it."""
+        self.spec: ModelSpec = load_spec(folder)
+        self._session = _open_session(folder / self.spec.image_file, threads)
+        self._any_batch = _check_signature(self._session, self.spec)
+
+    @property
+    def fingerprint(self) -> str:
+        return self.spec.fingerprint
+
+    @property
+    def dim(self) -> int:
+        return self.spec.embedding.dim
+
+    @property
+    def decode_size(self) -> int:
+        """The short side in pixels that a decoder must keep."""
+        return decode_size(self.spec)
+
+    def prepare(self, image: Image.Image) -> NDArray[Any]:
+        """An upright RGB image as an input tensor, batch axis of 1. Raises NoDetail."""
+        return tensor(image, self.spec)
+
+    def embed(self, tensors: Sequence[NDArray[Any]]) -> Vector:
+        """Prepared tensors → float32 (N, dim), unit rows, in one run where the network can."""
+        if not tensors:
+            return np.empty((0, self.dim), np.float32)
+        batches = [np.concatenate(tensors)] if self._any_batch else tensors
+        vectors: Vector = np.concatenate([self._run(batch) for batch in batches])
+        return vectors
+
+    def _run(self, batch: NDArray[Any]) -> Vector:
+        output = self.spec.embedding
+        [raw] = self._session.run([output.name], {self.spec.input.name: batch})
+        return unit_rows(pooled(np.asarray(raw, np.float32), output))
+
+
+def pooled(raw: NDArray[np.float32], output: Output) -> NDArray[np.float32]:
+    """A network's raw output → (N, dim), as the bundle's pooling rule says (see model.Output)."""
+    if output.pooling == "none":
+        return raw.reshape(len(raw), -1)
+    if output.pooling == "cls":
+        return np.asarray(raw[:, 0])
+    if raw.ndim == 4:
+        raw = raw.reshape(*raw.shape[:2], -1).transpose(0, 2, 1)
+    tokens = raw[:, output.skip_tokens :]
+    if output.pooling == "mean":
+        mean: NDArray[np.float32] = tokens.mean(axis=1)
+        return mean
+    powered = np.clip(tokens, 1e-6, None) ** output.gem_p
+    return np.asarray(powered.mean(axis=1) ** (1 / output.gem_p), np.float32)
+
+
+def unit_rows(vectors: NDArray[np.float32]) -> Vector:
+    """Rows scaled to length 1; a row of zeros stays one."""
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(vectors / np.maximum(norms, 1e-12), np.float32)
+
+
+def _open_session(path: Path, threads: int) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _ERRORS_ONLY
+    # Spinning threads fight over a Lambda's fraction of a core: it doubled the latency.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    # onnxruntime raises a dozen classes of its own, all for a file that it cannot run
+    except Exception as error:
+        raise ModelBundleError(f"onnxruntime cannot load {path.name}: {error}") from error
+
+
+def _check_signature(session: ort.InferenceSession, spec: ModelSpec) -> bool:
+    """Whether the network takes batches. Raises ModelBundleError where model.json is wrong."""
+    inputs = {i.name: i for i in session.get_inputs()}
+    outputs = {o.name: o for o in session.get_outputs()}
+    if set(inputs) != {spec.input.name}:
+        raise ModelBundleError(f"the network's inputs are {sorted(inputs)}, not {spec.input.name}")
+    if spec.embedding.name not in outputs:
+        raise ModelBundleError(
+            f"the network has no output {spec.embedding.name!r}, but {sorted(outputs)}"
+        )
+    taken = inputs[spec.input.name]
+    expected_type = f"tensor({'float' if spec.input.dtype == 'float32' else 'uint8'})"
+    if taken.type != expected_type:
+        raise ModelBundleError(f"the network takes {taken.type}, model.json says {expected_type}")
+    channels_height_width = (3, spec.input.height, spec.input.width)
+    image_shape = (
+        channels_height_width if spec.input.layout == "NCHW" else (*channels_height_width[1:], 3)
+    )
+    for actual, declared in zip(taken.shape[1:], image_shape, strict=True):
+        if isinstance(actual, int) and actual != declared:
+            raise ModelBundleError(
+                f"the network takes {taken.shape}, model.json says (N, {image_shape})"
+            )
+    dim = outputs[spec.embedding.name].shape[-1]
+    declared = spec.embedding.dim
+    if spec.embedding.pooling in ("none", "cls") and isinstance(dim, int) and dim != declared:
+        raise ModelBundleError(f"the embedding has {dim} values, model.json says {declared}")
+    return not isinstance(taken.shape[0], int)

@@ -1,0 +1,143 @@
+"""Every error the library raises.
+
+    LikenessError
+    ├── InputError                  the caller's (or the uploader's) fault: permanent
+    │   ├── InvalidRequest          a request that cannot be understood
+    │   ├── UnknownFilterKey        a filter over a key that was not declared
+    │   ├── ModelMismatch           a vector made by another model
+    │   ├── NotIndexed              no live image has that id or key
+    │   └── ImageError              bytes that cannot be indexed or searched
+    │       ├── ImageTooLarge       more bytes than allowed
+    │       ├── NotAnImage          no known image signature, or undecodable
+    │       ├── UnsupportedFormat   an image, but of a format that is switched off
+    │       ├── TruncatedImage      the file ends early
+    │       ├── TooManyPixels       width × height over the limit
+    │       └── NoDetail            one flat colour: nothing to compare
+    ├── ConfigurationError          ours: a setting, a bundle or a collection is wrong
+    │   └── ModelBundleError        model.json or its files are invalid
+    ├── ObjectChanged               the object was replaced or deleted while it was read
+    └── Unavailable                 a dependency is down: try again
+        ├── StoreUnavailable        S3
+        └── IndexUnavailable        Qdrant
+            ├── IndexMissing        the alias names no collection yet
+            ├── IndexOfOtherModel   the alias names a collection of another model
+            └── IndexContended      other writers kept winning; the queue retries
+
+`slug` is the stable, public name of an error: the last part of a problem's `type`, and the
+`reason` of a rejected object.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ConfigurationError",
+    "ImageError",
+    "ImageTooLarge",
+    "IndexContended",
+    "IndexMissing",
+    "IndexOfOtherModel",
+    "IndexUnavailable",
+    "InputError",
+    "InvalidRequest",
+    "LikenessError",
+    "ModelBundleError",
+    "ModelMismatch",
+    "NoDetail",
+    "NotAnImage",
+    "NotIndexed",
+    "ObjectChanged",
+    "StoreUnavailable",
+    "TooManyPixels",
+    "TruncatedImage",
+    "Unavailable",
+    "UnknownFilterKey",
+    "UnsupportedFormat",
+]
+
+
+class LikenessError(Exception):
+    slug = "error"
+
+
+class InputError(LikenessError):
+    slug = "invalid-input"
+
+
+class InvalidRequest(InputError):
+    slug = "invalid-request"
+
+
+class UnknownFilterKey(InputError):
+    slug = "unknown-filter-key"
+
+
+class ModelMismatch(InputError):
+    slug = "model-mismatch"
+
+
+class NotIndexed(InputError):
+    slug = "not-indexed"
+
+
+class ImageError(InputError):
+    slug = "bad-image"
+
+
+class ImageTooLarge(ImageError):
+    slug = "image-too-large"
+
+
+class NotAnImage(ImageError):
+    slug = "not-an-image"
+
+
+class UnsupportedFormat(ImageError):
+    slug = "unsupported-format"
+
+
+class TruncatedImage(ImageError):
+    slug = "truncated-image"
+
+
+class TooManyPixels(ImageError):
+    slug = "too-many-pixels"
+
+
+class NoDetail(ImageError):
+    slug = "no-detail"
+
+
+class ConfigurationError(LikenessError):
+    slug = "misconfigured"
+
+
+class ModelBundleError(ConfigurationError):
+    slug = "bad-model-bundle"
+
+
+class ObjectChanged(LikenessError):
+    slug = "object-changed"
+
+
+class Unavailable(LikenessError):
+    slug = "unavailable"
+
+
+class StoreUnavailable(Unavailable):
+    slug = "store-unavailable"
+
+
+class IndexUnavailable(Unavailable):
+    slug = "index-unavailable"
+
+
+class IndexMissing(IndexUnavailable):
+    slug = "index-missing"
+
+
+class IndexOfOtherModel(IndexUnavailable):
+    slug = "model-mismatch"
+
+
+class IndexContended(IndexUnavailable):
+    slug = "index-contended"

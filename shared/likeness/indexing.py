@@ -1,0 +1,284 @@
+"""Indexer: make the index agree with the bucket, one batch of hints at a time.
+
+An event is only a hint: it may come late, twice, out of order or not at all. So reconciliation
+reads what the bucket says now, writes where the index differs, and looks again before it is done.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, TypeVar
+
+from numpy.typing import NDArray
+
+from likeness.embedding import Embedder
+from likeness.errors import (
+    ConfigurationError,
+    ImageError,
+    ImageTooLarge,
+    IndexContended,
+    LikenessError,
+    ObjectChanged,
+    StoreUnavailable,
+)
+from likeness.filters import Schema
+from likeness.images import decode
+from likeness.ports import ObjectStore, VectorIndex
+from likeness.records import (
+    Exactly,
+    Hint,
+    ImageInfo,
+    ObjectRef,
+    ObjectState,
+    OlderThan,
+    Point,
+    PointWrite,
+    State,
+    Version,
+)
+from likeness.settings import MIB, Limits
+
+_WRITES = 3
+_PARALLEL = 4
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Result(StrEnum):
+    """What reconciling one object came to."""
+
+    INDEXED = "indexed"
+    UNCHANGED = "unchanged"
+    REMOVED = "removed"
+    REJECTED = "rejected"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """`loops` counts the writes it took; `error` is why it failed and must be tried again."""
+
+    ref: ObjectRef
+    result: Result
+    reason: str | None = None
+    loops: int = 0
+    error: LikenessError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """One object as the index and the bucket say it is, in that order of reading."""
+
+    hint: Hint
+    point: Point | None
+    state: ObjectState | None
+
+    @property
+    def ref(self) -> ObjectRef:
+        return self.hint.ref
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """An object that was read and decoded, ready to be embedded."""
+
+    look: _Look
+    tensor: NDArray[Any]
+    image: ImageInfo
+    texts: Mapping[str, str]
+
+
+class Indexer:
+    """Reconciles objects with the collection of its embedder's model."""
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        index: VectorIndex,
+        embedder: Embedder,
+        schema: Schema | None = None,
+        limits: Limits | None = None,
+        clock: Callable[[], float] = time.time,
+        parallel: int = _PARALLEL,
+    ) -> None:
+        """`parallel` objects are read from the store at a time; 1 keeps it in this thread."""
+        self._store = store
+        self._index = index
+        self._embedder = embedder
+        self._schema = schema or Schema()
+        self._limits = limits or Limits()
+        self._clock = clock
+        self._pool = ThreadPoolExecutor(parallel) if parallel > 1 else None
+        self._prepared = False
+
+    def reconcile(self, hints: Sequence[Hint]) -> dict[ObjectRef, Outcome]:
+        """Make the index agree with the bucket on these objects; never raises for one of them.
+
+        Bad images become points in the state “rejected” (a permanent fault, acknowledged). What
+        must be tried again has an `error`. One embedding run and one write serve the whole batch.
+        """
+        newest: dict[ObjectRef, Hint] = {}
+        for hint in hints:
+            known = newest.get(hint.ref)
+            if known is None or hint.sequencer > known.sequencer:
+                newest[hint.ref] = hint
+        outcomes = {ref: Outcome(ref, Result.UNCHANGED) for ref in newest}
+        try:
+            self._reconcile(list(newest.values()), outcomes)
+        except LikenessError as error:
+            # The index itself is down: nothing that was not seen to agree is acknowledged.
+            for ref in newest:
+                if not outcomes[ref].error:
+                    outcomes[ref] = Outcome(ref, Result.FAILED, error.slug, error=error)
+        return outcomes
+
+    def _reconcile(self, pending: list[Hint], outcomes: dict[ObjectRef, Outcome]) -> None:
+        if not self._prepared:
+            self._index.prepare(self._embedder.fingerprint, self._embedder.dim)
+            self._prepared = True
+        for loop in range(_WRITES + 1):
+            looks = [look for look in self._look(pending, outcomes) if not self._agrees(look)]
+            if not looks:
+                return
+            if loop < _WRITES:
+                pending = self._mend(looks, outcomes, loop + 1)
+        for look in looks:
+            error = IndexContended(f"{look.ref.key} kept changing while it was indexed")
+            outcomes[look.ref] = Outcome(look.ref, Result.FAILED, error.slug, _WRITES, error)
+
+    def _look(self, hints: list[Hint], outcomes: dict[ObjectRef, Outcome]) -> list[_Look]:
+        # The index is read before the bucket: a write that comes between them is seen as a
+        # difference, never taken for agreement.
+        ids = [hint.ref.point_id for hint in hints]
+        points = self._index.retrieve(self._embedder.fingerprint, ids)
+
+        def look(hint: Hint) -> _Look:
+            return _Look(hint, points.get(hint.ref.point_id), self._store.head(hint.ref))
+
+        return self._each(look, hints, lambda hint: hint.ref, outcomes)
+
+    def _agrees(self, look: _Look) -> bool:
+        point, state = look.point, look.state
+        if point is None or point.object is None or state is None:
+            return (point is None or point.object is None) and state is None
+        return (
+            point.model == self._embedder.fingerprint
+            and point.object.etag == state.etag
+            and point.object.version_id == state.version_id
+            and point.object.last_modified_s == state.last_modified_s
+        )
+
+    def _mend(
+        self, looks: list[_Look], outcomes: dict[ObjectRef, Outcome], loop: int
+    ) -> list[Hint]:
+        """Write what the bucket said; returns the hints that need another look."""
+        present = [look for look in looks if look.state]
+        read = self._each(self._prepare, present, lambda look: look.ref, outcomes)
+        prepared = [item for item in read if isinstance(item, _Prepared)]
+        vectors = self._embedder.embed([item.tensor for item in prepared])
+        points = [(look, self._tombstone(look)) for look in looks if look.state is None]
+        points += [item for item in read if isinstance(item, tuple)]
+        for item, vector in zip(prepared, vectors, strict=True):
+            points.append((item.look, self._live(item, vector)))
+        if points:
+            self._index.write(
+                self._embedder.fingerprint,
+                [PointWrite(point, _condition(look)) for look, point in points],
+            )
+        for look, point in points:
+            outcomes[look.ref] = Outcome(look.ref, _RESULTS[point.state], point.reason, loop)
+        return [look.hint for look in looks if not outcomes[look.ref].error]
+
+    def _prepare(self, look: _Look) -> _Prepared | tuple[_Look, Point] | None:
+        """Read and decode; a rejected point for a bad image, None where the object changed."""
+        assert look.state is not None
+        limit = self._limits.max_bytes
+        try:
+            if look.state.size > limit:
+                raise ImageTooLarge(
+                    f"{look.state.size / MIB:.1f} MiB; at most {limit / MIB:.1f} MiB are indexed"
+                )
+            body = self._store.read(look.ref, look.state.etag, limit)
+            image, info = decode(body.data, self._limits, self._embedder.decode_size)
+            tensor = self._embedder.prepare(image)
+        except ObjectChanged:
+            return None
+        except ImageError as error:
+            return look, self._point(look, State.REJECTED, reason=error.slug, detail=str(error))
+        return _Prepared(look, tensor, info, {**body.tags, **look.state.metadata})
+
+    def _live(self, item: _Prepared, vector: NDArray[Any]) -> Point:
+        meta, misfits = self._schema.parse(item.texts)
+        detail = f"metadata left out, not of its type: {', '.join(misfits)}" if misfits else None
+        return self._point(
+            item.look, State.LIVE, image=item.image, meta=meta, detail=detail, vector=vector
+        )
+
+    def _tombstone(self, look: _Look) -> Point:
+        return self._point(look, State.GONE)
+
+    def _point(self, look: _Look, state: State, **rest: Any) -> Point:
+        return Point(
+            ref=look.ref,
+            state=state,
+            version=_next_version(look),
+            model=self._embedder.fingerprint,
+            indexed_at_s=self._clock(),
+            object=look.state,
+            **rest,
+        )
+
+    def _each(
+        self,
+        work: Callable[[T], R],
+        items: Sequence[T],
+        ref: Callable[[T], ObjectRef],
+        outcomes: dict[ObjectRef, Outcome],
+    ) -> list[R]:
+        """Do the work for each item, side by side; a store's fault fails that item alone."""
+
+        def guarded(item: T) -> R | StoreUnavailable | ConfigurationError:
+            try:
+                return work(item)
+            except (StoreUnavailable, ConfigurationError) as error:
+                return error
+
+        done = []
+        results = self._pool.map(guarded, items) if self._pool else map(guarded, items)
+        for item, result in zip(items, results, strict=True):
+            if isinstance(result, StoreUnavailable | ConfigurationError):
+                outcomes[ref(item)] = Outcome(ref(item), Result.FAILED, result.slug, error=result)
+            else:
+                done.append(result)
+        return done
+
+
+_RESULTS = {
+    State.LIVE: Result.INDEXED,
+    State.GONE: Result.REMOVED,
+    State.REJECTED: Result.REJECTED,
+}
+
+
+def _stored_version(look: _Look) -> Version:
+    return look.point.version if look.point else Version()
+
+
+def _next_version(look: _Look) -> Version:
+    stored = _stored_version(look)
+    if look.hint.sequencer > stored.sequencer:
+        return Version(look.hint.sequencer)
+    # S3 disagrees although the stored version is as new: undelete, misordered sequencers, drift
+    return Version(stored.sequencer, stored.rev + 1)
+
+
+def _condition(look: _Look) -> OlderThan | Exactly:
+    stored = _stored_version(look)
+    if look.hint.sequencer > stored.sequencer:
+        return OlderThan(Version(look.hint.sequencer))
+    return Exactly(stored)

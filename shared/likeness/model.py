@@ -1,0 +1,136 @@
+"""Model bundles: a folder with model.json and the files it names.
+
+No code path knows a model's name: layout, resize rule, normalisation, output and pooling all
+stand in model.json, so that a CLIP, SigLIP, DINOv2 or ResNet export works unchanged.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from likeness.errors import ModelBundleError
+
+MANIFEST = "model.json"
+
+
+class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The tensor that the network takes: NCHW or NHWC, N images of height × width pixels."""
+
+    name: str
+    height: int
+    width: int
+    layout: Literal["NCHW", "NHWC"] = "NCHW"
+    dtype: Literal["float32", "uint8"] = "float32"
+    channels: Literal["RGB", "BGR"] = "RGB"
+
+
+class Resize(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How a picture becomes height × width pixels.
+
+    crop: the short side becomes `short_side` (default: just enough), then the centre is cut out.
+    squash: both sides are scaled, the aspect ratio is lost. pad: fitted whole, the rest is `fill`.
+    """
+
+    rule: Literal["crop", "squash", "pad"]
+    filter: Literal["bilinear", "bicubic", "lanczos", "box"] = "bicubic"
+    short_side: int | None = None
+    fill: int = 114
+
+
+class Normalise(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """(pixel · scale − mean) / std per channel, in the order of `Input.channels`."""
+
+    scale: float = 1 / 255
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+
+class Output(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which output is the embedding, and how it becomes one vector of `dim` values.
+
+    none: it is (N, dim) already. cls: the first token of (N, T, dim). mean and gem (generalised
+    mean, p = `gem_p`; Radenović et al., arXiv 1711.02512, eq. 2): over the tokens of (N, T, dim),
+    less the first `skip_tokens`, or over the map of (N, dim, H, W).
+    """
+
+    name: str
+    dim: int
+    pooling: Literal["none", "cls", "mean", "gem"] = "none"
+    skip_tokens: int = 0
+    gem_p: float = 3.0
+
+
+class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """model.json. `files` maps each file's name to its sha256."""
+
+    name: str
+    version: str
+    licence: str
+    source: str
+    files: Mapping[str, str]
+    input: Input
+    resize: Resize
+    normalise: Normalise
+    embedding: Output
+    image_file: str = "image.onnx"
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits over the weights and all that decides what vector a picture gets."""
+        decisive = (
+            self.files[self.image_file],
+            self.input,
+            self.resize,
+            self.normalise,
+            self.embedding,
+        )
+        encoded = msgspec.json.encode(decisive, order="deterministic")
+        return hashlib.sha256(encoded).hexdigest()[:16]
+
+
+def load_spec(folder: Path) -> ModelSpec:
+    """Read and validate a bundle's model.json, and check every file's sha256.
+
+    Raises ModelBundleError that names the file or field at fault.
+    """
+    spec = _decode(_read(folder, MANIFEST))
+    if spec.image_file not in spec.files:
+        raise ModelBundleError(f"{MANIFEST}: files does not list {spec.image_file}")
+    for name, sha256 in spec.files.items():
+        if Path(name).name != name:
+            raise ModelBundleError(f"{MANIFEST}: {name!r} is not a plain file name")
+        actual = hashlib.sha256(_read(folder, name)).hexdigest()
+        if actual != sha256:
+            raise ModelBundleError(
+                f"{folder / name} is damaged or was replaced: its sha256 is {actual[:12]}…, "
+                f"{MANIFEST} says {sha256[:12]}…"
+            )
+    return spec
+
+
+def _read(folder: Path, name: str) -> bytes:
+    try:
+        return (folder / name).read_bytes()
+    except OSError as error:
+        reason = error.strerror or error
+        raise ModelBundleError(f"cannot read {folder / name}: {reason}") from error
+
+
+def _decode(manifest: bytes) -> ModelSpec:
+    try:
+        spec = msgspec.json.decode(manifest, type=ModelSpec)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ModelBundleError(f"{MANIFEST}: {error}") from error
+    if min(spec.input.height, spec.input.width, spec.embedding.dim) < 1:
+        raise ModelBundleError(f"{MANIFEST}: height, width and dim must be above zero")
+    if 0.0 in spec.normalise.std:
+        raise ModelBundleError(f"{MANIFEST}: a standard deviation of zero")
+    short_side = spec.resize.short_side
+    if short_side is not None and short_side < max(spec.input.height, spec.input.width):
+        raise ModelBundleError(f"{MANIFEST}: resize.short_side is smaller than the input")
+    return spec

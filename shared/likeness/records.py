@@ -1,0 +1,182 @@
+"""Frozen values that travel between the parts: what S3 says, what the index holds."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Vector = NDArray[np.float32]
+Payload = Mapping[str, Any]
+
+# Any fixed UUID would do; it only has to stay the same for as long as an index lives.
+POINT_NAMESPACE = uuid.UUID("6f1d3a0e-2c58-5b8e-9a44-0c4e5ad1b7c3")
+
+# Qdrant compares numbers in ranges as float64, exact up to 2**53 (see Version).
+_LOW_BITS = 52
+_LOW_MASK = (1 << _LOW_BITS) - 1
+
+
+class State(StrEnum):
+    """What a point says of its object. A keyword, so that filters can name it."""
+
+    LIVE = "live"
+    GONE = "gone"
+    REJECTED = "rejected"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ObjectRef:
+    """Where an object lives. `key` is the plain key, never URL-encoded."""
+
+    bucket: str
+    key: str
+
+    @property
+    def point_id(self) -> str:
+        """The id of this object's point: the same for every version of it."""
+        return str(uuid.uuid5(POINT_NAMESPACE, f"{self.bucket}\0{self.key}"))
+
+
+@dataclass(frozen=True, slots=True)
+class Hint:
+    """“Look at this object.” `sequencer` only breaks ties; 0 where the sender had none."""
+
+    ref: ObjectRef
+    sequencer: int = 0
+    event_time_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Version:
+    """A point's place in the order of writes: the S3 sequencer, then our own revision.
+
+    A sequencer has up to 72 bits; a range filter over one 64-bit field dropped newer writes, so
+    it is stored as two exact halves.
+    """
+
+    sequencer: int = 0
+    rev: int = 0
+
+    @property
+    def hi(self) -> int:
+        return self.sequencer >> _LOW_BITS
+
+    @property
+    def lo(self) -> int:
+        return self.sequencer & _LOW_MASK
+
+    @classmethod
+    def from_halves(cls, hi: int, lo: int, rev: int) -> Version:
+        return cls((hi << _LOW_BITS) | lo, rev)
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectState:
+    """The present state of an object, as S3's HeadObject told it."""
+
+    etag: str
+    version_id: str | None
+    size: int
+    content_type: str
+    last_modified_s: float
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectBody:
+    """What GetObject told: the bytes, and the object's tags where they may be read."""
+
+    data: bytes
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageInfo:
+    """What is known of a decoded image. `sha256` is that of the object's bytes."""
+
+    format: str
+    width: int
+    height: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """What the index holds of one object.
+
+    `vector` is float32 (D,), a unit vector, only where the state is live; it is None on points
+    that were read without their vectors.
+    """
+
+    ref: ObjectRef
+    state: State
+    version: Version
+    model: str
+    indexed_at_s: float
+    object: ObjectState | None = None
+    image: ImageInfo | None = None
+    reason: str | None = None
+    detail: str | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    vector: Vector | None = None
+
+    @property
+    def id(self) -> str:
+        return self.ref.point_id
+
+
+@dataclass(frozen=True, slots=True)
+class PointWrite:
+    """A conditional write: replace the stored point only where `condition` holds.
+
+    A point that is not stored yet is always inserted, as Qdrant's `update_filter` does it.
+    """
+
+    point: Point
+    condition: OlderThan | Exactly
+
+
+@dataclass(frozen=True, slots=True)
+class OlderThan:
+    """The stored sequencer is smaller: converges in any order, on every replica."""
+
+    version: Version
+
+
+@dataclass(frozen=True, slots=True)
+class Exactly:
+    """The stored version is this one: compare and set, needs strong ordering."""
+
+    version: Version
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One neighbour. `score` is the cosine, −1 … 1."""
+
+    point: Point
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionInfo:
+    """What readers find behind the alias."""
+
+    name: str
+    model: str
+    dim: int
+    points: int
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page of points in id order, and the cursor of the next one."""
+
+    points: Sequence[Point]
+    next_cursor: str | None

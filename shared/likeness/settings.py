@@ -1,0 +1,100 @@
+"""The only reader of environment variables. README.md has the same table for people."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from likeness.errors import ConfigurationError
+from likeness.filters import Schema
+
+MIB = 1024 * 1024
+# Lambda gives one vCPU for each 1,769 MB (AWS Lambda guide, "Configure Lambda function memory").
+_MEMORY_PER_VCPU_MB = 1769
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one image may cost. `formats` are Pillow's names of the allowed formats."""
+
+    max_bytes: int = 20 * MIB
+    max_pixels: int = 50_000_000
+    formats: tuple[str, ...] = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """`index_url` is http(s)://… for a Qdrant server, file://… for the embedded engine."""
+
+    index_url: str
+    model_dir: Path
+    bucket: str | None = None
+    upload_prefix: str = ""
+    queue_url: str | None = None
+    alias: str = "images"
+    index_api_key: str | None = None
+    index_api_key_secret: str | None = None
+    index_timeout_s: float = 5.0
+    read_tags: bool = False
+    schema: Schema = field(default_factory=Schema)
+    limits: Limits = field(default_factory=Limits)
+    threads: int = 1
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str]) -> Settings:
+        """Raises ConfigurationError naming the variable that is missing or malformed."""
+        memory_mb = _number(env, "AWS_LAMBDA_FUNCTION_MEMORY_SIZE", _MEMORY_PER_VCPU_MB)
+        threads = max(1, round(memory_mb / _MEMORY_PER_VCPU_MB))
+        extra = [name for name in env.get("LIKENESS_EXTRA_FORMATS", "").upper().split(",") if name]
+        if unknown := set(extra) - {"HEIF", "AVIF"}:
+            raise ConfigurationError(
+                f"LIKENESS_EXTRA_FORMATS: {', '.join(sorted(unknown))} is unknown; "
+                "heif and avif can be switched on"
+            )
+        defaults = Limits()
+        return cls(
+            index_url=_required(env, "QDRANT_URL").rstrip("/"),
+            model_dir=Path(env.get("LIKENESS_MODEL_DIR", "/opt/model")),
+            bucket=env.get("LIKENESS_BUCKET") or None,
+            upload_prefix=env.get("LIKENESS_UPLOAD_PREFIX", ""),
+            queue_url=env.get("LIKENESS_QUEUE_URL") or None,
+            alias=env.get("LIKENESS_ALIAS", "images"),
+            index_api_key=env.get("QDRANT_API_KEY") or None,
+            index_api_key_secret=env.get("QDRANT_API_KEY_SECRET_ARN") or None,
+            index_timeout_s=_number(env, "QDRANT_TIMEOUT_S", 5.0),
+            read_tags=env.get("LIKENESS_READ_TAGS", "false").lower() in {"1", "true", "yes"},
+            schema=_schema(env),
+            limits=Limits(
+                max_bytes=int(_number(env, "LIKENESS_MAX_BYTES", defaults.max_bytes)),
+                max_pixels=int(_number(env, "LIKENESS_MAX_PIXELS", defaults.max_pixels)),
+                formats=(*defaults.formats, *extra),
+            ),
+            threads=int(_number(env, "LIKENESS_THREADS", threads)),
+        )
+
+
+def _required(env: Mapping[str, str], name: str) -> str:
+    if not env.get(name):
+        raise ConfigurationError(f"{name} is not set")
+    return env[name]
+
+
+def _number(env: Mapping[str, str], name: str, default: float) -> float:
+    try:
+        value = float(env.get(name) or default)
+    except ValueError:
+        raise ConfigurationError(f"{name} is not a number: {env[name]!r}") from None
+    if not 0 < value < float("inf"):
+        raise ConfigurationError(f"{name} must be above zero: {env[name]!r}")
+    return value
+
+
+def _schema(env: Mapping[str, str]) -> Schema:
+    text = env.get("LIKENESS_PAYLOAD_SCHEMA", "{}")
+    try:
+        types = json.loads(text)
+    except ValueError:
+        raise ConfigurationError(f"LIKENESS_PAYLOAD_SCHEMA is not JSON: {text!r}") from None
+    return Schema.declare(types)

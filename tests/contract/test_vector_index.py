@@ -1,0 +1,304 @@
+"""What every VectorIndex must do, run against each of them.
+
+The REST adapter talks to the small test server, and to a real one where QDRANT_URL is set or a
+`qdrant` binary is on PATH.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import urllib3
+
+from likeness.adapters.qdrant import Layout
+from likeness.adapters.qdrant_embedded import EmbeddedIndex
+from likeness.adapters.qdrant_rest import RestIndex, Transport
+from likeness.errors import ConfigurationError, IndexMissing
+from likeness.filters import Schema
+from likeness.ports import VectorIndex
+from likeness.records import (
+    Exactly,
+    ImageInfo,
+    ObjectRef,
+    ObjectState,
+    OlderThan,
+    Point,
+    PointWrite,
+    State,
+    Vector,
+    Version,
+)
+from tests import qdrant_server
+
+MODEL, DIM = "0123456789abcdef", 8
+SCHEMA = Schema.declare(
+    {"brand": "keyword", "price": "float", "stock": "integer", "since": "datetime"}
+)
+
+
+@pytest.fixture(params=["embedded", "rest", "server"])
+def index(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[VectorIndex]:
+    layout = Layout(f"t{uuid.uuid4().hex[:8]}", SCHEMA)
+    if request.param == "embedded":
+        embedded = EmbeddedIndex(tmp_path / "index", layout)
+        yield embedded
+        embedded.close()
+    elif request.param == "rest":
+        server = qdrant_server.start()
+        yield RestIndex(Transport(qdrant_server.url_of(server)), layout)
+        server.shutdown()
+        server.server_close()
+    else:
+        url = request.getfixturevalue("real_server")
+        key = os.environ.get("QDRANT_API_KEY")
+        yield RestIndex(Transport(url, lambda: key), layout)
+
+
+@pytest.fixture(scope="session")
+def real_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    if url := os.environ.get("QDRANT_URL", ""):
+        yield url
+        return
+    binary = shutil.which("qdrant")
+    if binary is None:
+        pytest.skip("no real Qdrant: QDRANT_URL is not set and no `qdrant` binary is on PATH")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    env = {
+        **os.environ,
+        "QDRANT__SERVICE__HOST": "127.0.0.1",
+        "QDRANT__SERVICE__HTTP_PORT": str(port),
+    }
+    process = subprocess.Popen([binary], env=env, cwd=tmp_path_factory.mktemp("qdrant"))
+    for _ in range(100):
+        try:
+            urllib3.request("GET", f"{url}/readyz", retries=False)
+            break
+        except urllib3.exceptions.HTTPError:
+            time.sleep(0.1)
+    yield url
+    process.kill()
+    process.wait()
+
+
+@pytest.fixture
+def prepared(index: VectorIndex) -> VectorIndex:
+    index.prepare(MODEL, DIM)
+    return index
+
+
+def unit(*values: float) -> Vector:
+    vector = np.zeros(DIM, np.float32)
+    vector[: len(values)] = values
+    return vector / np.linalg.norm(vector)
+
+
+def point(key: str, version: Version, vector: Vector | None = None, **meta: object) -> Point:
+    state = State.GONE if vector is None else State.LIVE
+    found = ObjectState("e1", "v1", 7, "image/png", 12.5) if vector is not None else None
+    image = ImageInfo("PNG", 4, 3, "ab") if vector is not None else None
+    ref = ObjectRef("photos", key)
+    return Point(ref, state, version, MODEL, 99.5, found, image, meta=meta, vector=vector)
+
+
+def put(index: VectorIndex, key: str, vector: Vector, sequencer: int = 1, **meta: object) -> Point:
+    written = point(key, Version(sequencer), vector, **meta)
+    index.write(MODEL, [PointWrite(written, OlderThan(written.version))])
+    return written
+
+
+def keys(index: VectorIndex, vector: Vector, **options: object) -> list[str]:
+    return [c.point.ref.key for c in index.nearest(vector, limit=10, **options)]  # type: ignore[arg-type]
+
+
+def stored(index: VectorIndex, key: str) -> Point:
+    point_id = ObjectRef("photos", key).point_id
+    return index.retrieve(MODEL, [point_id])[point_id]
+
+
+def test_prepare_can_be_repeated(prepared: VectorIndex) -> None:
+    put(prepared, "a", unit(1))
+    prepared.prepare(MODEL, DIM)
+    info = prepared.info()
+    assert (info.model, info.dim, info.points) == (MODEL, DIM, 1)
+
+
+def test_prepare_refuses_a_collection_of_another_dimension(prepared: VectorIndex) -> None:
+    with pytest.raises(ConfigurationError, match="dimensions"):
+        prepared.prepare(MODEL, DIM + 1)
+
+
+def test_a_second_model_leaves_the_alias_where_it_is(prepared: VectorIndex) -> None:
+    prepared.prepare("f" * 16, 4)
+    assert prepared.info().model == MODEL
+
+
+def test_readers_are_told_when_there_is_no_collection_yet(index: VectorIndex) -> None:
+    with pytest.raises(IndexMissing):
+        index.info()
+    with pytest.raises(IndexMissing):
+        index.nearest(unit(1), 5)
+    with pytest.raises(IndexMissing):
+        index.fetch(str(uuid.uuid4()))
+
+
+def test_a_point_comes_back_as_it_was_written(prepared: VectorIndex) -> None:
+    written = put(prepared, "a ü+%.jpg", unit(3, 4), sequencer=0x55AED6DCD90281E5AB, brand="acme")
+    read = prepared.fetch(written.id)
+    assert read is not None and read.vector is not None
+    np.testing.assert_allclose(read.vector, unit(3, 4), atol=1e-6)
+    assert read.version == Version(0x55AED6DCD90281E5AB)
+    bare = stored(prepared, "a ü+%.jpg")
+    assert bare.vector is None
+    assert (bare.ref, bare.state, bare.object, bare.image, bare.meta, bare.indexed_at_s) == (
+        written.ref,
+        State.LIVE,
+        written.object,
+        written.image,
+        {"brand": "acme"},
+        99.5,
+    )
+
+
+def test_unknown_ids_are_left_out(prepared: VectorIndex) -> None:
+    assert prepared.retrieve(MODEL, [str(uuid.uuid4())]) == {}
+    assert prepared.fetch(str(uuid.uuid4())) is None
+
+
+def test_neighbours_come_best_first_with_their_cosine(prepared: VectorIndex) -> None:
+    for key, vector in {"far": unit(0, 1), "near": unit(1, 0.2), "same": unit(1)}.items():
+        put(prepared, key, vector)
+    found = prepared.nearest(unit(1), limit=2)
+    assert [c.point.ref.key for c in found] == ["same", "near"]
+    assert found[0].score == pytest.approx(1, abs=1e-5)
+    assert found[1].score == pytest.approx(float(unit(1) @ unit(1, 0.2)), abs=1e-5)
+
+
+def test_offset_and_threshold_cut_the_list(prepared: VectorIndex) -> None:
+    for i in range(5):
+        put(prepared, f"k{i}", unit(1, i))
+    assert keys(prepared, unit(1), offset=2) == ["k2", "k3", "k4"]
+    assert keys(prepared, unit(1), score_threshold=0.7) == ["k0", "k1"]
+
+
+def test_a_tombstone_is_never_found_but_can_be_read(prepared: VectorIndex) -> None:
+    put(prepared, "a", unit(1))
+    gone = point("a", Version(2))
+    prepared.write(MODEL, [PointWrite(gone, OlderThan(gone.version))])
+    assert keys(prepared, unit(1)) == []
+    assert stored(prepared, "a").state is State.GONE
+    assert stored(prepared, "a").object is None
+
+
+def test_an_older_write_changes_nothing(prepared: VectorIndex) -> None:
+    # the halves matter: these differ only above and only below bit 52
+    for newer, older in ((2 << 60, 1 << 60), ((1 << 60) + 2, (1 << 60) + 1), (3 << 60, (2 << 60) + 5)):
+        key = f"{newer}"
+        put(prepared, key, unit(1), newer)
+        put(prepared, key, unit(0, 1), older)
+        assert stored(prepared, key).version == Version(newer)
+        put(prepared, key, unit(0, 1), newer)
+        assert keys(prepared, unit(1), score_threshold=0.9).count(key) == 1
+
+
+def test_compare_and_set_needs_the_exact_version(prepared: VectorIndex) -> None:
+    put(prepared, "a", unit(1), 7)
+    bumped = point("a", Version(7, 1))
+    prepared.write(MODEL, [PointWrite(bumped, Exactly(Version(7, 3)))])
+    assert stored(prepared, "a").state is State.LIVE
+    prepared.write(MODEL, [PointWrite(bumped, Exactly(Version(7, 0)))])
+    assert stored(prepared, "a").version == Version(7, 1)
+    assert stored(prepared, "a").state is State.GONE
+
+
+def test_each_write_of_a_batch_has_its_own_condition(prepared: VectorIndex) -> None:
+    put(prepared, "a", unit(1), 5)
+    put(prepared, "b", unit(1), 5)
+    late, newer, new = (
+        point("a", Version(4)),
+        point("b", Version(6)),
+        point("c", Version(0, 1), unit(0, 0, 1)),
+    )
+    prepared.write(
+        MODEL,
+        [
+            PointWrite(late, OlderThan(late.version)),
+            PointWrite(newer, OlderThan(newer.version)),
+            PointWrite(new, Exactly(Version())),
+        ],
+    )
+    assert [stored(prepared, key).state for key in "abc"] == [State.LIVE, State.GONE, State.LIVE]
+
+
+@pytest.mark.parametrize(
+    ("condition", "expected"),
+    [
+        ({"key": "brand", "match": {"value": "acme"}}, {"a", "c"}),
+        ({"key": "brand", "match": {"any": ["acme", "zeta"]}}, {"a", "b", "c"}),
+        ({"key": "brand", "match": {"except": ["acme"]}}, {"b"}),
+        ({"key": "stock", "match": {"value": 3}}, {"b"}),
+        ({"key": "price", "range": {"gte": 10, "lt": 30}}, {"a", "b"}),
+        ({"key": "since", "range": {"gt": "2026-01-01T00:00:00Z"}}, {"c"}),
+        ({"key": "width", "range": {"gt": 100}}, set()),
+        ({"key": "content_type", "match": {"value": "image/png"}}, {"a", "b", "c"}),
+        ({"must_not": {"key": "brand", "match": {"value": "acme"}}}, {"b"}),
+        (
+            {
+                "should": [
+                    {"key": "stock", "match": {"value": 3}},
+                    {"key": "price", "range": {"gt": 25}},
+                ]
+            },
+            {"b", "c"},
+        ),
+    ],
+)
+def test_filters_mean_the_same_everywhere(
+    prepared: VectorIndex, condition: dict[str, object], expected: set[str]
+) -> None:
+    rows = {
+        "a": {"brand": "acme", "price": 10.0, "stock": 1, "since": "2025-05-01T00:00:00+00:00"},
+        "b": {"brand": "zeta", "price": 20.0, "stock": 3, "since": "2025-06-01T00:00:00+00:00"},
+        "c": {"brand": "acme", "price": 30.0, "stock": 5, "since": "2026-06-01T00:00:00+00:00"},
+    }
+    for key, meta in rows.items():
+        put(prepared, key, unit(1), **meta)
+    assert set(keys(prepared, unit(1), filter=SCHEMA.compile({"must": [condition]}))) == expected
+
+
+def test_has_id_leaves_a_point_out(prepared: VectorIndex) -> None:
+    a, _ = put(prepared, "a", unit(1)), put(prepared, "b", unit(1, 1))
+    assert keys(prepared, unit(1), filter={"must_not": [{"has_id": [a.id]}]}) == ["b"]
+
+
+def test_scroll_visits_every_point_once(prepared: VectorIndex) -> None:
+    for i in range(7):
+        put(prepared, f"k{i}", unit(1, i))
+    seen: list[str] = []
+    cursor = None
+    while True:
+        page = prepared.scroll(3, cursor)
+        seen += [p.ref.key for p in page.points]
+        cursor = page.next_cursor
+        if cursor is None:
+            break
+    assert sorted(seen) == [f"k{i}" for i in range(7)]
+
+
+def test_scroll_filters_by_state(prepared: VectorIndex) -> None:
+    put(prepared, "a", unit(1))
+    gone = point("b", Version(2))
+    prepared.write(MODEL, [PointWrite(gone, OlderThan(gone.version))])
+    page = prepared.scroll(5, filter={"must": [{"key": "state", "match": {"value": "gone"}}]})
+    assert [p.ref.key for p in page.points] == ["b"]
