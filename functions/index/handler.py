@@ -59,13 +59,17 @@ class Handler:
         outcomes = self._indexer.reconcile(hints)
         for outcome in outcomes.values():
             self._report(outcome)
+        if outcomes:
+            self._measure_lag(hints)
+        return outcomes
+
+    def _measure_lag(self, hints: list[Hint]) -> None:
         now_s = time.time()
         for hint in hints:
             if hint.event_time_s is not None:
                 lag_s = max(0.0, now_s - hint.event_time_s)
                 self._metrics.add_metric("EventLagSeconds", MetricUnit.Seconds, lag_s)
         self._metrics.flush_metrics()
-        return outcomes
 
     def _report(self, outcome: Outcome) -> None:
         name = outcome.result.value.capitalize()

@@ -24,9 +24,10 @@ class SearchOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         dict[str, Any] | None,
         Meta(description="Qdrant filter JSON (must, should, must_not) over declared keys."),
     ] = None
-    score_threshold: Annotated[
-        float | None, Meta(ge=-1, le=1, description="Leave out neighbours with a lower cosine.")
-    ] = None
+    score_threshold: (
+        Annotated[float, Meta(ge=-1, le=1, description="Leave out neighbours with a lower cosine.")]
+        | None
+    ) = None
     with_url: Annotated[
         bool, Meta(description="Give each result a download URL that lives for five minutes.")
     ] = False
@@ -42,10 +43,13 @@ class SearchRequest(SearchOptions, forbid_unknown_fields=True, kw_only=True):
     key: Annotated[
         Text | None, Meta(description="Search with an object of the bucket, indexed or not.")
     ] = None
-    vector: Annotated[
-        list[float] | None,
-        Meta(min_length=1, max_length=8192, description="A vector made by `model`."),
-    ] = None
+    vector: (
+        Annotated[
+            list[float],
+            Meta(min_length=1, max_length=8192, description="A vector made by `model`."),
+        ]
+        | None
+    ) = None
     model: Annotated[
         Text | None, Meta(description="Fingerprint of the model that made `vector`.")
     ] = None

@@ -109,17 +109,29 @@ def _check_signature(session: ort.InferenceSession, spec: ModelSpec) -> bool:
     expected_type = f"tensor({'float' if spec.input.dtype == 'float32' else 'uint8'})"
     if taken.type != expected_type:
         raise ModelBundleError(f"the network takes {taken.type}, model.json says {expected_type}")
-    channels_height_width = (3, spec.input.height, spec.input.width)
-    image_shape = (
-        channels_height_width if spec.input.layout == "NCHW" else (*channels_height_width[1:], 3)
-    )
-    for actual, declared in zip(taken.shape[1:], image_shape, strict=True):
-        if isinstance(actual, int) and actual != declared:
-            raise ModelBundleError(
-                f"the network takes {taken.shape}, model.json says (N, {image_shape})"
-            )
-    dim = outputs[spec.embedding.name].shape[-1]
-    declared = spec.embedding.dim
-    if spec.embedding.pooling in ("none", "cls") and isinstance(dim, int) and dim != declared:
-        raise ModelBundleError(f"the embedding has {dim} values, model.json says {declared}")
+    height, width = spec.input.height, spec.input.width
+    image = [3, height, width] if spec.input.layout == "NCHW" else [height, width, 3]
+    if not _fits(taken.shape, [None, *image]):
+        raise ModelBundleError(f"the network takes {taken.shape}, model.json says [N, {image}]")
+    shape = outputs[spec.embedding.name].shape
+    if not any(_fits(shape, expected) for expected in _output_shapes(spec.embedding)):
+        raise ModelBundleError(
+            f"output {spec.embedding.name!r} is {shape}, which pooling {spec.embedding.pooling!r} "
+            f"cannot turn into (N, {spec.embedding.dim})"
+        )
     return not isinstance(taken.shape[0], int)
+
+
+def _output_shapes(output: Output) -> list[list[int | None]]:
+    """The shapes that the pooling rule can start from; None is any size."""
+    tokens: list[int | None] = [None, None, output.dim]
+    if output.pooling == "none":
+        return [[None, output.dim], [None, output.dim, 1, 1]]
+    return [tokens] if output.pooling == "cls" else [tokens, [None, output.dim, None, None]]
+
+
+def _fits(actual: list[int | str | None], expected: list[int | None]) -> bool:
+    """Whether a network's shape, with names for its free axes, can be the expected one."""
+    return len(actual) == len(expected) and all(
+        a == e or e is None or not isinstance(a, int) for a, e in zip(actual, expected, strict=True)
+    )

@@ -16,6 +16,9 @@ import msgspec
 from likeness.errors import ModelBundleError
 
 MANIFEST = "model.json"
+# Part of every fingerprint: raise it when a change to images.py or preprocessing.py gives the
+# same picture another tensor.
+PREPROCESSING = 1
 
 
 class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -33,7 +36,8 @@ class Resize(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How a picture becomes height × width pixels.
 
     crop: the short side becomes `short_side` (default: just enough), then the centre is cut out.
-    squash: both sides are scaled, the aspect ratio is lost. pad: fitted whole, the rest is `fill`.
+    squash: both sides are scaled, the aspect ratio is lost. pad: fitted whole into the top left
+    corner, the rest is `fill` (YOLOX, demo/onnx_inference.py, does it so).
     """
 
     rule: Literal["crop", "squash", "pad"]
@@ -83,6 +87,7 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def fingerprint(self) -> str:
         """16 hex digits over the weights and all that decides what vector a picture gets."""
         decisive = (
+            PREPROCESSING,
             self.files[self.image_file],
             self.input,
             self.resize,

@@ -28,6 +28,9 @@ class VectorIndex(Protocol):
     def reconnect(self) -> None:
         """Open connections anew: those in a restored snapshot are dead."""
 
+    def close(self) -> None:
+        """Release connections or files; the index is not used after it."""
+
     def prepare(self, model: str, dim: int) -> None:
         """Create the model's collection, its payload indexes and the alias, where missing.
 

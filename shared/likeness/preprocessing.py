@@ -28,8 +28,11 @@ def tensor(image: Image.Image, spec: ModelSpec) -> NDArray[np.float32] | NDArray
     Raises NoDetail where the picture is one flat colour.
     """
     pixels = np.asarray(resized(image, spec.input, spec.resize))
-    if np.ptp(pixels.reshape(-1, 3), axis=0).max() <= _FLAT_RANGE:
-        raise NoDetail("the image is one flat colour: there is nothing to compare")
+    if spec.resize.rule == "pad":
+        width, height = _fitted(image.size, spec.input)
+        _check_detail(pixels[:height, :width])
+    else:
+        _check_detail(pixels)
     return _normalised(pixels, spec.input, spec.normalise)
 
 
@@ -48,11 +51,21 @@ def resized(image: Image.Image, target: Input, rule: Resize) -> Image.Image:
         return image.resize(
             size, resample, _centre_box(image.size, target, rule), reducing_gap=_REDUCING_GAP
         )
-    scale = min(target.width / image.width, target.height / image.height)
-    inner = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     canvas = Image.new("RGB", size, (rule.fill,) * 3)
+    inner = _fitted(image.size, target)
     canvas.paste(image.resize(inner, resample, reducing_gap=_REDUCING_GAP))
     return canvas
+
+
+def _fitted(size: tuple[int, int], target: Input) -> tuple[int, int]:
+    """Width and height of the picture inside a padded canvas, aspect ratio kept."""
+    scale = min(target.width / size[0], target.height / size[1])
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def _check_detail(pixels: NDArray[np.uint8]) -> None:
+    if np.ptp(pixels.reshape(-1, 3), axis=0).max() <= _FLAT_RANGE:
+        raise NoDetail("the image is one flat colour: there is nothing to compare")
 
 
 def _centre_box(

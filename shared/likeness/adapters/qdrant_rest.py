@@ -110,6 +110,9 @@ class Transport:
             headers["api-key"] = key
         self._pool = urllib3.PoolManager(headers=headers, retries=False, maxsize=8)
 
+    def close(self) -> None:
+        self._pool.clear()
+
     def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
         """The answer's `result`.
 
@@ -170,6 +173,9 @@ class RestIndex:
 
     def reconnect(self) -> None:
         self._transport.reconnect()
+
+    def close(self) -> None:
+        self._transport.close()
 
     def prepare(self, model: str, dim: int) -> None:
         name = self._layout.collection(model)

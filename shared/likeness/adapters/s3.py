@@ -92,6 +92,11 @@ class S3Store:
                 Metadata={name: _ascii(text) for name, text in metadata.items()},
             )
 
+    def delete(self, ref: ObjectRef) -> None:
+        """Delete one object; like put, for the command and the demo."""
+        with _translated(ref):
+            self._client.delete_object(Bucket=ref.bucket, Key=ref.key)
+
     def presign_upload(
         self,
         ref: ObjectRef,

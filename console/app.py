@@ -1,0 +1,308 @@
+"""The `likeness` command."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from console import doctor as checks
+from console import uploads
+from console.client import Client, ServiceError
+from console.local import DEFAULT_DATA, LocalService, aws_environment
+from likeness.errors import LikenessError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="""Visual search over the pictures of an S3 bucket.
+
+    Start with [bold]likeness demo[/bold], or with [bold]likeness serve[/bold] in one terminal and
+    [bold]likeness index FOLDER[/bold], then [bold]likeness search PHOTO[/bold] in another. Against
+    a deployed service, set LIKENESS_URL and LIKENESS_API_KEY (and LIKENESS_BUCKET,
+    LIKENESS_QUEUE_URL to index).""",
+)
+out = Console()
+err = Console(stderr=True)
+
+Data = Annotated[
+    Path,
+    typer.Option("--data", envvar="LIKENESS_DATA", help="Where the local service keeps its data."),
+]
+Url = Annotated[
+    str | None,
+    typer.Option("--url", envvar="LIKENESS_URL", help="The service; by default the local one."),
+]
+Key = Annotated[
+    str | None,
+    typer.Option("--api-key", envvar="LIKENESS_API_KEY", help="Its API key, if it asks."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the service's answer as JSON.")]
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+@app.command()
+def serve(
+    data: Data = DEFAULT_DATA,
+    port: Annotated[int, typer.Option(help="Port of the HTTP API, on loopback.")] = 8000,
+    schema: Annotated[
+        str,
+        typer.Option(
+            envvar="LIKENESS_PAYLOAD_SCHEMA",
+            help='Metadata to keep and filter by, e.g. \'{"brand": "keyword", "price": "float"}\'.',
+        ),
+    ] = "{}",
+) -> None:
+    """Run the whole service here, until Ctrl-C.
+
+    A local S3 and SQS, both functions' real handlers, the embedded Qdrant engine.
+    """
+    from console import local  # noqa: PLC0415 - loads the functions' dependencies
+
+    def on_batch(size: int) -> None:
+        if size:
+            out.print(f"[dim]worked off {size} message{'s' if size > 1 else ''}[/dim]")
+
+    environment = {"LIKENESS_PAYLOAD_SCHEMA": schema}
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with contextlib.ExitStack() as running, contextlib.suppress(KeyboardInterrupt):
+        with out.status("starting …"):
+            service = running.enter_context(local.run(data, port, environment, on_batch))
+        out.print(f"[bold green]Likeness is up[/bold green]  data in {data}/")
+        out.print(f"  search   POST {service.api_url}/v1/search   docs {service.api_url}/docs")
+        out.print(f"  bucket   s3://{service.bucket} at {service.aws_url}")
+        out.print("  try      likeness index FOLDER; likeness search PHOTO      stop with Ctrl-C")
+        threading.Event().wait()
+    out.print("stopped")
+
+
+@app.command()
+def demo(
+    images: Annotated[
+        Path | None, typer.Argument(help="A folder of your own pictures.", exists=True)
+    ] = None,
+    data: Annotated[Path, typer.Option(help="Emptied first.")] = DEFAULT_DATA / "demo",
+) -> None:
+    """Upload pictures to a local S3, search them over HTTP, and check the answers.
+
+    Exits with 1 if a known answer is not found.
+    """
+    from console import demo as show  # noqa: PLC0415 - loads scikit-image
+
+    raise typer.Exit(0 if show.run(images, data, out) else 1)
+
+
+@app.command()
+def index(
+    source: Annotated[str, typer.Argument(help="A folder, a picture, or s3://bucket/prefix.")],
+    prefix: Annotated[str, typer.Option(help="Key prefix for pictures from a folder.")] = "",
+    meta: Annotated[
+        list[str] | None, typer.Option(help="Metadata for all of them, as name=value; repeat it.")
+    ] = None,
+    data: Data = DEFAULT_DATA,
+    url: Url = None,
+    api_key: Key = None,
+) -> None:
+    """Make pictures searchable: upload a folder, or point the service at objects of a bucket.
+
+    Can be stopped and started again: what is in the bucket already is not sent twice.
+    """
+    from likeness.adapters.s3 import S3Store  # noqa: PLC0415 - boto3 takes a moment
+    from likeness.adapters.sqs import SqsQueue  # noqa: PLC0415
+
+    service = _use_local(data) if url is None else None
+    client = _client(service, url, api_key)
+    with _progress() as progress:
+        if source.startswith("s3://"):
+            bucket, _, under = source.removeprefix("s3://").partition("/")
+            queue = SqsQueue(_needed("LIKENESS_QUEUE_URL", service.queue_url if service else None))
+            cursor = data / f"index-{bucket}-{under.replace('/', '_')}.json"
+            task = progress.add_task("hinting", total=None)
+            keys = uploads.enqueue(
+                S3Store(), queue, bucket, under, cursor, lambda n: progress.advance(task, n)
+            )
+            expected: dict[str, str | None] = dict.fromkeys(keys)
+        else:
+            bucket = _needed("LIKENESS_BUCKET", service.bucket if service else None)
+            expected = _upload_folder(S3Store(), bucket, Path(source), prefix, meta, progress)
+        task = progress.add_task("searchable", total=len(expected))
+        summary = uploads.wait(client, expected, lambda n: progress.advance(task, n))
+    _print_summary(summary)
+    if summary.pending:
+        raise typer.Exit(1)
+
+
+@app.command()
+def search(
+    query: Annotated[str, typer.Argument(help="A picture's path, or the id of an indexed one.")],
+    limit: Annotated[int, typer.Option(min=1, max=100)] = 10,
+    filter: Annotated[
+        str | None,
+        typer.Option(
+            help='Qdrant filter: \'{"must": [{"key": "brand", "match": {"value": "x"}}]}\'.'
+        ),
+    ] = None,
+    as_json: Json = False,
+    data: Data = DEFAULT_DATA,
+    url: Url = None,
+    api_key: Key = None,
+) -> None:
+    """Find the pictures most like one."""
+    client = _client(LocalService.running(data), url, api_key)
+    options: dict[str, Any] = {"limit": limit}
+    if filter:
+        try:
+            options["filter"] = json.loads(filter)
+        except ValueError as error:
+            raise typer.BadParameter(f"--filter is not JSON: {error}") from error
+    if _UUID.fullmatch(query):
+        answer = client.search(id=query, **options)
+    elif Path(query).is_file():
+        answer = client.search_image(Path(query).read_bytes(), **options)
+    else:
+        raise typer.BadParameter(f"{query} is neither a file nor an id")
+    if as_json:
+        out.print_json(data=answer)
+        return
+    table = Table("", "score", "key", "payload")
+    for rank, result in enumerate(answer["results"], 1):
+        payload = "  ".join(f"{k}={v}" for k, v in result["payload"].items())
+        table.add_row(str(rank), f"{result['score']:.3f}", escape(result["key"]), escape(payload))
+    out.print(table if answer["results"] else "nothing found")
+    took = "  ".join(f"{k} {v:.1f}" for k, v in answer["took_ms"].items() if k != "cold_start")
+    out.print(f"[dim]model {answer['model']}   milliseconds: {took}[/dim]")
+
+
+@app.command()
+def status(
+    key: Annotated[str, typer.Argument(help="The object's key in the bucket.")],
+    as_json: Json = False,
+    data: Data = DEFAULT_DATA,
+    url: Url = None,
+    api_key: Key = None,
+) -> None:
+    """Was an object indexed: when, with which model, or why not. Exits with 1 unless it is live."""
+    answer = _client(LocalService.running(data), url, api_key).status(key)
+    if as_json:
+        out.print_json(data=answer)
+    else:
+        for name, value in answer.items():
+            out.print(f"{name:>11}  {escape(str(value))}")
+    raise typer.Exit(0 if answer["state"] == "live" else 1)
+
+
+@app.command()
+def doctor(data: Data = DEFAULT_DATA, url: Url = None, api_key: Key = None) -> None:
+    """Check the model, Qdrant, the bucket and versions, and say how to mend what is wrong."""
+    service = _use_local(data) if url is None else None
+    findings = checks.examine(os.environ, service, _client(service, url, api_key))
+    for finding in findings:
+        mark = "[green]ok   [/green]" if finding.ok else "[red]wrong[/red]"
+        out.print(f"{mark} [bold]{finding.subject}[/bold]  {escape(finding.found)}")
+        if finding.mend:
+            out.print(f"      {escape(finding.mend)}")
+    raise typer.Exit(0 if all(finding.ok for finding in findings) else 1)
+
+
+def main() -> None:
+    """Run the command; a known error is one line, not a traceback."""
+    try:
+        app()
+    except (ServiceError, LikenessError, RuntimeError) as error:
+        err.print(f"[red]error[/red] {escape(str(error))}")
+        raise SystemExit(1) from None
+
+
+def _use_local(data: Path) -> LocalService | None:
+    """Point AWS calls of this process at the running local service, where there is one."""
+    service = LocalService.running(data)
+    if service:
+        os.environ |= aws_environment(service.aws_url)
+    return service
+
+
+def _client(service: LocalService | None, url: str | None, api_key: str | None) -> Client:
+    if url is None and service is None:
+        raise ServiceError(
+            "no service is running here: start one with `likeness serve`, "
+            "or name yours with --url or LIKENESS_URL"
+        )
+    return Client(url or (service.api_url if service else ""), api_key)
+
+
+def _needed(name: str, local: str | None) -> str:
+    value = local or os.environ.get(name)
+    if not value:
+        raise ServiceError(f"{name} is not set; a deployed stack's outputs name it")
+    return value
+
+
+def _upload_folder(
+    store: Any,
+    bucket: str,
+    folder: Path,
+    prefix: str,
+    meta: list[str] | None,
+    progress: Progress,
+) -> dict[str, str | None]:
+    from likeness.records import ObjectRef  # noqa: PLC0415
+
+    found = uploads.pictures(folder)
+    if not found:
+        raise ServiceError(f"{folder} holds no pictures ({', '.join(sorted(uploads.SUFFIXES))})")
+    try:
+        metadata = dict(pair.split("=", 1) for pair in meta or [])
+    except ValueError:
+        raise typer.BadParameter("--meta takes name=value") from None
+    root = folder if folder.is_dir() else folder.parent
+    expected: dict[str, str | None] = {}
+    task = progress.add_task("uploading", total=len(found))
+    for path in found:
+        key = f"{prefix}{path.relative_to(root).as_posix()}"
+        expected[key] = uploads.upload(store, ObjectRef(bucket, key), path.read_bytes(), metadata)
+        progress.advance(task)
+    return expected
+
+
+def _print_summary(summary: uploads.Summary) -> None:
+    out.print(f"[green]{summary.states['live']} searchable[/green]", end="")
+    out.print(f", {len(summary.rejected)} rejected, {len(summary.pending)} still waiting")
+    for key, reason in list(summary.rejected.items())[:20]:
+        out.print(f"  [yellow]{escape(key)}[/yellow]  {escape(reason)}")
+    if len(summary.rejected) > 20:
+        out.print(f"  … and {len(summary.rejected) - 20} more")
+    if summary.pending:
+        out.print("  nothing moved for two minutes: `likeness doctor` looks for the reason")
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Progress]:
+    columns = (
+        TextColumn("{task.description:>12}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=out) as progress:
+        yield progress

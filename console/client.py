@@ -1,0 +1,71 @@
+"""The service's HTTP API, as the command and the demo call it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlencode
+
+import urllib3
+
+from likeness.images import sniff
+
+
+class ServiceError(Exception):
+    """The service refused, or did not answer; the message is for people."""
+
+
+class Client:
+    def __init__(self, url: str, api_key: str | None = None) -> None:
+        self._url = url.rstrip("/")
+        headers = {"x-api-key": api_key} if api_key else {}
+        self._pool = urllib3.PoolManager(headers=headers, retries=urllib3.Retry(2), timeout=30.0)
+        self._headers = headers
+
+    def search_image(self, data: bytes, **options: Any) -> dict[str, Any]:
+        """Neighbours of an image's bytes; options as in POST /v1/search."""
+        if "filter" in options:
+            options["filter"] = json.dumps(options["filter"])
+        kind = f"image/{(sniff(data) or 'jpeg').lower().replace(' ', '-')}"
+        path = f"/v1/search?{urlencode(options)}"
+        return self._call("POST", path, data, {"content-type": kind})
+
+    def search(self, **fields: Any) -> dict[str, Any]:
+        """Neighbours by id, key or vector: the JSON fields of POST /v1/search."""
+        body = json.dumps(fields).encode()
+        return self._call("POST", "/v1/search", body, {"content-type": "application/json"})
+
+    def similar(self, image_id: str, **options: Any) -> dict[str, Any]:
+        return self._call("GET", f"/v1/images/{image_id}/similar?{urlencode(options)}")
+
+    def status(self, key: str) -> dict[str, Any]:
+        return self._call("GET", f"/v1/status?{urlencode({'key': key})}")
+
+    def ready(self) -> dict[str, Any]:
+        return self._call("GET", "/v1/ready")
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> dict[str, Any]:
+        try:
+            response = self._pool.request(
+                method, self._url + path, body=body, headers={**self._headers, **(headers or {})}
+            )
+            answer: dict[str, Any] = json.loads(response.data)
+        except urllib3.exceptions.HTTPError as error:
+            raise ServiceError(
+                f"no service answers at {self._url}: start one with `likeness serve`, "
+                "or name yours with --url or LIKENESS_URL"
+            ) from error
+        except ValueError as error:
+            raise ServiceError(f"{self._url} did not answer as Likeness does") from error
+        if response.status >= 400:
+            # API Gateway's own refusals have a message instead of a detail
+            why = answer.get("detail") or answer.get("message") or response.reason
+            raise ServiceError(f"HTTP {response.status}: {why}")
+        return answer

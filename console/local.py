@@ -1,0 +1,295 @@
+"""The whole service on this machine: a local AWS, both functions' real handlers, embedded Qdrant.
+
+MiniStack gives S3, S3's events and SQS over their real APIs, on loopback. A thread feeds the index
+handler as Lambda's poller would; the search function's app answers on a local port. All data stands
+in one folder and is still there after a restart.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import boto3
+from botocore.exceptions import BotoCoreError, ClientError
+
+from likeness.adapters.s3 import S3Store
+from likeness.adapters.sqs import SqsQueue
+from likeness.errors import IndexMissing
+from likeness.ports import VectorIndex
+
+if TYPE_CHECKING:
+    from mypy_boto3_sqs import SQSClient
+
+BUNDLED_MODEL = Path(__file__).resolve().parent.parent / "layers" / "model"
+DEFAULT_DATA = Path(".likeness")
+BUCKET, QUEUE = "likeness-local", "likeness-index"
+_REGION = "us-east-1"
+_START_TIMEOUT_S = 60
+_BATCH = 10
+_VISIBILITY_S = 60
+
+
+@dataclass(frozen=True)
+class LocalService:
+    """Where a running local service can be reached; DATA/service.json tells the command."""
+
+    api_url: str
+    aws_url: str
+    bucket: str
+    queue_url: str
+    pid: int
+
+    @classmethod
+    def running(cls, data: Path) -> LocalService | None:
+        """The service that keeps its data in this folder, if it is up."""
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            service = cls(**json.loads((data / "service.json").read_text()))
+            os.kill(service.pid, 0)
+            return service
+        return None
+
+
+def aws_environment(aws_url: str) -> dict[str, str]:
+    return {
+        "AWS_ENDPOINT_URL": aws_url,
+        "AWS_ACCESS_KEY_ID": "local",
+        "AWS_SECRET_ACCESS_KEY": "local",
+        "AWS_DEFAULT_REGION": _REGION,
+        "AWS_REGION": _REGION,
+    }
+
+
+@contextlib.contextmanager
+def run(
+    data: Path,
+    port: int,
+    environment: Mapping[str, str],
+    on_batch: Callable[[int], None] = lambda size: None,
+) -> Iterator[LocalService]:
+    """Start everything, yield once it answers, stop everything.
+
+    `environment` holds further settings (see Settings.from_env). `on_batch` is told the size of
+    each batch that the index handler has worked off.
+    """
+    data.mkdir(parents=True, exist_ok=True)
+    with _ministack(data) as aws_url:
+        os.environ |= aws_environment(aws_url)
+        queue_url = _create_bucket_and_queue()
+        os.environ |= {
+            "QDRANT_URL": (data / "index").resolve().as_uri(),
+            "LIKENESS_MODEL_DIR": str(BUNDLED_MODEL),
+            "LIKENESS_BUCKET": BUCKET,
+            "LIKENESS_QUEUE_URL": queue_url,
+            "LIKENESS_UPLOAD_PREFIX": "uploads/",
+            "POWERTOOLS_METRICS_DISABLED": "true",
+            "POWERTOOLS_LOG_LEVEL": os.environ.get("POWERTOOLS_LOG_LEVEL", "CRITICAL"),
+            **environment,
+        }
+        # the functions' composition roots read the environment when they are imported
+        from functions.index.app import handler  # noqa: PLC0415
+        from functions.search.app import app, index  # noqa: PLC0415
+
+        _hint_at_everything(queue_url, index)
+        with _poller(queue_url, handler, on_batch), _http_server(app, port) as api_url:
+            service = LocalService(api_url, aws_url, BUCKET, queue_url, os.getpid())
+            state = data / "service.json"
+            state.write_text(json.dumps(asdict(service)))
+            try:
+                yield service
+            finally:
+                state.unlink(missing_ok=True)
+        index.close()
+
+
+def _hint_at_everything(queue_url: str, index: VectorIndex) -> None:
+    """Events were lost if the local AWS was killed; looking at every object mends what they did."""
+    refs = set(S3Store().list(BUCKET, ""))
+    with contextlib.suppress(IndexMissing):
+        cursor = None
+        while True:
+            page = index.scroll(1000, cursor)
+            refs |= {point.ref for point in page.points}
+            cursor = page.next_cursor
+            if cursor is None:
+                break
+    SqsQueue(queue_url).send(sorted(refs))
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextlib.contextmanager
+def _ministack(data: Path) -> Iterator[str]:
+    state = (data / "aws").resolve()
+    state.mkdir(exist_ok=True)
+    port = _free_port()
+    environment = {
+        **os.environ,
+        "BIND_HOST": "127.0.0.1",
+        "GATEWAY_PORT": str(port),
+        "MINISTACK_HOST": "127.0.0.1",
+        "PERSIST_STATE": "1",
+        "STATE_DIR": str(state / "state"),
+        "S3_PERSIST": "1",
+        "S3_DATA_DIR": str(state / "s3"),
+        "TMPDIR": str(state),
+        "SERVICES": "s3,sqs",
+        "LOG_LEVEL": "WARNING",
+    }
+    with (state / "ministack.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ministack"], env=environment, stdout=log, stderr=log
+        )
+    try:
+        url = f"http://127.0.0.1:{port}"
+        _wait_until_up(f"{url}/_ministack/health", process, state / "ministack.log")
+        yield url
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+def _wait_until_up(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline_s = time.monotonic() + _START_TIMEOUT_S
+    while time.monotonic() < deadline_s:
+        if process.poll() is not None:
+            break
+        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=1):  # noqa: S310
+            return
+        time.sleep(0.05)
+    raise RuntimeError(f"the local AWS did not start; its log is {log}")
+
+
+def _create_bucket_and_queue() -> str:
+    """The parts of template.yaml that events flow through; harmless to repeat."""
+    s3, sqs = boto3.client("s3"), boto3.client("sqs")
+    queue_url = sqs.create_queue(
+        QueueName=QUEUE, Attributes={"VisibilityTimeout": str(_VISIBILITY_S)}
+    )["QueueUrl"]
+    queue_arn = sqs.get_queue_attributes(QueueUrl=queue_url, AttributeNames=["QueueArn"])
+    with contextlib.suppress(s3.exceptions.BucketAlreadyOwnedByYou):
+        s3.create_bucket(Bucket=BUCKET)
+    s3.put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Enabled"})
+    s3.put_bucket_notification_configuration(
+        Bucket=BUCKET,
+        NotificationConfiguration={
+            "QueueConfigurations": [
+                {
+                    "QueueArn": queue_arn["Attributes"]["QueueArn"],
+                    "Events": ["s3:ObjectCreated:*", "s3:ObjectRemoved:*"],
+                }
+            ]
+        },
+    )
+    return queue_url
+
+
+@contextlib.contextmanager
+def _poller(
+    queue_url: str,
+    handler: Callable[[Mapping[str, Any], Any], Mapping[str, Any]],
+    on_batch: Callable[[int], None],
+) -> Iterator[None]:
+    stop = threading.Event()
+    sqs = boto3.client("sqs")
+
+    def poll() -> None:
+        while not stop.is_set():
+            try:
+                on_batch(feed(sqs, queue_url, handler))
+            except (BotoCoreError, ClientError):
+                stop.wait(1)
+
+    thread = threading.Thread(target=poll, name="poller")
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def feed(
+    sqs: SQSClient,
+    queue_url: str,
+    handler: Callable[[Mapping[str, Any], Any], Mapping[str, Any]],
+    wait_s: int = 1,
+) -> int:
+    """One turn of Lambda's poller: receive, invoke, delete all that did not fail.
+
+    Returns how many messages were worked off.
+    """
+    messages = sqs.receive_message(
+        QueueUrl=queue_url,
+        MaxNumberOfMessages=_BATCH,
+        WaitTimeSeconds=wait_s,
+        AttributeNames=["All"],
+    ).get("Messages", [])
+    if not messages:
+        return 0
+    records = [
+        {
+            "messageId": message["MessageId"],
+            "receiptHandle": message["ReceiptHandle"],
+            "body": message["Body"],
+            "attributes": message.get("Attributes", {}),
+            "messageAttributes": {},
+            "eventSource": "aws:sqs",
+            "awsRegion": _REGION,
+        }
+        for message in messages
+    ]
+    context = SimpleNamespace(function_name="index", aws_request_id="local")
+    failed = {
+        failure["itemIdentifier"]
+        for failure in handler({"Records": records}, context)["batchItemFailures"]
+    }
+    done = [m for m in messages if m["MessageId"] not in failed]
+    if done:
+        sqs.delete_message_batch(
+            QueueUrl=queue_url,
+            Entries=[
+                {"Id": str(i), "ReceiptHandle": m["ReceiptHandle"]} for i, m in enumerate(done)
+            ],
+        )
+    return len(done)
+
+
+@contextlib.contextmanager
+def _http_server(app: Any, port: int) -> Iterator[str]:
+    import uvicorn  # noqa: PLC0415 - only the commands that serve need it
+
+    config = uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning", lifespan="off")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, name="http")
+    thread.start()
+    try:
+        while not server.started:
+            if not thread.is_alive():
+                raise RuntimeError(f"port {port} is taken; choose another with --port")
+            time.sleep(0.02)
+        [listening] = server.servers[0].sockets
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()

@@ -1,0 +1,95 @@
+"""The demo's results as one self-contained HTML page."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Protocol
+
+from PIL import Image
+
+_THUMBNAIL = 132
+_STYLE = """
+:root { color-scheme: light dark }
+body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem }
+h1 { margin-bottom: .2rem } .sum { margin: 0 0 1.5rem; opacity: .8 }
+.row { display: grid; grid-template-columns: 11rem 1fr; gap: 1.5rem; padding: 1rem 0;
+       border-top: 1px solid color-mix(in srgb, currentColor 18%, transparent) }
+.name { font-size: .85rem } .badge { font-weight: 600; font-size: .8rem; border-radius: 1rem;
+       padding: .1rem .6rem; color: #fff; background: #b3261e } .ok .badge { background: #1e7b34 }
+.answers { display: flex; flex-wrap: wrap; gap: .8rem } figure { margin: 0; width: 8.5rem }
+img { width: 100%; height: 8.25rem; object-fit: contain; border-radius: 6px;
+      background: color-mix(in srgb, currentColor 6%, transparent) }
+.hit img { outline: 3px solid #1e7b34 } figcaption { font-size: .75rem; overflow-wrap: anywhere }
+"""
+
+
+class Check(Protocol):
+    """What the page shows of a check (see demo.Check)."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def ok(self) -> bool: ...
+    @property
+    def found(self) -> str: ...
+    @property
+    def query(self) -> bytes | None: ...
+    @property
+    def results(self) -> Sequence[Mapping[str, object]]: ...
+    @property
+    def expected(self) -> str | None: ...
+
+
+def page(checks: Sequence[Check], pictures: Mapping[str, bytes], model: str) -> str:
+    """`pictures` holds the uploaded bytes of every key that may stand among the results."""
+    right = sum(check.ok for check in checks)
+    thumbnails: dict[str, str] = {}
+    rows = "".join(_row(check, pictures, thumbnails) for check in checks)
+    return (
+        "<!doctype html><html lang=en><meta charset=utf-8><title>Likeness demo</title>"
+        '<meta name=viewport content="width=device-width, initial-scale=1">'
+        f"<style>{_STYLE}</style><h1>Likeness demo</h1>"
+        f"<p class=sum>{right} of {len(checks)} checks right · model {escape(model)} · "
+        f"the expected picture is framed</p>{rows}"
+    )
+
+
+def _row(check: Check, pictures: Mapping[str, bytes], thumbnails: dict[str, str]) -> str:
+    query = f'<img alt="the query" src="{_thumbnail(check.query)}">' if check.query else ""
+    answers = "".join(
+        _answer(result, check.expected, pictures, thumbnails) for result in check.results
+    )
+    verdict = "right" if check.ok else "wrong"
+    body = answers or f"<p>{escape(check.found)}</p>"
+    return (
+        f'<section class="row {"ok" if check.ok else ""}"><div>{query}'
+        f"<div class=name><span class=badge>{verdict}</span> {escape(check.name)}</div></div>"
+        f"<div class=answers>{body}</div></section>"
+    )
+
+
+def _answer(
+    result: Mapping[str, object],
+    expected: str | None,
+    pictures: Mapping[str, bytes],
+    thumbnails: dict[str, str],
+) -> str:
+    key = str(result["key"])
+    if key not in thumbnails:
+        thumbnails[key] = _thumbnail(pictures[key])
+    hit = " class=hit" if key == expected else ""
+    return (
+        f'<figure{hit}><img alt="{escape(key)}" src="{thumbnails[key]}">'
+        f"<figcaption>{escape(key)}<br>{result['score']}</figcaption></figure>"
+    )
+
+
+def _thumbnail(data: bytes) -> str:
+    image = Image.open(io.BytesIO(data)).convert("RGB")
+    image.thumbnail((_THUMBNAIL * 2, _THUMBNAIL * 2))
+    out = io.BytesIO()
+    image.save(out, "JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode()

@@ -1,0 +1,313 @@
+"""Both functions as Lambda runs them: real processes, killed and restored, and a real S3 API."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from http.server import ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from likeness.adapters.qdrant import Layout
+from likeness.adapters.qdrant_rest import RestIndex, Transport
+from likeness.filters import Schema
+from likeness.records import Point, State
+from tests import qdrant_server
+from tests.lambda_runtime import (
+    MODEL_DIR,
+    InitError,
+    LambdaProcess,
+    ProcessDied,
+    RestoreError,
+    TimedOut,
+    client,
+    http_event,
+    queue_event,
+)
+
+INDEX, SEARCH = "functions.index.app.handler", "functions.search.app.handler"
+# Qdrant's calls that change something, in the order in which a first batch makes them
+CREATE = r"PUT /collections/[^/]+"
+NAME = r"POST /collections/aliases"
+WRITE = r"PUT /collections/[^/]+/points\?.*"
+
+
+def picture(seed: int) -> bytes:
+    colours = np.random.default_rng(seed).integers(0, 255, (6, 8, 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(colours).resize((640, 480), Image.Resampling.BICUBIC).save(file, "JPEG")
+    return file.getvalue()
+
+
+class Bucket:
+    """A bucket of this test's own. Its later changes have larger sequencers, as in S3."""
+
+    def __init__(self, s3: Any) -> None:
+        self.name = f"pictures-{uuid.uuid4().hex[:8]}"
+        self._s3 = s3
+        self._sequencer = 0
+        s3.create_bucket(Bucket=self.name)
+
+    def put(self, **files: bytes) -> dict[str, Any]:
+        """Returns the event that tells of it."""
+        for key, data in files.items():
+            self._s3.put_object(Bucket=self.name, Key=key, Body=data, ContentType="image/jpeg")
+        return self._event(*files)
+
+    def delete(self, *keys: str) -> dict[str, Any]:
+        for key in keys:
+            self._s3.delete_object(Bucket=self.name, Key=key)
+        return self._event(*keys)
+
+    def etags(self) -> dict[str, str]:
+        listed = self._s3.list_objects_v2(Bucket=self.name).get("Contents", [])
+        return {item["Key"]: item["ETag"].strip('"') for item in listed}
+
+    def _event(self, *keys: str) -> dict[str, Any]:
+        self._sequencer += 1
+        return queue_event(self.name, keys, self._sequencer)
+
+
+@pytest.fixture
+def bucket(aws: str) -> Iterator[Bucket]:
+    s3 = client("s3", aws)
+    yield Bucket(s3)
+    s3.close()
+
+
+@pytest.fixture
+def qdrant() -> Iterator[ThreadingHTTPServer]:
+    server = qdrant_server.start()
+    yield server
+    stop(server)
+
+
+def stop(server: ThreadingHTTPServer) -> None:
+    server.shutdown()
+    server.server_close()
+
+
+def index_function(aws: str, qdrant_url: str, **env: str) -> LambdaProcess:
+    return LambdaProcess(INDEX, {"AWS_ENDPOINT_URL": aws, "QDRANT_URL": qdrant_url, **env})
+
+
+def points(server: ThreadingHTTPServer, api_key: str | None = None) -> dict[str, Point]:
+    index = RestIndex(
+        Transport(qdrant_server.url_of(server), lambda: api_key), Layout("images", Schema())
+    )
+    return {point.ref.key: point for point in index.scroll(limit=100).points}
+
+
+def indexed_etags(server: ThreadingHTTPServer) -> dict[str, str]:
+    """Of the objects that the index takes to be in the bucket."""
+    return {key: point.object.etag for key, point in points(server).items() if point.object}
+
+
+def search(function: LambdaProcess, image: bytes) -> tuple[int, dict[str, Any]]:
+    answer = function.invoke(http_event("POST", "/v1/search", image, query={"limit": "1"}))
+    return answer["statusCode"], json.loads(answer["body"])
+
+
+def test_search_finds_what_the_index_function_wrote(
+    aws: str, bucket: Bucket, qdrant: ThreadingHTTPServer
+) -> None:
+    url = qdrant_server.url_of(qdrant)
+    with index_function(aws, url) as function:
+        event = bucket.put(**{"a ü+%.jpg": picture(1), "b.jpg": picture(2), "c.jpg": picture(3)})
+        assert function.invoke(event) == {"batchItemFailures": []}
+    assert indexed_etags(qdrant) == bucket.etags()
+
+    with LambdaProcess(SEARCH, {"QDRANT_URL": url}) as function:
+        status, cold = search(function, picture(1))
+        process = function.pid
+        _, warm = search(function, picture(2))
+        assert function.pid == process
+    assert status == 200
+    assert [cold["results"][0]["key"], warm["results"][0]["key"]] == ["a ü+%.jpg", "b.jpg"]
+    assert cold["results"][0]["score"] == pytest.approx(1, abs=1e-3)
+    assert [cold["took_ms"]["cold_start"], warm["took_ms"]["cold_start"]] == [True, False]
+
+
+def test_the_search_function_answers_health_and_refuses_a_body_that_is_not_base64(
+    qdrant: ThreadingHTTPServer,
+) -> None:
+    with LambdaProcess(SEARCH, {"QDRANT_URL": qdrant_server.url_of(qdrant)}) as function:
+        health = function.invoke(http_event("GET", "/v1/health"))
+        broken = http_event("POST", "/v1/search", b"") | {"body": "abc"}
+        refused = function.invoke(broken)
+    assert (health["statusCode"], json.loads(health["body"])) == (200, {"status": "ok"})
+    assert refused["statusCode"] == 400
+    assert refused["headers"]["content-type"] == "application/problem+json"
+    assert "base64" in json.loads(refused["body"])["detail"]
+
+
+def test_a_warm_index_function_answers_each_batch_in_part(
+    aws: str, bucket: Bucket, qdrant: ThreadingHTTPServer
+) -> None:
+    with index_function(aws, qdrant_server.url_of(qdrant)) as function:
+        first = bucket.put(kept=picture(1), replaced=picture(2), deleted=picture(3), poison=b"no")
+        first["Records"].append({"messageId": "unreadable", "body": "{"})
+        failed = {"batchItemFailures": [{"itemIdentifier": "unreadable"}]}
+        assert function.invoke(first) == failed
+        assert indexed_etags(qdrant) == bucket.etags()
+        process = function.pid
+
+        changes = bucket.put(replaced=picture(4))["Records"] + bucket.delete("deleted")["Records"]
+        assert function.invoke({"Records": changes}) == {"batchItemFailures": []}
+        assert function.pid == process
+    assert indexed_etags(qdrant) == bucket.etags()
+    found = points(qdrant)
+    assert found["poison"].state is State.REJECTED
+    assert found["deleted"].state is State.GONE
+
+
+@pytest.mark.parametrize("handler", [INDEX, SEARCH])
+def test_a_damaged_model_ends_the_start_and_is_named(handler: str, tmp_path: Path) -> None:
+    bundle = shutil.copytree(MODEL_DIR, tmp_path / "model")
+    weights = bytearray((bundle / "image.onnx").read_bytes())
+    weights[len(weights) // 2] ^= 1
+    (bundle / "image.onnx").write_bytes(weights)
+    env = {"QDRANT_URL": "http://127.0.0.1:1", "LIKENESS_MODEL_DIR": str(bundle)}
+    with (
+        LambdaProcess(handler, env) as function,
+        pytest.raises(InitError, match=r"image\.onnx is damaged"),
+    ):
+        function.invoke({})
+
+
+@pytest.mark.parametrize("handler", [INDEX, SEARCH])
+def test_a_missing_setting_ends_the_start_and_is_named(handler: str) -> None:
+    with (
+        LambdaProcess(handler, {}) as function,
+        pytest.raises(InitError, match="QDRANT_URL is not set"),
+    ):
+        function.invoke({})
+
+
+def test_a_batch_that_timed_out_is_reconciled_by_the_next_process(aws: str, bucket: Bucket) -> None:
+    event = bucket.put(a=picture(1), b=picture(2))
+    # the kernel takes the connections, and nobody ever answers
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        function = index_function(aws, f"http://127.0.0.1:{port}")
+        with pytest.raises(TimedOut):
+            function.invoke(event, timeout_s=1)
+    assert function.pid is None
+    server = qdrant_server.start(port)
+    with function:
+        assert function.invoke(event) == {"batchItemFailures": []}
+    assert indexed_etags(server) == bucket.etags()
+    stop(server)
+
+
+def test_a_write_that_is_applied_but_never_confirmed_is_reconciled_by_the_next_process(
+    aws: str, bucket: Bucket, qdrant: ThreadingHTTPServer
+) -> None:
+    event = bucket.put(a=picture(1), b=picture(2))
+    over = threading.Event()
+    interrupt(qdrant, WRITE, applied=True, action=over.wait)
+    with index_function(aws, qdrant_server.url_of(qdrant)) as function:
+        with pytest.raises(TimedOut):
+            function.invoke(event, timeout_s=2)
+        over.set()
+        written = points(qdrant)
+        assert written.keys() == {"a", "b"}
+        assert function.invoke(event) == {"batchItemFailures": []}
+    assert points(qdrant) == written
+
+
+@pytest.mark.parametrize("applied", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("call", [CREATE, NAME, WRITE], ids=["create", "name", "write"])
+def test_a_process_killed_in_the_middle_of_a_batch_loses_and_doubles_nothing(
+    call: str, applied: bool, aws: str, bucket: Bucket, qdrant: ThreadingHTTPServer
+) -> None:
+    event = bucket.put(a=picture(1), b=picture(2), c=picture(3))
+    with index_function(aws, qdrant_server.url_of(qdrant)) as function:
+
+        def kill() -> None:
+            assert function.pid
+            os.kill(function.pid, signal.SIGKILL)
+
+        interrupt(qdrant, call, applied, kill)
+        with pytest.raises(ProcessDied):
+            function.invoke(event)
+        assert function.invoke(event) == {"batchItemFailures": []}
+    assert indexed_etags(qdrant) == bucket.etags()
+
+
+@pytest.mark.parametrize("handler", [INDEX, SEARCH])
+def test_a_restored_process_has_the_key_of_now(
+    handler: str, aws: str, bucket: Bucket, qdrant: ThreadingHTTPServer
+) -> None:
+    secrets = client("secretsmanager", aws)
+    secret = secrets.create_secret(Name=bucket.name, SecretString="old")["ARN"]
+    url = qdrant_server.url_of(qdrant)
+    env = {"AWS_ENDPOINT_URL": aws, "QDRANT_URL": url, "QDRANT_API_KEY_SECRET_ARN": secret}
+    with LambdaProcess(handler, env, snap_start=True) as function:
+        function.snapshot()
+        stop(qdrant)
+        server = qdrant_server.start(qdrant.server_port, api_key="new")
+        secrets.put_secret_value(SecretId=secret, SecretString="new")
+        event = bucket.put(a=picture(1))
+        function.restore()
+        if handler == INDEX:
+            assert function.invoke(event) == {"batchItemFailures": []}
+            assert points(server, "new").keys() == {"a"}
+        else:
+            with index_function(aws, url, QDRANT_API_KEY="new") as index:
+                index.invoke(event)
+            status, answer = search(function, picture(1))
+            assert status == 200
+            assert answer["results"][0]["key"] == "a"
+    stop(server)
+    secrets.close()
+
+
+def test_a_secret_that_is_gone_when_a_snapshot_is_restored_is_told(
+    aws: str, bucket: Bucket
+) -> None:
+    secrets = client("secretsmanager", aws)
+    secret = secrets.create_secret(Name=bucket.name, SecretString="old")["ARN"]
+    env = {
+        "AWS_ENDPOINT_URL": aws,
+        "QDRANT_URL": "http://127.0.0.1:1",
+        "QDRANT_API_KEY_SECRET_ARN": secret,
+    }
+    with LambdaProcess(SEARCH, env, snap_start=True) as function:
+        function.snapshot()
+        secrets.delete_secret(SecretId=secret, ForceDeleteWithoutRecovery=True)
+        function.restore()
+        with pytest.raises(RestoreError, match="cannot read the Qdrant secret"):
+            function.invoke(http_event("GET", "/v1/health"))
+    secrets.close()
+
+
+def interrupt(
+    server: ThreadingHTTPServer, call: str, applied: bool, action: Callable[[], object]
+) -> None:
+    """Do the action at the first call like this one, before or after the engine applies it."""
+    engine = server.RequestHandlerClass.engine  # type: ignore[attr-defined]
+    original = engine.call
+
+    def interrupted(method: str, path: str, body: Any) -> Any:
+        if not re.fullmatch(call, f"{method} {path}"):
+            return original(method, path, body)
+        engine.call = original
+        if applied:
+            original(method, path, body)
+        action()
+        raise qdrant_server.Refused(503, "interrupted")
+
+    engine.call = interrupted

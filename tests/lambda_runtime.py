@@ -1,0 +1,400 @@
+"""AWS for tests: handlers in real processes under Lambda's own runtime client, and a local S3.
+
+`LambdaProcess` starts `python -m awslambdaric`, which speaks the Lambda Runtime API (AWS Lambda
+guide, "Using the Lambda runtime API"), and answers it. `local_aws` starts MiniStack. The events
+have the shape in which API Gateway and SQS hand them over.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import queue
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.parse
+import urllib.request
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import boto3
+
+ROOT = Path(__file__).resolve().parents[1]
+REGION = "us-east-1"
+CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
+MODEL_DIR = ROOT / "layers" / "model"
+_API = "/2018-06-01/runtime/"
+_OUTCOME = re.compile(r"invocation/([^/]+)/(response|error)")
+_INIT_TIMEOUT_S = 30.0
+
+
+class LambdaError(Exception):
+    """Something that Lambda would report instead of a result."""
+
+
+class FunctionError(LambdaError):
+    """The handler raised."""
+
+
+class InitError(LambdaError):
+    """The handler's module could not be loaded."""
+
+
+class RestoreError(LambdaError):
+    """A hook failed after the snapshot was restored."""
+
+
+class TimedOut(LambdaError):
+    """The handler ran for too long; its process was killed."""
+
+
+class ProcessDied(LambdaError):
+    """The process ended without an answer."""
+
+
+_FATAL = {"init/error": InitError, "restore/error": RestoreError}
+
+
+@dataclass(frozen=True)
+class _Report:
+    """What the process told: next, restore/next, response, error, a key of _FATAL, or died."""
+
+    kind: str
+    body: bytes = b""
+    request_id: str = ""
+
+
+@dataclass(frozen=True)
+class _Invocation:
+    request_id: str
+    event: bytes
+    deadline_ms: int
+
+
+class LambdaProcess:
+    """One execution environment: started by its first invocation, and again after it died.
+
+    On AWS a timeout counts from the invocation on; starting has a limit of its own.
+    """
+
+    def __init__(
+        self, handler: str, env: Mapping[str, str], memory_mb: int = 1769, snap_start: bool = False
+    ) -> None:
+        """`handler` as Lambda names it: functions.search.app.handler."""
+        self._handler = handler
+        self._env = environment(handler, memory_mb, snap_start) | dict(env)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._api: _RuntimeApi | None = None
+        # a context manager would close it at the end of this method
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115
+
+    def __enter__(self) -> LambdaProcess:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.kill()
+        self._log.close()
+
+    @property
+    def pid(self) -> int | None:
+        """None while no process runs."""
+        return self._process.pid if self._process else None
+
+    @property
+    def log(self) -> str:
+        """What all its processes wrote to stdout and stderr."""
+        self._log.flush()
+        return os.pread(self._log.fileno(), 1 << 24, 0).decode(errors="replace")
+
+    @property
+    def peak_rss_mib(self) -> float:
+        """The most memory that the running process has held (Linux; ru_maxrss has its parent's)."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        [peak_kib] = re.findall(r"VmHWM:\s+(\d+) kB", status)
+        return int(peak_kib) / 1024
+
+    def invoke(self, event: Any, timeout_s: float = 30.0) -> Any:
+        """The handler's result. Raises a LambdaError where Lambda would not have one either."""
+        api = self._api or self._start()
+        self._expect("next", _INIT_TIMEOUT_S)
+        deadline_ms = int((time.time() + timeout_s) * 1000)
+        request_id = str(uuid.uuid4())
+        api.invocations.put(_Invocation(request_id, json.dumps(event).encode(), deadline_ms))
+        report = self._expect("response", timeout_s)
+        assert report.request_id == request_id
+        return json.loads(report.body)
+
+    def snapshot(self) -> None:
+        """Start, up to where SnapStart takes its snapshot."""
+        self._start()
+        self._expect("restore/next", _INIT_TIMEOUT_S)
+
+    def restore(self) -> None:
+        """Go on from the snapshot. The next invocation finds a RestoreError if a hook fails."""
+        assert self._api
+        self._api.restored.set()
+
+    def kill(self) -> None:
+        """End the process at once, as Lambda does after a timeout."""
+        if self._process:
+            with suppress(ProcessLookupError):
+                os.kill(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+        if self._api:
+            self._api.close()
+        self._process, self._api = None, None
+
+    def _start(self) -> _RuntimeApi:
+        api = self._api = _RuntimeApi()
+        process = self._process = subprocess.Popen(
+            [sys.executable, "-m", "awslambdaric", self._handler],
+            env={**self._env, "AWS_LAMBDA_RUNTIME_API": api.address},
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=self._log,
+        )
+        threading.Thread(target=_tell_death, args=(process, api.reports), daemon=True).start()
+        return api
+
+    def _expect(self, kind: str, timeout_s: float) -> _Report:
+        """What the process tells next, which must be this. A process that cannot go on is ended."""
+        assert self._api and self._process
+        try:
+            report = self._api.reports.get(timeout=timeout_s)
+        except queue.Empty:
+            self.kill()
+            raise TimedOut(f"no {kind} within {timeout_s} s") from None
+        if report.kind == kind:
+            return report
+        if report.kind == "error":
+            raise FunctionError(_message(report.body))
+        status = self._process.poll()
+        self.kill()
+        if report.kind in _FATAL:
+            raise _FATAL[report.kind](_message(report.body))
+        raise ProcessDied(f"{report.kind}, exit status {status}; the log ends:\n{self.log[-2000:]}")
+
+
+def environment(handler: str, memory_mb: int = 1769, snap_start: bool = False) -> dict[str, str]:
+    """What Lambda itself sets, and nothing of ours ("Defined runtime environment variables")."""
+    name = handler.split(".")[1]
+    return {
+        **CREDENTIALS,
+        "_HANDLER": handler,
+        "AWS_DEFAULT_REGION": REGION,
+        "AWS_EXECUTION_ENV": "AWS_Lambda_python3.13",
+        "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(memory_mb),
+        "AWS_LAMBDA_FUNCTION_NAME": name,
+        "AWS_LAMBDA_FUNCTION_VERSION": "$LATEST",
+        "AWS_LAMBDA_INITIALIZATION_TYPE": "snap-start" if snap_start else "on-demand",
+        "AWS_LAMBDA_LOG_GROUP_NAME": f"/aws/lambda/{name}",
+        "AWS_LAMBDA_LOG_STREAM_NAME": "local",
+        "AWS_REGION": REGION,
+        "LAMBDA_TASK_ROOT": str(ROOT),
+        "LANG": "en_US.UTF-8",
+        "LIKENESS_MODEL_DIR": str(MODEL_DIR),
+        "PATH": "/usr/local/bin:/usr/bin:/bin",
+        "PYTHONPATH": str(ROOT / "shared"),
+        "TZ": ":UTC",
+    }
+
+
+def _message(body: bytes) -> str:
+    error = json.loads(body)
+    return f"{error['errorType']}: {error['errorMessage']}"
+
+
+def _tell_death(process: subprocess.Popen[bytes], reports: queue.Queue[_Report]) -> None:
+    process.wait()
+    reports.put(_Report("died"))
+
+
+class _RuntimeApi:
+    """The service that a runtime asks for its next invocation and hands its results to."""
+
+    def __init__(self) -> None:
+        self.invocations: queue.Queue[_Invocation | None] = queue.Queue()
+        self.reports: queue.Queue[_Report] = queue.Queue()
+        self.restored = threading.Event()
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler_class(self))
+        self._server.daemon_threads = True
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self._server.server_port}"
+
+    def close(self) -> None:
+        self.invocations.put(None)
+        self.restored.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def _handler_class(api: _RuntimeApi) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
+
+        def handle(self) -> None:
+            # a killed process leaves its connection reset
+            with suppress(ConnectionError):
+                super().handle()
+
+        def do_GET(self) -> None:
+            call = self.path.removeprefix(_API)
+            api.reports.put(_Report(call.removeprefix("invocation/")))
+            if call == "restore/next":
+                api.restored.wait()
+                self._send(200, b"")
+            elif call == "invocation/next" and (invocation := api.invocations.get()):
+                self._send(200, invocation.event, _headers(invocation))
+            else:
+                self.close_connection = True
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            call = self.path.removeprefix(_API)
+            outcome = _OUTCOME.fullmatch(call)
+            report = _Report(outcome[2], body, outcome[1]) if outcome else _Report(call, body)
+            # first of all: the process may end as soon as it has the answer
+            api.reports.put(report)
+            self._send(202, b'{"status":"OK"}')
+
+        def _send(self, status: int, body: bytes, headers: Mapping[str, str] | None = None) -> None:
+            self.send_response(status)
+            for name, value in (headers or {}).items():
+                self.send_header(name, value)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    return Handler
+
+
+def _headers(invocation: _Invocation) -> dict[str, str]:
+    trace = uuid.uuid4().hex[:24]
+    return {
+        "Lambda-Runtime-Aws-Request-Id": invocation.request_id,
+        "Lambda-Runtime-Deadline-Ms": str(invocation.deadline_ms),
+        "Lambda-Runtime-Invoked-Function-Arn": (
+            f"arn:aws:lambda:{REGION}:000000000000:function:test"
+        ),
+        "Lambda-Runtime-Trace-Id": f"Root=1-{int(time.time()):08x}-{trace};Sampled=0",
+    }
+
+
+@contextmanager
+def local_aws() -> Iterator[str]:
+    """S3 and Secrets Manager in MiniStack on loopback, empty; yields the endpoint's URL."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    with tempfile.TemporaryDirectory() as folder, (Path(folder) / "log").open("w+b") as log:
+        env = {
+            "BIND_HOST": "127.0.0.1",
+            "GATEWAY_PORT": str(port),
+            "HOME": folder,
+            "IOT_MTLS_ENABLED": "0",
+            "LOG_LEVEL": "WARNING",
+            "PATH": os.environ["PATH"],
+            "SERVICES": "s3,secretsmanager",
+            "TMPDIR": folder,
+        }
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ministack"], env=env, cwd=folder, stdout=log, stderr=log
+        )
+        try:
+            if not _answers(f"{url}/_ministack/health", process, timeout_s=30):
+                raise RuntimeError(f"MiniStack did not start: {Path(log.name).read_text()}")
+            yield url
+        finally:
+            process.kill()
+            process.wait()
+
+
+def _answers(url: str, process: subprocess.Popen[bytes], timeout_s: float) -> bool:
+    deadline_s = time.monotonic() + timeout_s
+    while process.poll() is None and time.monotonic() < deadline_s:
+        with suppress(OSError), urllib.request.urlopen(url, timeout=1):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def client(service: str, url: str) -> Any:
+    """A boto3 client of MiniStack."""
+    names = {name.lower(): value for name, value in CREDENTIALS.items()}
+    return boto3.client(service, endpoint_url=url, region_name=REGION, **names)
+
+
+def http_event(
+    method: str,
+    path: str,
+    body: bytes | None = None,
+    content_type: str = "image/jpeg",
+    query: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """A REST API's (v1) proxy event, with the body in base64 as for a binary media type."""
+    headers = {"host": "api.example.com", "accept": "*/*"}
+    if body is not None:
+        headers["content-type"] = content_type
+    return {
+        "resource": "/{proxy+}",
+        "path": path,
+        "httpMethod": method,
+        "headers": headers,
+        "multiValueHeaders": {name: [value] for name, value in headers.items()},
+        "queryStringParameters": dict(query) if query else None,
+        "multiValueQueryStringParameters": {k: [v] for k, v in query.items()} if query else None,
+        "pathParameters": {"proxy": path.lstrip("/")},
+        "stageVariables": None,
+        "requestContext": {"stage": "v1", "identity": {"sourceIp": "192.0.2.1"}},
+        "body": None if body is None else base64.b64encode(body).decode(),
+        "isBase64Encoded": body is not None,
+    }
+
+
+def queue_event(bucket: str, keys: Iterable[str], sequencer: int = 1) -> dict[str, Any]:
+    """An SQS batch: one S3 notification in each message; the object's key is the message's id."""
+    return {
+        "Records": [
+            {
+                "messageId": key,
+                "eventSource": "aws:sqs",
+                "body": json.dumps({"Records": [_notification(bucket, key, sequencer)]}),
+            }
+            for key in keys
+        ]
+    }
+
+
+def _notification(bucket: str, key: str, sequencer: int) -> dict[str, Any]:
+    s3 = {
+        "bucket": {"name": bucket},
+        "object": {"key": urllib.parse.quote_plus(key), "sequencer": f"{sequencer:018X}"},
+    }
+    return {"eventName": "ObjectCreated:Put", "eventTime": "2026-01-01T00:00:00.000Z", "s3": s3}
