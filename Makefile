@@ -46,6 +46,9 @@ check: $(READY) ## lint, types, import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+openapi: $(READY) ## write docs/openapi.json anew
+	@$(BIN)/python -c 'from functions.search.openapi import document_json; print(document_json().decode())' > docs/openapi.json
+
 lock: ## renew the lock files (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 		--no-emit-index-url --all-extras --group dev pyproject.toml -o locks/dev.txt
@@ -55,4 +58,4 @@ lock: ## renew the lock files (needs uv)
 clean: ## everything that was built here
 	rm -rf $(VENV) .venv-sam .aws-sam .likeness .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help setup demo serve test check lock clean
+.PHONY: help setup demo serve test check openapi lock clean

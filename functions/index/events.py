@@ -68,6 +68,7 @@ def _eventbridge_hint(event: Mapping[str, Any]) -> Hint:
 def _text(value: Any) -> str:
     if not isinstance(value, str) or not value:
         raise ValueError("a name or key is missing")
+    value.encode()  # half a surrogate pair is no key that S3 could hold
     return value
 
 

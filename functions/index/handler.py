@@ -44,7 +44,7 @@ class Handler:
             except InvalidRequest as error:
                 # No object to record it at: after its retries it waits in the dead-letter queue.
                 self._logger.error(
-                    "unreadable message", message=record["messageId"], why=str(error)
+                    "unreadable message", message_id=record["messageId"], why=str(error)
                 )
                 failures.append(record["messageId"])
         outcomes = self._reconcile([hint for listed in hints.values() for hint in listed])

@@ -115,10 +115,16 @@ class UploadRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         ],
         Meta(description="The form accepts just this type."),
     ]
-    name: Annotated[
-        str | None,
-        Meta(pattern=r"^[^/\\\x00-\x1f]{1,200}$", description="File name, kept at the key's end."),
-    ] = None
+    name: (
+        Annotated[
+            str,
+            Meta(
+                pattern=r"^[^/\\\x00-\x1f]{1,200}$",
+                description="File name, kept at the key's end.",
+            ),
+        ]
+        | None
+    ) = None
     metadata: Annotated[
         dict[str, str], Meta(description="Declared keys only; typed when it is indexed.")
     ] = {}

@@ -56,7 +56,10 @@ class Embedder:
     def _run(self, batch: NDArray[Any]) -> Vector:
         output = self.spec.embedding
         [raw] = self._session.run([output.name], {self.spec.input.name: batch})
-        return unit_rows(pooled(np.asarray(raw, np.float32), output))
+        vectors = pooled(np.asarray(raw, np.float32), output)
+        if vectors.shape[1] != output.dim:  # a free axis fits any dim until it runs
+            raise ModelBundleError(f"vectors have {vectors.shape[1]} values, not dim {output.dim}")
+        return unit_rows(vectors)
 
 
 def pooled(raw: NDArray[np.float32], output: Output) -> NDArray[np.float32]:
@@ -111,8 +114,8 @@ def _check_signature(session: ort.InferenceSession, spec: ModelSpec) -> bool:
         raise ModelBundleError(f"the network takes {taken.type}, model.json says {expected_type}")
     height, width = spec.input.height, spec.input.width
     image = [3, height, width] if spec.input.layout == "NCHW" else [height, width, 3]
-    if not _fits(taken.shape, [None, *image]):
-        raise ModelBundleError(f"the network takes {taken.shape}, model.json says [N, {image}]")
+    if not _fits(taken.shape, [1, *image]):  # 1 also fits a free batch axis
+        raise ModelBundleError(f"the network takes {taken.shape}, not {['N or 1', *image]}")
     shape = outputs[spec.embedding.name].shape
     if not any(_fits(shape, expected) for expected in _output_shapes(spec.embedding)):
         raise ModelBundleError(

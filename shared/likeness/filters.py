@@ -7,12 +7,12 @@ Qdrant filter JSON (https://qdrant.tech/documentation/concepts/filtering/) over 
 
 from __future__ import annotations
 
-import binascii
 import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from email.errors import MessageError
 from email.header import decode_header, make_header
 from typing import Any
 
@@ -21,6 +21,7 @@ from likeness.errors import ConfigurationError, InvalidRequest, UnknownFilterKey
 # Where user metadata stands in a stored payload: apart from the system's own fields.
 META = "meta"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+_SURROGATE = re.compile("[\ud800-\udfff]")  # half a pair is no text to Qdrant
 _CLAUSES = ("must", "should", "must_not")
 _MAX_CONDITIONS = 64
 _MAX_DEPTH = 4
@@ -33,6 +34,12 @@ _SYSTEM_TYPES = {
     "size": "integer",
     "width": "integer",
 }
+
+
+def _keyword(text: str) -> str:
+    if _SURROGATE.search(text):
+        raise ValueError(text)
+    return text
 
 
 def _integer(text: str) -> int:
@@ -51,11 +58,12 @@ def _finite(text: str) -> float:
 
 def _datetime(text: str) -> str:
     value = datetime.fromisoformat(text)
-    return (value if value.tzinfo else value.replace(tzinfo=UTC)).isoformat()
+    # in UTC, as Qdrant knows no offsets with seconds
+    return (value if value.tzinfo else value.replace(tzinfo=UTC)).astimezone(UTC).isoformat()
 
 
 _PARSERS: Mapping[str, Callable[[str], Any]] = {
-    "keyword": str,
+    "keyword": _keyword,
     "integer": _integer,
     "float": _finite,
     "datetime": _datetime,
@@ -80,7 +88,7 @@ class Schema:
                 )
             if key in _SYSTEM_TYPES:
                 raise ConfigurationError(f"payload key {key!r} is already a system field")
-            if kind not in _PARSERS:
+            if not isinstance(kind, str) or kind not in _PARSERS:
                 raise ConfigurationError(
                     f"payload key {key!r}: type {kind!r} is not one of {', '.join(_PARSERS)}"
                 )
@@ -100,7 +108,7 @@ class Schema:
                 continue
             try:
                 values[key] = _PARSERS[kind](_decoded(texts[key]))
-            except ValueError:
+            except (ValueError, OverflowError):
                 misfits.append(key)
         return values, misfits
 
@@ -160,8 +168,7 @@ class Schema:
 
 
 def _compile_match(match: Any, kind: str, where: str) -> dict[str, Any]:
-    expected: type = {"keyword": str, "integer": int}.get(kind, type(None))
-    if expected is type(None):
+    if kind not in ("keyword", "integer"):
         raise InvalidRequest(f"{where}: a {kind} key takes range, not match")
     if not isinstance(match, Mapping) or len(match) != 1:
         raise InvalidRequest(f"{where}.match: expected one of value, any, except")
@@ -169,10 +176,16 @@ def _compile_match(match: Any, kind: str, where: str) -> dict[str, Any]:
     if how not in ("value", "any", "except"):
         raise InvalidRequest(f"{where}.match: unknown field {how!r}; use value, any or except")
     values = [value] if how == "value" else value
-    # bool is an int to Python, but no payload is one
-    if not isinstance(values, list) or not all(type(v) is expected for v in values):
+    if not isinstance(values, list) or not all(_matchable(v, kind) for v in values):
         raise InvalidRequest(f"{where}.match.{how}: expected {kind} values")
     return {how: value}
+
+
+def _matchable(value: Any, kind: str) -> bool:
+    if kind == "keyword":
+        return isinstance(value, str) and not _SURROGATE.search(value)
+    # bool is an int to Python, but no payload is one; Qdrant's integers have 64 bits
+    return type(value) is int and -(1 << 63) <= value < 1 << 63
 
 
 def _compile_range(bounds: Any, kind: str, where: str) -> dict[str, Any]:
@@ -200,5 +213,5 @@ def _decoded(text: str) -> str:
         return text
     try:
         return str(make_header(decode_header(text)))
-    except (LookupError, ValueError, binascii.Error):
+    except (LookupError, ValueError, MessageError):
         return text

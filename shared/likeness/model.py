@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -43,7 +43,7 @@ class Resize(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rule: Literal["crop", "squash", "pad"]
     filter: Literal["bilinear", "bicubic", "lanczos", "box"] = "bicubic"
     short_side: int | None = None
-    fill: int = 114
+    fill: Annotated[int, msgspec.Meta(ge=0, le=255)] = 114
 
 
 class Normalise(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -65,8 +65,8 @@ class Output(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     dim: int
     pooling: Literal["none", "cls", "mean", "gem"] = "none"
-    skip_tokens: int = 0
-    gem_p: float = 3.0
+    skip_tokens: Annotated[int, msgspec.Meta(ge=0)] = 0
+    gem_p: Annotated[float, msgspec.Meta(gt=0)] = 3.0
 
 
 class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -121,8 +121,8 @@ def load_spec(folder: Path) -> ModelSpec:
 def _read(folder: Path, name: str) -> bytes:
     try:
         return (folder / name).read_bytes()
-    except OSError as error:
-        reason = error.strerror or error
+    except (OSError, ValueError) as error:  # a name with a null byte is a ValueError
+        reason = getattr(error, "strerror", None) or error
         raise ModelBundleError(f"cannot read {folder / name}: {reason}") from error
 
 
@@ -134,7 +134,7 @@ def _decode(manifest: bytes) -> ModelSpec:
     if min(spec.input.height, spec.input.width, spec.embedding.dim) < 1:
         raise ModelBundleError(f"{MANIFEST}: height, width and dim must be above zero")
     if 0.0 in spec.normalise.std:
-        raise ModelBundleError(f"{MANIFEST}: a standard deviation of zero")
+        raise ModelBundleError(f"{MANIFEST}: normalise.std holds a zero")
     short_side = spec.resize.short_side
     if short_side is not None and short_side < max(spec.input.height, spec.input.width):
         raise ModelBundleError(f"{MANIFEST}: resize.short_side is smaller than the input")

@@ -13,6 +13,7 @@ from likeness.filters import Schema
 MIB = 1024 * 1024
 # Lambda gives one vCPU for each 1,769 MB (AWS Lambda guide, "Configure Lambda function memory").
 _MEMORY_PER_VCPU_MB = 1769
+_SWITCHES = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,8 @@ class Settings:
         """Raises ConfigurationError naming the variable that is missing or malformed."""
         memory_mb = _number(env, "AWS_LAMBDA_FUNCTION_MEMORY_SIZE", _MEMORY_PER_VCPU_MB)
         threads = max(1, round(memory_mb / _MEMORY_PER_VCPU_MB))
-        extra = [name for name in env.get("LIKENESS_EXTRA_FORMATS", "").upper().split(",") if name]
+        listed = env.get("LIKENESS_EXTRA_FORMATS", "").upper().split(",")
+        extra = [name.strip() for name in listed if name.strip()]
         if unknown := set(extra) - {"HEIF", "AVIF"}:
             raise ConfigurationError(
                 f"LIKENESS_EXTRA_FORMATS: {', '.join(sorted(unknown))} is unknown; "
@@ -56,22 +58,22 @@ class Settings:
         defaults = Limits()
         return cls(
             index_url=_required(env, "QDRANT_URL").rstrip("/"),
-            model_dir=Path(env.get("LIKENESS_MODEL_DIR", "/opt/model")),
+            model_dir=Path(env.get("LIKENESS_MODEL_DIR") or "/opt/model"),
             bucket=env.get("LIKENESS_BUCKET") or None,
             upload_prefix=env.get("LIKENESS_UPLOAD_PREFIX", ""),
             queue_url=env.get("LIKENESS_QUEUE_URL") or None,
-            alias=env.get("LIKENESS_ALIAS", "images"),
+            alias=env.get("LIKENESS_ALIAS") or "images",
             index_api_key=env.get("QDRANT_API_KEY") or None,
             index_api_key_secret=env.get("QDRANT_API_KEY_SECRET_ARN") or None,
             index_timeout_s=_number(env, "QDRANT_TIMEOUT_S", 5.0),
-            read_tags=env.get("LIKENESS_READ_TAGS", "false").lower() in {"1", "true", "yes"},
+            read_tags=_switch(env, "LIKENESS_READ_TAGS"),
             schema=_schema(env),
             limits=Limits(
-                max_bytes=int(_number(env, "LIKENESS_MAX_BYTES", defaults.max_bytes)),
-                max_pixels=int(_number(env, "LIKENESS_MAX_PIXELS", defaults.max_pixels)),
+                max_bytes=_whole(env, "LIKENESS_MAX_BYTES", defaults.max_bytes),
+                max_pixels=_whole(env, "LIKENESS_MAX_PIXELS", defaults.max_pixels),
                 formats=(*defaults.formats, *extra),
             ),
-            threads=int(_number(env, "LIKENESS_THREADS", threads)),
+            threads=_whole(env, "LIKENESS_THREADS", threads),
         )
 
 
@@ -91,10 +93,25 @@ def _number(env: Mapping[str, str], name: str, default: float) -> float:
     return value
 
 
-def _schema(env: Mapping[str, str]) -> Schema:
-    text = env.get("LIKENESS_PAYLOAD_SCHEMA", "{}")
+def _whole(env: Mapping[str, str], name: str, default: int) -> int:
+    value = _number(env, name, default)
+    if value != int(value):
+        raise ConfigurationError(f"{name} must be a whole number: {env[name]!r}")
+    return int(value)
+
+
+def _switch(env: Mapping[str, str], name: str) -> bool:
     try:
-        types = json.loads(text)
-    except ValueError:
+        return _SWITCHES[(env.get(name) or "no").lower()]
+    except KeyError:
+        raise ConfigurationError(f"{name} is neither true nor false: {env[name]!r}") from None
+
+
+def _schema(env: Mapping[str, str]) -> Schema:
+    text = env.get("LIKENESS_PAYLOAD_SCHEMA") or "{}"
+    try:
+        return Schema.declare(json.loads(text))
+    except (ValueError, RecursionError):
         raise ConfigurationError(f"LIKENESS_PAYLOAD_SCHEMA is not JSON: {text!r}") from None
-    return Schema.declare(types)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"LIKENESS_PAYLOAD_SCHEMA: {error}") from None

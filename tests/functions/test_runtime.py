@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
@@ -16,9 +15,7 @@ from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from likeness.adapters.qdrant import Layout
 from likeness.adapters.qdrant_rest import RestIndex, Transport
@@ -36,19 +33,13 @@ from tests.lambda_runtime import (
     http_event,
     queue_event,
 )
+from tests.pictures import jpeg
 
 INDEX, SEARCH = "functions.index.app.handler", "functions.search.app.handler"
 # Qdrant's calls that change something, in the order in which a first batch makes them
 CREATE = r"PUT /collections/[^/]+"
 NAME = r"POST /collections/aliases"
 WRITE = r"PUT /collections/[^/]+/points\?.*"
-
-
-def picture(seed: int) -> bytes:
-    colours = np.random.default_rng(seed).integers(0, 255, (6, 8, 3), np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(colours).resize((640, 480), Image.Resampling.BICUBIC).save(file, "JPEG")
-    return file.getvalue()
 
 
 class Bucket:
@@ -125,14 +116,14 @@ def test_search_finds_what_the_index_function_wrote(
 ) -> None:
     url = qdrant_server.url_of(qdrant)
     with index_function(aws, url) as function:
-        event = bucket.put(**{"a ü+%.jpg": picture(1), "b.jpg": picture(2), "c.jpg": picture(3)})
+        event = bucket.put(**{"a ü+%.jpg": jpeg(1), "b.jpg": jpeg(2), "c.jpg": jpeg(3)})
         assert function.invoke(event) == {"batchItemFailures": []}
     assert indexed_etags(qdrant) == bucket.etags()
 
     with LambdaProcess(SEARCH, {"QDRANT_URL": url}) as function:
-        status, cold = search(function, picture(1))
+        status, cold = search(function, jpeg(1))
         process = function.pid
-        _, warm = search(function, picture(2))
+        _, warm = search(function, jpeg(2))
         assert function.pid == process
     assert status == 200
     assert [cold["results"][0]["key"], warm["results"][0]["key"]] == ["a ü+%.jpg", "b.jpg"]
@@ -157,14 +148,14 @@ def test_a_warm_index_function_answers_each_batch_in_part(
     aws: str, bucket: Bucket, qdrant: ThreadingHTTPServer
 ) -> None:
     with index_function(aws, qdrant_server.url_of(qdrant)) as function:
-        first = bucket.put(kept=picture(1), replaced=picture(2), deleted=picture(3), poison=b"no")
+        first = bucket.put(kept=jpeg(1), replaced=jpeg(2), deleted=jpeg(3), poison=b"no")
         first["Records"].append({"messageId": "unreadable", "body": "{"})
         failed = {"batchItemFailures": [{"itemIdentifier": "unreadable"}]}
         assert function.invoke(first) == failed
         assert indexed_etags(qdrant) == bucket.etags()
         process = function.pid
 
-        changes = bucket.put(replaced=picture(4))["Records"] + bucket.delete("deleted")["Records"]
+        changes = bucket.put(replaced=jpeg(4))["Records"] + bucket.delete("deleted")["Records"]
         assert function.invoke({"Records": changes}) == {"batchItemFailures": []}
         assert function.pid == process
     assert indexed_etags(qdrant) == bucket.etags()
@@ -197,7 +188,7 @@ def test_a_missing_setting_ends_the_start_and_is_named(handler: str) -> None:
 
 
 def test_a_batch_that_timed_out_is_reconciled_by_the_next_process(aws: str, bucket: Bucket) -> None:
-    event = bucket.put(a=picture(1), b=picture(2))
+    event = bucket.put(a=jpeg(1), b=jpeg(2))
     # the kernel takes the connections, and nobody ever answers
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
@@ -215,7 +206,7 @@ def test_a_batch_that_timed_out_is_reconciled_by_the_next_process(aws: str, buck
 def test_a_write_that_is_applied_but_never_confirmed_is_reconciled_by_the_next_process(
     aws: str, bucket: Bucket, qdrant: ThreadingHTTPServer
 ) -> None:
-    event = bucket.put(a=picture(1), b=picture(2))
+    event = bucket.put(a=jpeg(1), b=jpeg(2))
     over = threading.Event()
     interrupt(qdrant, WRITE, applied=True, action=over.wait)
     with index_function(aws, qdrant_server.url_of(qdrant)) as function:
@@ -233,7 +224,7 @@ def test_a_write_that_is_applied_but_never_confirmed_is_reconciled_by_the_next_p
 def test_a_process_killed_in_the_middle_of_a_batch_loses_and_doubles_nothing(
     call: str, applied: bool, aws: str, bucket: Bucket, qdrant: ThreadingHTTPServer
 ) -> None:
-    event = bucket.put(a=picture(1), b=picture(2), c=picture(3))
+    event = bucket.put(a=jpeg(1), b=jpeg(2), c=jpeg(3))
     with index_function(aws, qdrant_server.url_of(qdrant)) as function:
 
         def kill() -> None:
@@ -260,7 +251,7 @@ def test_a_restored_process_has_the_key_of_now(
         stop(qdrant)
         server = qdrant_server.start(qdrant.server_port, api_key="new")
         secrets.put_secret_value(SecretId=secret, SecretString="new")
-        event = bucket.put(a=picture(1))
+        event = bucket.put(a=jpeg(1))
         function.restore()
         if handler == INDEX:
             assert function.invoke(event) == {"batchItemFailures": []}
@@ -268,7 +259,7 @@ def test_a_restored_process_has_the_key_of_now(
         else:
             with index_function(aws, url, QDRANT_API_KEY="new") as index:
                 index.invoke(event)
-            status, answer = search(function, picture(1))
+            status, answer = search(function, jpeg(1))
             assert status == 200
             assert answer["results"][0]["key"] == "a"
     stop(server)

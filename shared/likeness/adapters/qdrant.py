@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 
@@ -68,7 +69,7 @@ def open_index(settings: Settings) -> VectorIndex:
         # not in the deployed functions, whose layer has no engine
         from likeness.adapters.qdrant_embedded import shared_index  # noqa: PLC0415
 
-        return shared_index(rest, layout)
+        return shared_index(unquote(rest), layout)
     raise ConfigurationError(f"QDRANT_URL: expected http(s)://… or file://…, got {scheme}://…")
 
 
@@ -109,7 +110,9 @@ def to_payload(point: Point) -> dict[str, Any]:
             "sha256": point.image.sha256,
         }
     if point.reason:
-        payload |= {"reason": point.reason, "detail": point.detail}
+        payload["reason"] = point.reason
+    if point.detail:
+        payload["detail"] = point.detail
     if point.meta:
         payload[META] = dict(point.meta)
     return payload

@@ -83,7 +83,9 @@ class EmbeddedIndex:
             if not (self._folder / name / _METADATA).exists():
                 self._create(name, model, dim)
             check_collection(name, self._metadata(name), dim, model)
-            self._index_payload(self._shard(name))
+            shard = self._shard(name)
+            with _translated():
+                self._index_payload(shard)
             aliases = self._aliases()
             if self._layout.alias not in aliases:
                 self._write_json(_ALIASES, {**aliases, self._layout.alias: name})
@@ -163,7 +165,8 @@ class EmbeddedIndex:
             vectors={VECTOR: edge.EdgeVectorParams(size=dim, distance=edge.Distance.Cosine)}
         )
         with _translated():
-            self._shards[name] = edge.EdgeShard.create(str(self._folder / name), config)
+            # load, not create: it also completes what a killed process left half-made
+            self._shards[name] = edge.EdgeShard.load(str(self._folder / name), config)
         # Written last: a folder without it was left half-made by a killed process.
         self._write_json(f"{name}/{_METADATA}", {"model": model, "dim": dim})
 

@@ -38,6 +38,7 @@ from likeness.records import (
 _ATTEMPTS = 3
 _CONNECT_TIMEOUT_S = 1.0
 _BACKOFF_S = 0.1
+_CHUNK_BYTES = 65_536
 _RETRIED = {429, 500, 502, 503, 504}
 _NOT_FOUND = 404
 _REFUSED = {401, 403}
@@ -52,8 +53,12 @@ class CircuitBreaker:
     that failed; its success closes the circuit.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, probe_s: float = _OPEN_S
+    ) -> None:
+        """`probe_s` is how long a call may take: the next probe waits for this one."""
         self._clock = clock
+        self._probe_s = max(probe_s, _OPEN_S)
         self._failures = 0
         self._open_until_s = 0.0
         self._lock = threading.Lock()
@@ -66,7 +71,7 @@ class CircuitBreaker:
             if self._clock() < self._open_until_s:
                 raise IndexUnavailable("Qdrant failed repeatedly; calls are paused for seconds")
             # let this call probe, and hold the others back until it has ended
-            self._open_until_s = self._clock() + _OPEN_S
+            self._open_until_s = self._clock() + self._probe_s
 
     def succeeded(self) -> None:
         with self._lock:
@@ -99,14 +104,14 @@ class Transport:
         self._url = url
         self._read_key = read_key
         self._timeout_s = timeout_s
-        self._breaker = breaker or CircuitBreaker()
+        self._breaker = breaker or CircuitBreaker(probe_s=timeout_s + 1)
         self._sleep = sleep
         self.reconnect()
 
     def reconnect(self) -> None:
         """Open connections and read the key anew: a restored snapshot's are dead and old."""
         headers = {"content-type": "application/json"}
-        if key := self._read_key():
+        if key := (self._read_key() or "").strip():  # a newline would make an invalid header
             headers["api-key"] = key
         self._pool = urllib3.PoolManager(headers=headers, retries=False, maxsize=8)
 
@@ -118,8 +123,8 @@ class Transport:
 
         Raises IndexMissing for 404, IndexUnavailable for all else that is not success.
         """
-        self._breaker.check()
         encoded = None if body is None else json.dumps(body, allow_nan=False).encode()
+        self._breaker.check()
         deadline_s = time.monotonic() + self._timeout_s
         for attempt in range(_ATTEMPTS):
             try:
@@ -145,10 +150,19 @@ class Transport:
     ) -> tuple[int, Any]:
         left_s = max(0.001, deadline_s - time.monotonic())
         timeout = urllib3.Timeout(total=left_s, connect=min(_CONNECT_TIMEOUT_S, left_s))
-        response = self._pool.request(method, self._url + path, body=body, timeout=timeout)
-        if response.status in _RETRIED:
+        response = self._pool.request(
+            method, self._url + path, body=body, timeout=timeout, preload_content=False
+        )
+        data = bytearray()
+        while part := response.read1(_CHUNK_BYTES):
+            data += part
+            # urllib3's timeout is for each read: a trickle would never end
+            if time.monotonic() > deadline_s:
+                response.close()
+                raise urllib3.exceptions.TimeoutError("the answer took too long")
+        if response.status in _RETRIED | _REFUSED:  # Qdrant refuses a key in plain text
             return response.status, None
-        return response.status, json.loads(response.data)
+        return response.status, json.loads(data)
 
 
 def _result(status: int, answer: Any, method: str, path: str) -> Any:
@@ -289,9 +303,12 @@ class RestIndex:
         }
         try:
             self._transport.call("PUT", f"/collections/{name}", body)
-        except IndexUnavailable:
+        except IndexUnavailable as error:
             # Another function created it first, or our own first try did and lost its answer.
-            self._describe(name)
+            try:
+                self._describe(name)
+            except IndexMissing:
+                raise error from None
 
     def _name_alias(self, name: str) -> None:
         aliases = self._transport.call("GET", "/aliases")["aliases"]

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 _CONFIG = Config(
     connect_timeout=2,
-    read_timeout=10,
-    retries={"mode": "standard", "max_attempts": 3},
+    read_timeout=5,
+    # botocore's `max_attempts` leaves out the first one; 3 × 7 s stay below the search's 28 s
+    retries={"mode": "standard", "total_max_attempts": 3},
     signature_version="s3v4",
 )
 _ABSENT = {"404", "NoSuchKey", "NotFound", "NoSuchVersion"}

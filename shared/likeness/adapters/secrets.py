@@ -14,10 +14,14 @@ def read_secret(arn: str) -> str:
     """
     # boto3 costs 0.3 s: a search function without a secret starts without it
     import boto3  # noqa: PLC0415
+    from botocore.config import Config  # noqa: PLC0415
     from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
 
+    # Lambda gives 10 s to what runs after a restore
+    config = Config(connect_timeout=1, read_timeout=3, retries={"total_max_attempts": 2})
     try:
-        text = boto3.client("secretsmanager").get_secret_value(SecretId=arn)["SecretString"]
+        client = boto3.client("secretsmanager", config=config)
+        text = client.get_secret_value(SecretId=arn)["SecretString"].strip()
     except (BotoCoreError, ClientError, KeyError) as error:
         raise ConfigurationError(f"cannot read the Qdrant secret: {error}") from error
     if not text.startswith("{"):

@@ -1,0 +1,61 @@
+"""MiniStack over TLS, with three of its gaps closed so that the template deploys as it stands.
+
+Run by the Python of `.venv-ministack`: that Python also runs the functions' handlers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from typing import Any
+
+from hypercorn.asyncio import serve
+from hypercorn.config import Config
+from ministack.app import app
+from ministack.services import apigateway_v1 as gateway
+from ministack.services.cloudformation import provisioners
+
+ESCAPED_SLASH = "~1"
+
+
+def close_gaps() -> None:
+    """What CloudFormation and API Gateway do with a template, and MiniStack 1.5.33 does not."""
+    import_path = gateway._import_path_item
+    create_api = gateway._create_rest_api
+    mapping = provisioners._RESOURCE_HANDLERS["AWS::Lambda::EventSourceMapping"]
+    create_mapping = mapping["create"]
+
+    def import_any_method(api: str, path: str, item: dict[str, Any], *rest: Any) -> None:
+        any_method = "x-amazon-apigateway-any-method"
+        item = {"any" if name == any_method else name: item[name] for name in item}
+        import_path(api, path, item, *rest)
+
+    def create_api_unescaped(data: dict[str, Any]) -> Any:
+        types = [kind.replace(ESCAPED_SLASH, "/") for kind in data.get("binaryMediaTypes", [])]
+        return create_api({**data, "binaryMediaTypes": types})
+
+    def create_mapping_with_number(name: str, properties: dict[str, Any], stack: str) -> Any:
+        scaling = {key: int(value) for key, value in properties["ScalingConfig"].items()}
+        return create_mapping(name, {**properties, "ScalingConfig": scaling}, stack)
+
+    gateway._OPENAPI_HTTP_METHODS.add("any")
+    gateway._import_path_item = import_any_method
+    gateway._create_rest_api = create_api_unescaped
+    mapping["create"] = create_mapping_with_number
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--certificate", required=True)
+    parser.add_argument("--private-key", required=True)
+    arguments = parser.parse_args()
+    config = Config()
+    config.bind = [f"127.0.0.1:{arguments.port}"]
+    config.certfile, config.keyfile = arguments.certificate, arguments.private_key
+    close_gaps()
+    asyncio.run(serve(app, config))
+
+
+if __name__ == "__main__":
+    main()

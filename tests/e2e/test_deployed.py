@@ -1,0 +1,352 @@
+"""The real template, deployed by SAM into a local AWS, and used as a caller would use it.
+
+MiniStack plays AWS over TLS and enforces IAM: each function has its own role's permissions and no
+more, and the policies that demand TLS are in force. `make e2e` builds what is deployed here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import boto3
+import pytest
+import urllib3
+from botocore.exceptions import ClientError
+
+from tests.pictures import jpeg, png
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+
+ROOT = Path(__file__).parents[2]
+BUILD = ROOT / ".aws-sam" / "e2e"
+REGION = "eu-west-1"
+QDRANT_KEY = "the key of the test's Qdrant"
+
+
+@dataclass(frozen=True)
+class Aws:
+    """A running MiniStack. `env` is what SDKs need to speak to it, and to nothing else."""
+
+    port: int
+    env: dict[str, str]
+
+    @property
+    def certificate(self) -> str:
+        return self.env["AWS_CA_BUNDLE"]
+
+    def client(self, service: str) -> Any:
+        return boto3.client(
+            service,
+            region_name=REGION,
+            endpoint_url=self.env["AWS_ENDPOINT_URL"],
+            verify=self.certificate,
+            aws_access_key_id=self.env["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=self.env["AWS_SECRET_ACCESS_KEY"],
+        )
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    text: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.text)
+
+
+class Service:
+    """The deployed stack: its bucket, and its HTTP API with or without the API key."""
+
+    def __init__(self, aws: Aws, outputs: dict[str, str]) -> None:
+        self.aws = aws
+        self.bucket = outputs["BucketName"]
+        self.s3 = aws.client("s3")
+        found = re.fullmatch(r"https://([^.]+)\.[^/]+(/.+)", outputs["ApiUrl"])
+        assert found
+        self._host = f"{found[1]}.execute-api.localhost:{aws.port}"
+        self._base = f"https://127.0.0.1:{aws.port}{found[2]}"
+        gateway = aws.client("apigateway")
+        self._key = gateway.get_api_key(apiKey=outputs["ApiKeyId"], includeValue=True)["value"]
+        self.http = urllib3.PoolManager(ca_certs=aws.certificate, retries=False)
+
+    def call(
+        self, method: str, path: str, body: bytes | None = None, kind: str = "", key: bool = True
+    ) -> Answer:
+        headers = {"Host": self._host}
+        if key:
+            headers["x-api-key"] = self._key
+        if kind:
+            headers["content-type"] = kind
+        answer = self.http.request(method, self._base + path, body=body, headers=headers)
+        return Answer(answer.status, answer.data.decode())
+
+    def search(self, **wanted: Any) -> Answer:
+        return self.call("POST", "/v1/search", json.dumps(wanted).encode(), "application/json")
+
+    def put(self, key: str, data: bytes, kind: str = "image/jpeg") -> None:
+        self.s3.put_object(Bucket=self.bucket, Key=key, Body=data, ContentType=kind)
+
+    def wait_for(self, key: str, state: str) -> Any:
+        """The key's status once it has come to a state."""
+
+        def status() -> Any:
+            return self.call("GET", f"/v1/status?{urlencode({'key': key})}").json
+
+        return eventually(status, lambda answer: answer.get("state") == state)
+
+
+def eventually(ask: Callable[[], Any], good: Callable[[Any], bool], within_s: float = 60) -> Any:
+    deadline_s = time.monotonic() + within_s
+    while not good(answer := ask()):
+        assert time.monotonic() < deadline_s, f"still {answer}"
+        time.sleep(0.3)
+    return answer
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextlib.contextmanager
+def running(*command: str, env: dict[str, str], log: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process whose whole group is killed in the end: MiniStack's has the functions' workers."""
+    with log.open("w") as errors:
+        process = subprocess.Popen(
+            command, env=env, cwd=ROOT, stdout=subprocess.PIPE, stderr=errors,
+            text=True, start_new_session=True,
+        )  # fmt: skip
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        print(f"--- {log.name} ---", log.read_text()[-20_000:], sep="\n")
+
+
+@pytest.fixture(scope="module")
+def qdrant(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a Qdrant that wants QDRANT_KEY."""
+    log = tmp_path_factory.mktemp("qdrant") / "qdrant.log"
+    script = str(ROOT / "tests" / "qdrant_server.py")
+    options = ["--port", "0", "--api-key", QDRANT_KEY]
+    with running(sys.executable, script, *options, env=dict(os.environ), log=log) as process:
+        assert process.stdout
+        yield process.stdout.readline().strip()
+
+
+@pytest.fixture(scope="module")
+def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aws]:
+    home = tmp_path_factory.mktemp("aws")
+    port = free_port()
+    certificate, private_key = home / "server.crt", home / "server.key"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
+         "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1",
+         "-keyout", private_key, "-out", certificate],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    env = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(home),
+        "TMPDIR": str(home),
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": REGION,
+        "AWS_ENDPOINT_URL": f"https://127.0.0.1:{port}",
+        "AWS_CA_BUNDLE": str(certificate),
+    }
+    settings = {
+        "AUTH": "true",
+        "USE_SSL": "1",
+        "GATEWAY_PORT": str(port),
+        "MINISTACK_REGION": REGION,
+        "STATE_DIR": str(home / "state"),
+        # MiniStack unpacks layers elsewhere than in /opt; the functions inherit this.
+        "LIKENESS_MODEL_DIR": str(BUILD / "ModelLayer" / "model"),
+    }
+    command = [
+        str(ROOT / ".venv-ministack" / "bin" / "python"),
+        str(Path(__file__).with_name("local_aws.py")),
+        *(
+            "--port",
+            str(port),
+            "--certificate",
+            str(certificate),
+            "--private-key",
+            str(private_key),
+        ),
+    ]
+    with running(*command, env=env | settings, log=home / "ministack.log") as process:
+        http = urllib3.PoolManager(ca_certs=str(certificate), retries=False)
+
+        def healthy() -> bool:
+            assert process.poll() is None, "MiniStack has ended"
+            try:
+                return (
+                    http.request("GET", f"{env['AWS_ENDPOINT_URL']}/_ministack/health").status
+                    == 200
+                )
+            except urllib3.exceptions.HTTPError:
+                return False
+
+        eventually(healthy, bool)
+        yield Aws(port, env)
+
+
+@pytest.fixture(scope="module")
+def service(aws: Aws, qdrant: str) -> Service:
+    assert BUILD.is_dir(), "nothing is built: run `make e2e`"
+    stack = "likeness-e2e"
+    subprocess.run(
+        [ROOT / ".venv-sam" / "bin" / "sam", "deploy", "--stack-name", stack,
+         "--template-file", BUILD / "template.yaml", "--resolve-s3", "--no-progressbar",
+         "--no-confirm-changeset", "--capabilities", "CAPABILITY_IAM", "--parameter-overrides",
+         f"QdrantUrl={qdrant}", f"QdrantApiKey='{QDRANT_KEY}'",
+         """PayloadSchema='{"shop":"keyword"}'"""],
+        cwd=aws.env["HOME"], env={**aws.env, "SAM_CLI_TELEMETRY": "0"}, check=True,
+    )  # fmt: skip
+    [deployed] = aws.client("cloudformation").describe_stacks(StackName=stack)["Stacks"]
+    outputs = {output["OutputKey"]: output["OutputValue"] for output in deployed["Outputs"]}
+    return Service(aws, outputs)
+
+
+def test_an_uploaded_image_is_found_by_a_photo_of_it(service: Service) -> None:
+    for seed in range(3):
+        service.put(f"shelf {seed}+é.jpg", jpeg(seed))
+    for seed in range(3):
+        service.wait_for(f"shelf {seed}+é.jpg", "live")
+    answer = service.call("POST", "/v1/search?limit=2", jpeg(1, quality=60), "image/jpeg")
+    assert answer.status == 200, answer.text
+    best, second = answer.json["results"]
+    assert best["key"] == "shelf 1+é.jpg"
+    assert best["score"] > 0.99 > second["score"]
+
+
+def test_a_form_and_json_find_it_too(service: Service) -> None:
+    service.put("form.png", png(10), "image/png")
+    service.wait_for("form.png", "live")
+    body, kind = urllib3.encode_multipart_formdata(
+        {"image": ("photo.png", png(10), "image/png"), "limit": "1"}
+    )
+    by_form = service.call("POST", "/v1/search", body, kind)
+    assert by_form.status == 200, by_form.text
+    assert [result["key"] for result in by_form.json["results"]] == ["form.png"]
+    by_key = service.search(key="form.png", limit=1)
+    assert by_key.status == 200, by_key.text
+    assert "form.png" not in [result["key"] for result in by_key.json["results"]]
+
+
+def test_an_object_that_is_not_indexed_can_be_searched_with(service: Service) -> None:
+    service.put("indexed.jpg", jpeg(20))
+    service.wait_for("indexed.jpg", "live")
+    assert service.search(key="no such object.jpg").status == 404
+
+
+def test_a_result_is_downloaded_by_its_url(service: Service) -> None:
+    service.put("download.jpg", jpeg(30))
+    service.wait_for("download.jpg", "live")
+    answer = service.call("POST", "/v1/search?limit=1&with_url=true", jpeg(30), "image/jpeg")
+    url = answer.json["results"][0]["url"]
+    assert service.http.request("GET", url).data == jpeg(30)
+
+
+def test_what_is_no_image_is_rejected_with_the_reason(service: Service) -> None:
+    service.put("note.jpg", b"not an image at all")
+    assert service.wait_for("note.jpg", "rejected")["reason"] == "not-an-image"
+
+
+def test_a_deleted_image_is_no_longer_found(service: Service) -> None:
+    service.put("short-lived.jpg", jpeg(40))
+    service.wait_for("short-lived.jpg", "live")
+    service.s3.delete_object(Bucket=service.bucket, Key="short-lived.jpg")
+    service.wait_for("short-lived.jpg", "gone")
+    answer = service.call("POST", "/v1/search?limit=100", jpeg(40), "image/jpeg")
+    assert "short-lived.jpg" not in [result["key"] for result in answer.json["results"]]
+
+
+def test_an_image_uploaded_by_a_form_becomes_searchable(service: Service) -> None:
+    wanted = {"content_type": "image/png", "name": "mine.png", "metadata": {"shop": "north"}}
+    asked = service.call("POST", "/v1/uploads", json.dumps(wanted).encode(), "application/json")
+    assert asked.status == 201, asked.text
+    ticket = asked.json
+    form = {**ticket["fields"], "file": ("mine.png", png(50), "image/png")}
+    body, kind = urllib3.encode_multipart_formdata(form)
+    sent = service.http.request("POST", ticket["url"], body=body, headers={"content-type": kind})
+    assert sent.status == 204, sent.data
+    service.wait_for(ticket["key"], "live")
+    north = {"must": [{"key": "shop", "match": {"value": "north"}}]}
+    [only] = service.search(key=ticket["key"], filter=north).json["results"] or [None]
+    assert only is None
+    query = urlencode({"filter": json.dumps(north)})
+    answer = service.call("POST", f"/v1/search?{query}", png(50), "image/png")
+    assert [result["id"] for result in answer.json["results"]] == [ticket["id"]]
+
+
+def test_a_form_that_was_changed_is_refused(service: Service) -> None:
+    wanted = json.dumps({"content_type": "image/png"}).encode()
+    ticket = service.call("POST", "/v1/uploads", wanted, "application/json").json
+    form = {**ticket["fields"], "key": "elsewhere.png", "file": ("x.png", png(60), "image/png")}
+    body, kind = urllib3.encode_multipart_formdata(form)
+    sent = service.http.request("POST", ticket["url"], body=body, headers={"content-type": kind})
+    assert sent.status == 403
+
+
+def test_a_request_without_the_api_key_is_refused(service: Service) -> None:
+    assert service.call("GET", "/v1/health", key=False).status == 403
+    assert service.call("GET", "/v1/health").status == 200
+
+
+def test_the_service_is_ready(service: Service) -> None:
+    service.put("first.jpg", jpeg(70))
+    service.wait_for("first.jpg", "live")
+    answer = service.call("GET", "/v1/ready")
+    assert (answer.status, answer.json["status"]) == (200, "ok")
+
+
+def test_the_bucket_and_the_queue_refuse_a_request_without_tls(service: Service) -> None:
+    def plainly(request: Any, **_: Any) -> None:
+        request.headers["x-forwarded-proto"] = "http"  # what MiniStack believes
+
+    s3 = service.aws.client("s3")
+    s3.meta.events.register("before-sign.s3", plainly)
+    with pytest.raises(ClientError, match="AccessDenied"):
+        s3.list_objects_v2(Bucket=service.bucket)
+    sqs = service.aws.client("sqs")
+    urls = sqs.list_queues()["QueueUrls"]
+    assert len(urls) == 2
+    sqs.meta.events.register("before-sign.sqs", plainly)
+    for url in urls:
+        with pytest.raises(ClientError, match="AccessDenied"):
+            sqs.send_message(QueueUrl=url, MessageBody="{}")
+
+
+@pytest.mark.parametrize("name", ["index", "search"])
+def test_the_layers_hold_all_that_a_function_imports(name: str) -> None:
+    function = BUILD / f"{name.capitalize()}Function"
+    paths = [BUILD / "RuntimeLayer" / "python", BUILD / "SharedLayer" / "python", function]
+    code = f"import sys; sys.path[:0] = {list(map(str, paths))}; import functions.{name}.app"
+    python = ROOT / ".venv-ministack" / "bin" / "python"
+    env = {
+        "QDRANT_URL": "http://127.0.0.1:1",
+        "LIKENESS_MODEL_DIR": str(BUILD / "ModelLayer" / "model"),
+        "AWS_DEFAULT_REGION": REGION,
+    }
+    subprocess.run([python, "-I", "-S", "-c", code], env=env, check=True)

@@ -1,0 +1,309 @@
+"""The index function's handler over a bucket in memory and the real embedded engine.
+
+What people and machines do to it: garbage, bombs, the same event five times, in any order.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import logging
+import random
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote_plus
+
+import pytest
+from aws_lambda_powertools import Logger, Metrics
+from PIL import Image
+
+from functions.index.handler import Handler
+from likeness.adapters.qdrant import Layout
+from likeness.adapters.qdrant_embedded import EmbeddedIndex
+from likeness.embedding import Embedder
+from likeness.errors import StoreUnavailable, Unavailable
+from likeness.filters import Schema
+from likeness.indexing import Indexer
+from likeness.records import ObjectRef, Point, State
+from tests.fake_bucket import FakeBucket
+from tests.pictures import encoded, jpeg, picture, png
+
+MODEL = Path(__file__).parents[2] / "layers" / "model"
+EVENTS = Path(__file__).parents[2] / "events"
+SCHEMA = Schema.declare({"brand": "keyword", "price": "float"})
+
+
+class Service:
+    """The handler, the bucket it watches and the index it keeps."""
+
+    def __init__(self, index: EmbeddedIndex) -> None:
+        self.index = index
+        self.bucket = FakeBucket("photos")
+        self.embedder = Embedder(MODEL)
+        self.store: Any = self.bucket
+        self._ids = itertools.count(1)
+
+    def handle(self, event: dict[str, Any]) -> dict[str, Any]:
+        indexer = Indexer(self.store, self.index, self.embedder, SCHEMA)
+        logger = Logger(service="index", logger_handler=logging.NullHandler())
+        return Handler(indexer, logger, Metrics(namespace="Test", service="index"))(event, None)
+
+    def deliver(self, *keys: str, times: int = 1) -> dict[str, Any]:
+        """One SQS batch with a message for each key; returns the handler's answer."""
+        bodies = [notification(self.bucket.name, key) for key in keys] * times
+        return self.handle(self.batch(*bodies))
+
+    def batch(self, *bodies: str) -> dict[str, Any]:
+        records = [{"messageId": f"m{next(self._ids)}", "body": body} for body in bodies]
+        return {"Records": records}
+
+    def point(self, key: str) -> Point | None:
+        return self.index.fetch(ObjectRef(self.bucket.name, key).point_id)
+
+
+def notification(bucket: str, key: str) -> str:
+    s3 = {"bucket": {"name": bucket}, "object": {"key": quote_plus(key), "sequencer": "0A"}}
+    return json.dumps({"Records": [{"eventTime": "2026-11-22T10:00:00.000Z", "s3": s3}]})
+
+
+@pytest.fixture
+def service(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Service]:
+    index = EmbeddedIndex(tmp_path / "index", Layout("images", SCHEMA))
+    yield Service(index)
+    index.close()
+
+
+def huge_png() -> bytes:
+    """20,000 × 20,000 white pixels in some fifty kilobytes."""
+    image = io.BytesIO()
+    Image.new("1", (8, 8)).save(image, "PNG")
+    data = bytearray(image.getvalue())
+    size = (20_000).to_bytes(4, "big")
+    data[16:24] = size + size
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+    return bytes(data) + bytes(50_000)
+
+
+def animated_gif() -> bytes:
+    frames = [picture(seed, 32, 24).convert("P") for seed in range(20)] * 25
+    out = io.BytesIO()
+    frames[0].save(out, "GIF", save_all=True, append_images=frames[1:])
+    return out.getvalue()
+
+
+def odd_cmyk() -> bytes:
+    return encoded(picture(3).convert("CMYK"), "JPEG", icc_profile=b"\x00no profile at all" * 9)
+
+
+def test_an_upload_becomes_searchable_with_its_metadata(service: Service) -> None:
+    service.bucket.put("a.png", png(1), {"brand": "acme", "price": "9.5", "other": "x"})
+    assert service.deliver("a.png") == {"batchItemFailures": []}
+    point = service.point("a.png")
+    assert point is not None and point.vector is not None and point.image is not None
+    assert point.meta == {"brand": "acme", "price": 9.5}
+    assert (point.image.width, point.image.height, point.image.format) == (96, 72, "PNG")
+    [found] = service.index.nearest(point.vector, 5)
+    assert found.point.ref.key == "a.png"
+
+
+def test_metadata_that_does_not_fit_its_type_is_named(service: Service) -> None:
+    service.bucket.put("a.png", png(1), {"brand": "acme", "price": "cheap"})
+    service.deliver("a.png")
+    point = service.point("a.png")
+    assert point is not None and point.state is State.LIVE
+    assert point.meta == {"brand": "acme"}
+    assert point.detail == "metadata left out, not of its type: price"
+
+
+def test_tags_are_metadata_too_but_metadata_wins(service: Service) -> None:
+    service.bucket.put("a.png", png(1), {"price": "2"}, tags={"brand": "zeta", "price": "1"})
+    service.deliver("a.png")
+    point = service.point("a.png")
+    assert point is not None and point.meta == {"brand": "zeta", "price": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "not-an-image"),
+        (b"\xff", "not-an-image"),
+        (b"Dear Sir or Madam", "not-an-image"),
+        (jpeg(1, 640, 480)[:2000], "truncated-image"),
+        (png(1, 640, 480)[:-500], "truncated-image"),
+        (huge_png(), "too-many-pixels"),
+        (b"II*\x00" + bytes(100), "unsupported-format"),
+        (b"\xff\xd8\xff" + bytes(21 * 1024 * 1024), "image-too-large"),
+        (encoded(Image.new("RGB", (64, 64), "red")), "no-detail"),
+    ],
+    ids=["empty", "1 byte", "text", "half JPEG", "half PNG", "bomb", "TIFF", "21 MiB", "flat"],
+)
+def test_a_bad_file_is_recorded_as_rejected_and_acknowledged(
+    service: Service, data: bytes, reason: str
+) -> None:
+    service.bucket.put("bad.jpg", data)
+    service.bucket.put("good.png", png(2))
+    assert service.deliver("bad.jpg", "good.png") == {"batchItemFailures": []}
+    bad, good = service.point("bad.jpg"), service.point("good.png")
+    assert bad is not None and (bad.state, bad.reason, bad.vector) == (
+        State.REJECTED,
+        reason,
+        None,
+    )
+    assert bad.detail
+    assert good is not None and good.state is State.LIVE
+
+
+def test_a_huge_object_is_rejected_unread(service: Service) -> None:
+    service.bucket.put("huge.jpg", bytes(100_000_000))
+    service.store = FailingReads(service.bucket)
+    assert service.deliver("huge.jpg") == {"batchItemFailures": []}
+    point = service.point("huge.jpg")
+    assert point is not None and point.reason == "image-too-large"
+
+
+@pytest.mark.parametrize("data", [animated_gif(), odd_cmyk()], ids=["500 frames", "CMYK"])
+def test_an_odd_but_valid_file_is_indexed(service: Service, data: bytes) -> None:
+    service.bucket.put("odd", data)
+    service.deliver("odd")
+    point = service.point("odd")
+    assert point is not None and point.state is State.LIVE
+
+
+@pytest.mark.parametrize(
+    "key", ["a%2Bb.png", "a+b c.png", "../up/./.png", "😀/ü.png", "a//b", "x" * 1000, "a\tb?&=#"]
+)
+def test_any_key_is_indexed_under_its_own_name(service: Service, key: str) -> None:
+    service.bucket.put(key, png(1))
+    assert service.deliver(key) == {"batchItemFailures": []}
+    point = service.point(key)
+    assert point is not None and point.ref.key == key
+
+
+def test_the_same_event_five_times_stores_one_point(service: Service) -> None:
+    service.bucket.put("a.png", png(1))
+    for _ in range(5):
+        assert service.deliver("a.png", times=5) == {"batchItemFailures": []}
+    assert service.index.info().points == 1
+
+
+def test_shuffled_events_of_overwrites_and_deletes_end_right(service: Service) -> None:
+    keys = [f"k{i}.png" for i in range(6)]
+    for round_ in range(3):
+        for i, key in enumerate(keys):
+            service.bucket.put(key, png(10 * round_ + i))
+        if round_ == 0:
+            service.deliver(*keys)
+    for key in keys[:3]:
+        service.bucket.remove(key)
+    events = keys * 4
+    random.Random(5).shuffle(events)
+    for at in range(0, len(events), 10):
+        service.deliver(*events[at : at + 10])
+    states = [service.point(key).state for key in keys]  # type: ignore[union-attr]
+    assert states == [State.GONE] * 3 + [State.LIVE] * 3
+
+
+def test_an_object_deleted_between_event_and_read_leaves_no_trace(service: Service) -> None:
+    service.bucket.put("a.png", png(1))
+    service.store = DeletingOnRead(service.bucket)
+    assert service.deliver("a.png") == {"batchItemFailures": []}
+    assert service.point("a.png") is None
+
+
+def test_an_overwritten_rejected_file_becomes_live(service: Service) -> None:
+    service.bucket.put("a.png", b"garbage")
+    service.deliver("a.png")
+    service.bucket.put("a.png", png(1))
+    service.deliver("a.png")
+    point = service.point("a.png")
+    assert point is not None and (point.state, point.reason) == (State.LIVE, None)
+
+
+def test_a_store_fault_fails_its_record_alone(service: Service) -> None:
+    for key in ("a.png", "b.png", "c.png"):
+        service.bucket.put(key, png(ord(key[0])))
+    service.store = FailingReads(service.bucket, only="b.png")
+    event = service.batch(*(notification("photos", f"{key}.png") for key in "abc"))
+    answer = service.handle(event)
+    assert answer == {"batchItemFailures": [{"itemIdentifier": event["Records"][1]["messageId"]}]}
+    assert service.point("b.png") is None
+    assert service.point("a.png") and service.point("c.png")
+
+
+def test_a_dead_index_fails_every_record(service: Service) -> None:
+    service.bucket.put("a.png", png(1))
+    service.index.close()
+    event = service.batch(notification("photos", "a.png"), notification("photos", "b.png"))
+    failed = service.handle(event)["batchItemFailures"]
+    assert [f["itemIdentifier"] for f in failed] == [r["messageId"] for r in event["Records"]]
+
+
+def test_an_unreadable_message_fails_alone(service: Service) -> None:
+    service.bucket.put("a.png", png(1))
+    event = service.batch("no JSON", notification("photos", "a.png"))
+    failed = service.handle(event)["batchItemFailures"]
+    assert [f["itemIdentifier"] for f in failed] == [event["Records"][0]["messageId"]]
+    assert service.point("a.png") is not None
+
+
+def test_the_test_event_is_acknowledged(service: Service) -> None:
+    event = json.loads((EVENTS / "sqs_s3_test.json").read_text())
+    assert service.handle(event) == {"batchItemFailures": []}
+
+
+def test_a_direct_event_answers_with_what_it_did(service: Service) -> None:
+    service.bucket.put("holiday/café + sun 100% 😀.jpg", jpeg(1))
+    event = json.loads((EVENTS / "s3_put.json").read_text())
+    assert service.handle(event) == {"indexed": 1}
+
+
+def test_a_direct_event_that_failed_raises_so_that_lambda_repeats_it(service: Service) -> None:
+    service.bucket.put("holiday/café + sun 100% 😀.jpg", jpeg(1))
+    service.index.close()
+    with pytest.raises(Unavailable):
+        service.handle(json.loads((EVENTS / "s3_put.json").read_text()))
+
+
+def test_logs_and_metrics_tell_what_happened(
+    service: Service, capsys: pytest.CaptureFixture[str]
+) -> None:
+    service.bucket.put("a.png", png(1))
+    service.bucket.put("b.png", b"garbage")
+    service.deliver("a.png", "b.png")
+    [line] = [text for text in capsys.readouterr().out.splitlines() if "_aws" in text]
+    emitted = json.loads(line)
+    assert (emitted["Indexed"], emitted["Rejected"]) == ([1.0], [1.0])
+    assert all(lag >= 0 for lag in emitted["EventLagSeconds"])
+
+
+class FailingReads:
+    """A store whose reads fail, all or those of one key."""
+
+    def __init__(self, bucket: FakeBucket, only: str | None = None) -> None:
+        self._bucket = bucket
+        self._only = only
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._bucket, name)
+
+    def read(self, ref: ObjectRef, etag: str, max_bytes: int) -> Any:
+        if self._only in (None, ref.key):
+            raise StoreUnavailable("S3 answered SlowDown")
+        return self._bucket.read(ref, etag, max_bytes)
+
+
+class DeletingOnRead:
+    """A store whose object is deleted just before it is read."""
+
+    def __init__(self, bucket: FakeBucket) -> None:
+        self._bucket = bucket
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._bucket, name)
+
+    def read(self, ref: ObjectRef, etag: str, max_bytes: int) -> Any:
+        self._bucket.remove(ref.key)
+        return self._bucket.read(ref, etag, max_bytes)
