@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -139,6 +140,7 @@ def _free_port() -> int:
 def _ministack(data: Path) -> Iterator[str]:
     state = (data / "aws").resolve()
     state.mkdir(exist_ok=True)
+    _stop_leftover(state)
     port = _free_port()
     environment = {
         **os.environ,
@@ -167,6 +169,16 @@ def _ministack(data: Path) -> Iterator[str]:
             process.wait(10)
         except subprocess.TimeoutExpired:
             process.kill()
+
+
+def _stop_leftover(state: Path) -> None:
+    """A service that was killed leaves its MiniStack behind, which would keep the same folder."""
+    for pid_file in state.glob("ministack-*.pid"):
+        pid = pid_file.read_text().strip()
+        listed = subprocess.run(["ps", "-o", "args=", "-p", pid], capture_output=True, check=False)
+        if b"ministack" in listed.stdout:
+            os.kill(int(pid), signal.SIGKILL)
+        pid_file.unlink(missing_ok=True)
 
 
 def _wait_until_up(url: str, process: subprocess.Popen[bytes], log: Path) -> None:

@@ -12,7 +12,6 @@ import json
 import os
 import queue
 import re
-import signal
 import socket
 import subprocess
 import sys
@@ -155,8 +154,7 @@ class LambdaProcess:
     def kill(self) -> None:
         """End the process at once, as Lambda does after a timeout."""
         if self._process:
-            with suppress(ProcessLookupError):
-                os.kill(self._process.pid, signal.SIGKILL)
+            self._process.kill()
             self._process.wait()
         if self._api:
             self._api.close()
@@ -195,7 +193,7 @@ class LambdaProcess:
 
 
 def environment(handler: str, memory_mb: int = 1769, snap_start: bool = False) -> dict[str, str]:
-    """What Lambda itself sets, and nothing of ours ("Defined runtime environment variables")."""
+    """What Lambda sets ("Defined runtime environment variables"), and where our layers lie."""
     name = handler.split(".")[1]
     return {
         **CREDENTIALS,

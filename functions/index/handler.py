@@ -70,6 +70,7 @@ class Handler:
                 lag_s = max(0.0, now_s - hint.event_time_s)
                 self._metrics.add_metric("EventLagSeconds", MetricUnit.Seconds, lag_s)
         self._metrics.flush_metrics()
+        self._metrics.clear_metrics()  # flushing leaves them where metrics are switched off
 
     def _report(self, outcome: Outcome) -> None:
         name = outcome.result.value.capitalize()

@@ -91,8 +91,9 @@ def _open_session(path: Path, threads: int) -> ort.InferenceSession:
     options.log_severity_level = _ERRORS_ONLY
     # Spinning threads fight over a Lambda's fraction of a core: it doubled the latency.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # From bytes: the file that was hashed is all there is, external data is refused.
     try:
-        return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
     # onnxruntime raises a dozen classes of its own, all for a file that it cannot run
     except Exception as error:
         raise ModelBundleError(f"onnxruntime cannot load {path.name}: {error}") from error

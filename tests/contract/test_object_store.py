@@ -50,6 +50,7 @@ def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN"):
             patch.delenv(name, raising=False)
+        patch.setattr(boto3, "DEFAULT_SESSION", None)  # it would remember other credentials
         # set before it starts: it checks the signatures of presigned requests with this very key
         for name, text in local.aws_environment("").items():
             patch.setenv(name, text)

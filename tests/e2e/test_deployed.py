@@ -33,7 +33,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 ROOT = Path(__file__).parents[2]
 BUILD = ROOT / ".aws-sam" / "e2e"
 REGION = "eu-west-1"
-QDRANT_KEY = "the key of the test's Qdrant"
+QDRANT_KEY = "a-key-of-the-test"
 
 
 @dataclass(frozen=True)
@@ -212,20 +212,24 @@ def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aws]:
 
 
 @pytest.fixture(scope="module")
-def service(aws: Aws, qdrant: str) -> Service:
+def service(aws: Aws, qdrant: str) -> Iterator[Service]:
     assert BUILD.is_dir(), "nothing is built: run `make e2e`"
     stack = "likeness-e2e"
     subprocess.run(
         [ROOT / ".venv-sam" / "bin" / "sam", "deploy", "--stack-name", stack,
          "--template-file", BUILD / "template.yaml", "--resolve-s3", "--no-progressbar",
          "--no-confirm-changeset", "--capabilities", "CAPABILITY_IAM", "--parameter-overrides",
-         f"QdrantUrl={qdrant}", f"QdrantApiKey='{QDRANT_KEY}'",
+         f"QdrantUrl={qdrant}", f"QdrantApiKey={QDRANT_KEY}",
          """PayloadSchema='{"shop":"keyword"}'"""],
         cwd=aws.env["HOME"], env={**aws.env, "SAM_CLI_TELEMETRY": "0"}, check=True,
     )  # fmt: skip
     [deployed] = aws.client("cloudformation").describe_stacks(StackName=stack)["Stacks"]
     outputs = {output["OutputKey"]: output["OutputValue"] for output in deployed["Outputs"]}
-    return Service(aws, outputs)
+    yield Service(aws, outputs)
+    logs = aws.client("logs")
+    for name in ("index", "search"):
+        events = logs.filter_log_events(logGroupName=f"/aws/lambda/{stack}-{name}")["events"]
+        print(f"--- {name} ---", *(event["message"] for event in events[-200:]), sep="\n")
 
 
 def test_an_uploaded_image_is_found_by_a_photo_of_it(service: Service) -> None:
@@ -321,21 +325,41 @@ def test_the_service_is_ready(service: Service) -> None:
     assert (answer.status, answer.json["status"]) == (200, "ok")
 
 
-def test_the_bucket_and_the_queue_refuse_a_request_without_tls(service: Service) -> None:
-    def plainly(request: Any, **_: Any) -> None:
-        request.headers["x-forwarded-proto"] = "http"  # what MiniStack believes
+def test_the_bucket_and_the_queues_refuse_a_request_without_tls(service: Service) -> None:
+    clients = administrator(service.aws)
+    s3, sqs = clients("s3"), clients("sqs")
+    queues = service.aws.client("sqs").list_queues()["QueueUrls"]
+    requests = [
+        lambda: s3.list_objects_v2(Bucket=service.bucket),
+        *(lambda url=url: sqs.get_queue_attributes(QueueUrl=url) for url in queues),
+    ]
+    assert len(requests) == 3
+    for request in requests:
+        request()
 
-    s3 = service.aws.client("s3")
-    s3.meta.events.register("before-sign.s3", plainly)
-    with pytest.raises(ClientError, match="AccessDenied"):
-        s3.list_objects_v2(Bucket=service.bucket)
-    sqs = service.aws.client("sqs")
-    urls = sqs.list_queues()["QueueUrls"]
-    assert len(urls) == 2
-    sqs.meta.events.register("before-sign.sqs", plainly)
-    for url in urls:
+    def pretend(request: Any, **_: Any) -> None:
+        request.headers["x-forwarded-proto"] = "http"  # MiniStack believes it
+
+    for client in (s3, sqs):
+        client.meta.events.register("before-sign", pretend)
+    for request in requests:
         with pytest.raises(ClientError, match="AccessDenied"):
-            sqs.send_message(QueueUrl=url, MessageBody="{}")
+            request()
+
+
+def administrator(aws: Aws) -> Callable[[str], Any]:
+    """Clients of a user who may do anything: policies do not bind MiniStack's root."""
+    iam = aws.client("iam")
+    iam.create_user(UserName="administrator")
+    everything = {"Effect": "Allow", "Action": "*", "Resource": "*"}
+    policy = json.dumps({"Version": "2012-10-17", "Statement": [everything]})
+    iam.put_user_policy(UserName="administrator", PolicyName="all", PolicyDocument=policy)
+    key = iam.create_access_key(UserName="administrator")["AccessKey"]
+    secrets = {
+        "AWS_ACCESS_KEY_ID": key["AccessKeyId"],
+        "AWS_SECRET_ACCESS_KEY": key["SecretAccessKey"],
+    }
+    return Aws(aws.port, aws.env | secrets).client
 
 
 @pytest.mark.parametrize("name", ["index", "search"])

@@ -45,7 +45,7 @@ class Network:
 
     def __init__(self, shape: Shape, kind: int = FLOAT, name: str = "image") -> None:
         self._input = helper.make_tensor_value_info(name, kind, shape)
-        self._last = name
+        self.output = name
         self._nodes: list[Any] = []
         self._constants: list[Any] = []
         self._random = np.random.default_rng(5)
@@ -60,9 +60,9 @@ class Network:
 
     def then(self, operator: str, *others: str, **attributes: Any) -> Network:
         output = f"value{len(self._nodes)}"
-        inputs = [self._last, *others]
+        inputs = [self.output, *others]
         self._nodes.append(helper.make_node(operator, inputs, [output], **attributes))
-        self._last = output
+        self.output = output
         return self
 
     def patches(self, dim: int, patch: int) -> Network:
@@ -77,7 +77,7 @@ class Network:
 
     def behind_a_class_token(self) -> Network:
         """(N, T, dim) → (N, 1 + T, dim)"""
-        tokens = self._last
+        tokens = self.output
         self.then("ReduceMax", axes=[1], keepdims=1)
         return self.then("Concat", tokens, axis=1)
 
@@ -120,7 +120,7 @@ def mobilenet(batch: int | str = "N") -> Any:
     return network.then("Transpose", perm=[0, 3, 1, 2]).patches(40, 16).average().model([batch, 40])
 
 
-CLIP = {
+CLIP: dict[str, Any] = {
     "input": {"name": "image", "height": 224, "width": 224},
     "resize": {"rule": "crop", "filter": "bicubic", "short_side": 224},
     "normalise": {
@@ -130,7 +130,7 @@ CLIP = {
     "embedding": {"name": "embedding", "dim": 512},
 }
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
-DINOV2 = CLIP | {
+DINOV2: dict[str, Any] = CLIP | {
     "resize": {"rule": "crop", "short_side": 256},
     "normalise": IMAGENET,
     "embedding": {"name": "embedding", "dim": 384, "pooling": "cls"},
@@ -145,7 +145,7 @@ SIGLIP = CLIP | {
 }
 RESNET_MEAN = DINOV2 | {"embedding": {"name": "embedding", "dim": 64, "pooling": "mean"}}
 RESNET_GEM = DINOV2 | {"embedding": {"name": "embedding", "dim": 64, "pooling": "gem"}}
-MOBILENET = {
+MOBILENET: dict[str, Any] = {
     "input": {"name": "image", "height": 64, "width": 64, "layout": "NHWC", "dtype": "uint8"},
     "resize": {"rule": "crop"},
     "normalise": {},
@@ -291,6 +291,17 @@ def test_a_network_that_takes_one_picture_is_given_them_one_by_one(
     np.testing.assert_array_equal(together, single)
 
 
+def test_a_network_that_takes_batches_is_given_all_pictures_at_once(tmp_path: Path) -> None:
+    """This one subtracts the mean of the batch: pictures that come alone would all be zero."""
+    network = Network(["N", 3, 224, 224]).patches(512, 32).average()
+    vectors = network.output
+    centred = network.then("ReduceMean", axes=[0], keepdims=1).then("Neg").then("Add", vectors)
+    embedder = Embedder(write(tmp_path, centred.model(["N", 512]), CLIP))
+    first, second = embed(embedder, pictures(2))
+    np.testing.assert_allclose(first, -second, atol=1e-4)
+    assert np.linalg.norm(first) == pytest.approx(1, abs=1e-4)
+
+
 def test_an_output_map_of_one_pixel_is_a_vector(tmp_path: Path) -> None:
     network = Network(["N", 3, 224, 224]).patches(512, 32).then("GlobalAveragePool")
     folder = write(tmp_path, network.model(["N", 512, 1, 1]), CLIP)
@@ -329,7 +340,7 @@ def test_mean_pooling_of_a_map_and_of_its_tokens_is_the_same() -> None:
     maps = np.random.default_rng(0).normal(size=(2, 8, 3, 5)).astype(np.float32)
     tokens = maps.reshape(2, 8, 15).transpose(0, 2, 1)
     for pooling in ("mean", "gem"):
-        output = Output("embedding", 8, pooling)  # type: ignore[arg-type]
+        output = Output("embedding", 8, pooling)
         np.testing.assert_allclose(pooled(maps, output), pooled(tokens, output), rtol=1e-5)
 
 

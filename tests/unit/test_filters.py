@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from qdrant_client import models
 
+from likeness.adapters.qdrant import Layout
+from likeness.adapters.qdrant_embedded import EmbeddedIndex
 from likeness.adapters.s3 import _ascii
 from likeness.errors import ConfigurationError, InvalidRequest, UnknownFilterKey
 from likeness.filters import Schema
@@ -365,6 +369,23 @@ def test_any_json_value_is_compiled_or_refused(value: Any) -> None:
     assert json.loads(json.dumps(compiled, allow_nan=False)) == compiled
     json.dumps(compiled, ensure_ascii=False).encode()
     models.Filter.model_validate(compiled, extra="forbid")
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedIndex]:
+    index = EmbeddedIndex(tmp_path_factory.mktemp("index"), Layout("images", SCHEMA))
+    index.prepare("model", 4)
+    yield index
+    index.close()
+
+
+@given(FILTERS)
+@settings(max_examples=200, deadline=None)
+def test_every_filter_that_compiles_is_one_to_qdrants_engine(
+    engine: EmbeddedIndex, value: Any
+) -> None:
+    with suppress(InvalidRequest, UnknownFilterKey):
+        assert engine.nearest(np.ones(4, np.float32) / 2, 5, filter=SCHEMA.compile(value)) == []
 
 
 @given(FILTERS)

@@ -220,6 +220,12 @@ def test_a_short_side_that_is_shorter_than_the_input_is_refused(tmp_path: Path) 
     assert "resize.short_side" in refusal(write(tmp_path, content))
 
 
+def test_the_short_side_must_cover_the_longer_side_of_the_input(tmp_path: Path) -> None:
+    content = changed(put("resize.short_side", 200))
+    content["input"]["height"] = 128
+    assert "resize.short_side" in refusal(write(tmp_path, content))
+
+
 def test_a_short_side_of_the_input_itself_is_clips_rule(tmp_path: Path) -> None:
     content = changed(put("resize.short_side", 224))
     assert load_spec(write(tmp_path, content)).resize.short_side == 224
@@ -275,6 +281,15 @@ def test_one_flipped_bit_in_the_network_is_refused_by_the_files_name(
     assert str(tmp_path / "image.onnx") in message
     assert hashlib.sha256(flipped).hexdigest()[:12] in message
     assert hashlib.sha256(WEIGHTS).hexdigest()[:12] in message
+
+
+@pytest.mark.parametrize("place", [0, 31, 63])
+def test_every_digit_of_the_hash_counts(place: int, tmp_path: Path) -> None:
+    sha256 = manifest()["files"]["image.onnx"]
+    other = "0" if sha256[place] != "0" else "1"
+    wrong = sha256[:place] + other + sha256[place + 1 :]
+    content = changed(put("files", {"image.onnx": wrong}))
+    assert "image.onnx is damaged" in refusal(write(tmp_path, content))
 
 
 @pytest.mark.parametrize("weights", [b"", WEIGHTS[:-1], WEIGHTS + b"\x00"])

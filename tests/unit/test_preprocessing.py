@@ -140,9 +140,9 @@ def test_the_picture_itself_is_not_changed(rule: Any) -> None:
 
 @pytest.mark.parametrize("rule", ["crop", "squash"])
 def test_a_large_picture_is_reduced_first_and_still_comes_out_the_same(rule: Any) -> None:
-    large, target = waves(1900, 1300), Input("image", 64, 64)
+    large, target = waves(1950, 1300), Input("image", 64, 64)
     shown = np.asarray(resized(large, target, Resize(rule)), np.int16)
-    box = (300, 0, 1600, 1300) if rule == "crop" else None
+    box = (325, 0, 1625, 1300) if rule == "crop" else None
     exact = large.resize((64, 64), Image.Resampling.BICUBIC, box)
     assert np.abs(shown - np.asarray(exact)).max() <= 2
 
@@ -176,11 +176,9 @@ def test_crop_gives_the_pixels_of_clips_two_steps_to_5_levels_of_255(
 
 @pytest.mark.parametrize("name", PHOTOS)
 @pytest.mark.parametrize("size", [(451, 300), (640, 427), (427, 640), (1411, 1000)])
-def test_crop_is_within_half_a_pixel_of_clip_where_clip_rounds(
-    name: str, size: tuple[int, int]
-) -> None:
-    """CLIP cuts at whole pixels of a whole size; that costs up to 6 levels of 255 on average."""
-    assert apart_from_clip(photo(name).resize(size)).mean() <= 6
+def test_crop_is_clip_s_where_clip_rounds_too(name: str, size: tuple[int, int]) -> None:
+    """CLIP cuts at whole pixels of a whole size, and so do we."""
+    assert apart_from_clip(photo(name).resize(size)).max() <= 12
 
 
 # Arithmetic

@@ -1,0 +1,181 @@
+"""The `likeness` command as a user runs it: a real service in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from console.local import LocalService
+from tests.pictures import jpeg, png
+
+LIKENESS = (sys.executable, "-c", "from console.app import main; main()")
+COMMANDS = ("serve", "demo", "index", "search", "status", "doctor")
+
+
+class Local:
+    """A data folder, and the service over it while one is running."""
+
+    def __init__(self, data: Path) -> None:
+        self.data = data
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        schema = '{"brand": "keyword"}'
+        self.process = subprocess.Popen(
+            [*LIKENESS, "serve", "--data", self.data, "--port", "0", "--schema", schema],
+            stdout=subprocess.DEVNULL,
+        )
+        deadline_s = time.monotonic() + 60
+        while (running := LocalService.running(self.data)) is None or (
+            running.pid != self.process.pid
+        ):
+            assert self.process.poll() is None and time.monotonic() < deadline_s
+            time.sleep(0.05)
+
+    def stop(self, how: signal.Signals = signal.SIGINT) -> int:
+        assert self.process is not None
+        self.process.send_signal(how)
+        status = self.process.wait(30)
+        self.process = None
+        return status
+
+    def run(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        return run(*arguments, "--data", self.data)
+
+
+def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "COLUMNS": "200", "NO_COLOR": "1"}
+    return subprocess.run(
+        [*LIKENESS, *arguments], env=environment, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Local]:
+    local = Local(tmp_path_factory.mktemp("data") / "likeness")
+    local.start()
+    yield local
+    if local.process:
+        local.stop()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    (folder / "sub dir").mkdir()
+    for seed in range(4):
+        (folder / "sub dir" / f"{seed} ü+.png").write_bytes(png(seed))
+    (folder / "broken.jpg").write_bytes(b"no picture")
+    (folder / "notes.txt").write_text("not uploaded")
+    (folder / "query.jpg").write_bytes(jpeg(2))
+    return folder
+
+
+def test_without_arguments_it_teaches() -> None:
+    said = run()
+    assert said.returncode in (0, 2)
+    for command in COMMANDS:
+        assert command in said.stdout
+        assert "Usage" in run(command, "--help").stdout
+
+
+def test_a_folder_becomes_searchable_and_rejects_are_listed(local: Local, folder: Path) -> None:
+    done = local.run("index", folder, "--meta", "brand=acme")
+    assert done.returncode == 0, done.stderr
+    assert "5 searchable, 1 rejected" in done.stdout
+    assert "not-an-image" in done.stdout
+
+
+def test_indexing_again_changes_nothing(local: Local, folder: Path) -> None:
+    before = json.loads(local.run("status", "query.jpg", "--json").stdout)
+    done = local.run("index", folder, "--meta", "brand=acme")
+    assert "5 searchable, 1 rejected" in done.stdout
+    assert json.loads(local.run("status", "query.jpg", "--json").stdout) == before
+
+
+def test_a_photo_finds_its_like(local: Local, folder: Path) -> None:
+    answer = found(local.run("search", folder / "query.jpg", "--json"))
+    assert [result["key"] for result in answer["results"]][:2] == ["query.jpg", "sub dir/2 ü+.png"]
+    assert answer["results"][0]["payload"]["brand"] == "acme"
+    by_id = found(local.run("search", answer["results"][0]["id"], "--limit", "1", "--json"))
+    assert [result["key"] for result in by_id["results"]] == ["sub dir/2 ü+.png"]
+    table = local.run("search", folder / "query.jpg", "--limit", "1")
+    assert "query.jpg" in table.stdout and "brand=acme" in table.stdout
+
+
+def test_filters_reach_the_service(local: Local, folder: Path) -> None:
+    wanted = '{"must": [{"key": "brand", "match": {"value": "other"}}]}'
+    answer = found(local.run("search", folder / "query.jpg", "--filter", wanted, "--json"))
+    assert answer["results"] == []
+    refused = local.run("search", folder / "query.jpg", "--filter", wanted.replace("brand", "x"))
+    assert refused.returncode == 1
+    assert "'x' is not a declared key" in refused.stderr
+
+
+def test_hints_for_a_bucket_prefix_end_searchable(local: Local) -> None:
+    service = json.loads((local.data / "service.json").read_text())
+    done = local.run("index", f"s3://{service['bucket']}/sub dir/")
+    assert done.returncode == 0, done.stderr
+    assert "4 searchable, 0 rejected" in done.stdout
+
+
+def test_status_says_why_something_is_not_live(local: Local) -> None:
+    said = local.run("status", "broken.jpg")
+    assert said.returncode == 1
+    assert "rejected" in said.stdout and "no image signature" in said.stdout
+    assert "absent" in local.run("status", "nowhere.jpg").stdout
+
+
+def test_the_doctor_finds_a_healthy_service_healthy(local: Local) -> None:
+    said = local.run("doctor")
+    assert said.returncode == 0, said.stdout + said.stderr
+    for subject in ("versions", "model", "service", "bucket", "queue"):
+        assert subject in said.stdout
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_nothing_is_lost_when_the_service_stops_or_is_killed(
+    local: Local, folder: Path, how: signal.Signals
+) -> None:
+    local.stop(how)
+    said = local.run("search", folder / "query.jpg")
+    assert said.returncode == 1
+    assert "likeness serve" in said.stderr
+    local.start()
+    answer = found(local.run("search", folder / "query.jpg", "--json"))
+    assert answer["results"][0]["key"] == "query.jpg"
+    assert "5 searchable, 1 rejected" in local.run("index", folder, "--meta", "brand=acme").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("search", "nowhere.jpg"), "neither a file nor an id"),
+        (("search", "README.md", "--filter", "{"), "not JSON"),
+        (("index", "nowhere"), "holds no pictures"),
+        (("status",), "Missing argument"),
+        (("serve", "--schema", '{"brand": "colour"}', "--port", "0"), "colour"),
+    ],
+)
+def test_mistakes_get_one_clear_line(
+    local: Local, tmp_path: Path, arguments: tuple[str, ...], said: str
+) -> None:
+    data = tmp_path if arguments[0] == "serve" else local.data
+    done = run(*arguments, "--data", data)
+    assert done.returncode != 0
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def found(done: subprocess.CompletedProcess[str]) -> Any:
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
