@@ -13,6 +13,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
+# What `make build` builds for, and where to; `make deploy` deploys it as the stack of samconfig.toml.
+LAMBDA_PYTHON := 3.13
+ARCH := x86_64
+BUILD := .aws-sam/build
+STAGE := dev
+# The SAM CLI pins many libraries: it has an environment of its own. So has the local AWS of
+# `make e2e`, whose Python stands in for Lambda's: it has boto3 and none of our packages.
+SAM_ENVS := .venv-sam/.ready .venv-ministack/.ready
+WITH_SAM := SAM_CLI_TELEMETRY=0 PATH="$(CURDIR)/.venv-sam/bin:$$PATH"
+MAX_UNZIPPED_MB := 200
+
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -31,6 +42,18 @@ else
 endif
 	@touch $@
 
+$(SAM_ENVS): .venv-%/.ready: locks/%.txt
+	@echo "Setting up $(@D) with $(PYTHON) ($(if $(UV),uv,pip)) …"
+ifneq ($(UV),)
+	@uv venv --quiet --clear --no-python-downloads --python "$(PYTHON)" $(@D)
+	@uv pip install --quiet --python $(@D)/bin/python --require-hashes -r $<
+else
+	@"$(PYTHON)" -m venv --clear $(@D)
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+endif
+	@echo '*' > $(@D)/.gitignore
+	@touch $@
+
 demo: $(READY) ## upload pictures to a local S3, search them over HTTP; IMAGES=folder for your own
 	@$(BIN)/likeness demo $(if $(IMAGES),"$(IMAGES)")
 
@@ -40,11 +63,32 @@ serve: $(READY) ## the same service, kept running
 test: $(READY) ## every test that needs no deployment
 	@$(BIN)/python -m pytest $(ARGS)
 
-check: $(READY) ## lint, types, import rules
+check: $(READY) .venv-sam/.ready ## lint, types, import rules, the template
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(WITH_SAM) sam validate --lint --region us-east-1
+
+build: .venv-sam/.ready ## what is deployed: functions and layers, for Lambda's Python and ARCH
+	@$(WITH_SAM) python$(LAMBDA_PYTHON) -c '' 2>/dev/null || \
+		{ echo "Lambda runs Python $(LAMBDA_PYTHON), and it compiles the layers: put python$(LAMBDA_PYTHON) on the PATH"; exit 1; }
+	@LAYER_PYTHON=$(LAMBDA_PYTHON) LAYER_ARCH=$(ARCH) $(WITH_SAM) sam build --build-dir $(BUILD) \
+		--parameter-overrides Runtime=python$(LAMBDA_PYTHON) Architecture=$(ARCH)
+	@mb=$$(du -sm $(BUILD) | cut -f1); \
+		echo "$$mb MB unzipped, all layers and functions; Lambda takes 250, we $(MAX_UNZIPPED_MB)"; \
+		test $$mb -le $(MAX_UNZIPPED_MB)
+
+deploy: build ## to AWS: QDRANT_URL=… QDRANT_API_KEY=… make deploy STAGE=prod; later without them
+	@$(WITH_SAM) sam deploy --config-env $(STAGE) --parameter-overrides \
+		Runtime=python$(LAMBDA_PYTHON) Architecture=$(ARCH) \
+		$${QDRANT_URL:+"QdrantUrl=$$QDRANT_URL"} $${QDRANT_API_KEY:+"QdrantApiKey=$$QDRANT_API_KEY"} \
+		$(PARAMETERS)
+
+e2e: $(READY) $(SAM_ENVS) ## deploy the template into a local AWS, and use it over HTTP
+	@$(MAKE) --no-print-directory build BUILD=.aws-sam/e2e \
+		LAMBDA_PYTHON=$$(.venv-ministack/bin/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+	@$(BIN)/python -m pytest -m e2e tests/e2e $(ARGS)
 
 openapi: $(READY) ## write docs/openapi.json anew
 	@$(BIN)/python -c 'from functions.search.openapi import document_json; print(document_json().decode())' > docs/openapi.json
@@ -54,8 +98,10 @@ lock: ## renew the lock files (needs uv)
 		--no-emit-index-url --all-extras --group dev pyproject.toml -o locks/dev.txt
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 		--no-emit-index-url pyproject.toml -c locks/dev.txt -o layers/runtime/requirements.txt
+	for env in sam ministack; do uv pip compile --quiet --universal --python-version 3.11 \
+		--generate-hashes --no-header --no-emit-index-url locks/$$env.in -o locks/$$env.txt; done
 
 clean: ## everything that was built here
-	rm -rf $(VENV) .venv-sam .aws-sam .likeness .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-sam .venv-ministack .aws-sam .likeness .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help setup demo serve test check openapi lock clean
+.PHONY: help setup demo serve test check build deploy e2e openapi lock clean
