@@ -49,7 +49,7 @@ ifneq ($(UV),)
 	@uv pip install --quiet --python $(@D)/bin/python --require-hashes -r $<
 else
 	@"$(PYTHON)" -m venv --clear $(@D)
-	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $<
 endif
 	@echo '*' > $(@D)/.gitignore
 	@touch $@

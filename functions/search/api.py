@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import itertools
@@ -15,7 +16,6 @@ from urllib.parse import urlencode
 import msgspec
 from aws_lambda_powertools import Logger
 from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -124,7 +124,7 @@ class Api:
         return await self._answer(request, ById(_path_id(request)), options, cold)
 
     async def image(self, request: Request) -> Response:
-        point = await run_in_threadpool(self._searcher.image, _path_id(request))
+        point = await asyncio.to_thread(self._searcher.image, _path_id(request))
         return _json(
             schemas.Image(
                 id=point.id,
@@ -144,7 +144,7 @@ class Api:
         if not key or params:
             raise InvalidRequest("give the object's key, and nothing else, as ?key=…")
         ref = ObjectRef(self._bucket(), key)
-        point = await run_in_threadpool(self._searcher.status, ref)
+        point = await asyncio.to_thread(self._searcher.status, ref)
         return _json(_status(ref, point))
 
     async def upload(self, request: Request) -> Response:
@@ -157,7 +157,7 @@ class Api:
             raise InvalidRequest(f"metadata: {min(undeclared)!r} is not a declared key")
         name = wanted.name or "image"
         ref = ObjectRef(self._bucket(), f"{self._settings.upload_prefix}{uuid.uuid4().hex}/{name}")
-        url, fields = await run_in_threadpool(
+        url, fields = await asyncio.to_thread(
             lambda: self._open_store().presign_upload(
                 ref, wanted.content_type, wanted.metadata, limits.max_bytes, _UPLOAD_EXPIRES_S
             )
@@ -177,7 +177,7 @@ class Api:
         return _json(schemas.Health(status="ok"))
 
     async def ready(self, request: Request) -> Response:
-        info = await run_in_threadpool(self._searcher.ready)
+        info = await asyncio.to_thread(self._searcher.ready)
         return _json(
             schemas.Ready(
                 status="ok",
@@ -193,7 +193,7 @@ class Api:
     ) -> Response:
         threshold = options.score_threshold
         query = Query(source, options.limit, options.offset, options.filter, threshold)
-        answer = await run_in_threadpool(self._searcher.search, query)
+        answer = await asyncio.to_thread(self._searcher.search, query)
         return _json(
             schemas.SearchAnswer(
                 request_id=_request_id(request),

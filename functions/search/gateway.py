@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import binascii
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -25,7 +24,7 @@ def create_handler(app: ASGIApp) -> Handler:
     def handler(event: LambdaEvent, context: Any) -> Mapping[str, Any]:
         try:
             answer: Mapping[str, Any] = adapter(event, context)
-        except binascii.Error:
+        except ValueError:  # base64 that is none, or is not even ASCII; a Host that is no host
             response = problems.respond(
                 400, "invalid-request", "the body is not base64", context.aws_request_id
             )

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import msgspec
@@ -31,8 +29,7 @@ _KEY_PARAMETER = {
 _ID_PARAMETER = {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
 
 
-@dataclass(frozen=True)
-class Operation:
+class Operation(msgspec.Struct, frozen=True):
     """One route: `name` is also its method of api.Api."""
 
     name: str
@@ -211,6 +208,8 @@ def _ref(kind: type[msgspec.Struct]) -> dict[str, str]:
 
 
 def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - rarely asked
+
     try:
         return version("likeness")
     except PackageNotFoundError:  # in a deployed function the code is not an installed package

@@ -110,6 +110,10 @@ class NoDetail(ImageError):
 class ConfigurationError(LikenessError):
     slug = "misconfigured"
 
+    def __str__(self) -> str:
+        """In ASCII: Lambda's runtime client loses an init error that is not Latin-1."""
+        return super().__str__().encode("ascii", "backslashreplace").decode()
+
 
 class ModelBundleError(ConfigurationError):
     slug = "bad-model-bundle"

@@ -10,11 +10,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.errors import MessageError
-from email.header import decode_header, make_header
 from typing import Any
+
+from msgspec import Struct
 
 from likeness.errors import ConfigurationError, InvalidRequest, UnknownFilterKey
 
@@ -70,11 +70,10 @@ _PARSERS: Mapping[str, Callable[[str], Any]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Schema:
+class Schema(Struct, frozen=True):
     """Declared metadata keys and their types: keyword, integer, float or datetime."""
 
-    types: Mapping[str, str] = field(default_factory=dict)
+    types: Mapping[str, str] = {}
 
     @classmethod
     def declare(cls, types: Any) -> Schema:
@@ -84,7 +83,7 @@ class Schema:
         for key, kind in types.items():
             if not _NAME.fullmatch(key):
                 raise ConfigurationError(
-                    f"payload key {key!r}: use a–z, 0–9, - and _, as S3 metadata does"
+                    f"payload key {key!r}: use a-z, 0-9, - and _, as S3 metadata does"
                 )
             if key in _SYSTEM_TYPES:
                 raise ConfigurationError(f"payload key {key!r} is already a system field")
@@ -211,6 +210,8 @@ def _decoded(text: str) -> str:
     """S3 gives non-ASCII metadata back as RFC 2047 words (S3 guide, "User-defined metadata")."""
     if not text.startswith("=?"):
         return text
+    from email.header import decode_header, make_header  # noqa: PLC0415 - rare, and slow to import
+
     try:
         return str(make_header(decode_header(text)))
     except (LookupError, ValueError, MessageError):

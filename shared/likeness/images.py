@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Callable
+from importlib import import_module
 
 import numpy as np
 from PIL import Image
@@ -41,6 +43,15 @@ _SIGNATURES = (
 )
 _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 _AVIF_BRANDS = {b"avif", b"avis"}
+_DECODERS = {
+    "JPEG": ("PIL.JpegImagePlugin", "JpegImageFile"),
+    "PNG": ("PIL.PngImagePlugin", "PngImageFile"),
+    "WEBP": ("PIL.WebPImagePlugin", "WebPImageFile"),
+    "GIF": ("PIL.GifImagePlugin", "GifImageFile"),
+    "BMP": ("PIL.BmpImagePlugin", "BmpImageFile"),
+    "AVIF": ("PIL.AvifImagePlugin", "AvifImageFile"),
+    "HEIF": ("pillow_heif.as_plugin", "HeifImageFile"),
+}
 _EXTRAS = {"HEIF": "heif", "AVIF": "avif"}
 
 # libjpeg scales by powers of two in the transform domain. At twice the model's input or more, the
@@ -122,15 +133,12 @@ def _allowed_format(data: bytes, limits: Limits) -> str:
 
 def _open(data: bytes, name: str, limits: Limits) -> Image.Image:
     """Read the header only, and hold its size against the limit before a pixel is decoded."""
-    if name == "HEIF":
-        _enable_heif()
+    decoder = _decoder(name)
     try:
-        image = Image.open(io.BytesIO(data), formats=[name])
+        image = decoder(io.BytesIO(data))
         width, height = image.size
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise TooManyPixels(
-            f"more than {limits.max_pixels / 1e6:.0f} megapixels in {len(data)} bytes"
-        ) from error
+    except Image.DecompressionBombError as error:  # a frame that is larger than its canvas says
+        raise TooManyPixels("the file holds more pixels than may be decoded") from error
     except MemoryError:
         raise
     # A hostile header makes Pillow's parsers raise nearly anything; all of it means one thing.
@@ -176,9 +184,11 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _enable_heif() -> None:
+def _decoder(name: str) -> Callable[[io.BytesIO], Image.Image]:
+    """The one decoder class of this format. Image.open would import every decoder Pillow has."""
+    module, attribute = _DECODERS[name]
     try:
-        from pillow_heif import register_heif_opener  # noqa: PLC0415 - an optional extra
+        decoder: Callable[[io.BytesIO], Image.Image] = getattr(import_module(module), attribute)
     except ImportError as error:
-        raise ConfigurationError("HEIF is switched on, but pillow-heif is not installed") from error
-    register_heif_opener()
+        raise ConfigurationError(f"{name} is switched on, but {module} is missing") from error
+    return decoder

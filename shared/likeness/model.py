@@ -112,8 +112,8 @@ def load_spec(folder: Path) -> ModelSpec:
         actual = hashlib.sha256(_read(folder, name)).hexdigest()
         if actual != sha256:
             raise ModelBundleError(
-                f"{folder / name} is damaged or was replaced: its sha256 is {actual[:12]}…, "
-                f"{MANIFEST} says {sha256[:12]}…"
+                f"{folder / name} is damaged or was replaced: its sha256 is {actual[:12]}..., "
+                f"{MANIFEST} says {sha256[:12]}..."
             )
     return spec
 

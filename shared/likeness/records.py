@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 Vector = NDArray[np.float32]
@@ -30,8 +30,7 @@ class State(StrEnum):
     REJECTED = "rejected"
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class ObjectRef:
+class ObjectRef(Struct, frozen=True, order=True):
     """Where an object lives. `key` is the plain key, never URL-encoded."""
 
     bucket: str
@@ -43,8 +42,7 @@ class ObjectRef:
         return str(uuid.uuid5(POINT_NAMESPACE, f"{self.bucket}\0{self.key}"))
 
 
-@dataclass(frozen=True, slots=True)
-class Hint:
+class Hint(Struct, frozen=True):
     """“Look at this object.” `sequencer` only breaks ties; 0 where the sender had none."""
 
     ref: ObjectRef
@@ -52,8 +50,7 @@ class Hint:
     event_time_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Version:
+class Version(Struct, frozen=True, order=True):
     """A point's place in the order of writes: the S3 sequencer, then our own revision.
 
     A sequencer has up to 72 bits; a range filter over one 64-bit field dropped newer writes, so
@@ -76,8 +73,7 @@ class Version:
         return cls((hi << _LOW_BITS) | lo, rev)
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectState:
+class ObjectState(Struct, frozen=True):
     """The present state of an object, as S3's HeadObject told it."""
 
     etag: str
@@ -85,19 +81,17 @@ class ObjectState:
     size: int
     content_type: str
     last_modified_s: float
-    metadata: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectBody:
+class ObjectBody(Struct, frozen=True):
     """What GetObject told: the bytes, and the object's tags where they may be read."""
 
     data: bytes
-    tags: Mapping[str, str] = field(default_factory=dict)
+    tags: Mapping[str, str] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class ImageInfo:
+class ImageInfo(Struct, frozen=True):
     """What is known of a decoded image. `sha256` is that of the object's bytes."""
 
     format: str
@@ -106,8 +100,7 @@ class ImageInfo:
     sha256: str
 
 
-@dataclass(frozen=True, slots=True)
-class Point:
+class Point(Struct, frozen=True):
     """What the index holds of one object.
 
     `vector` is float32 (D,), a unit vector, only where the state is live; it is None on points
@@ -123,7 +116,7 @@ class Point:
     image: ImageInfo | None = None
     reason: str | None = None
     detail: str | None = None
-    meta: Mapping[str, Any] = field(default_factory=dict)
+    meta: Mapping[str, Any] = {}
     vector: Vector | None = None
 
     @property
@@ -131,8 +124,7 @@ class Point:
         return self.ref.point_id
 
 
-@dataclass(frozen=True, slots=True)
-class PointWrite:
+class PointWrite(Struct, frozen=True):
     """A conditional write: replace the stored point only where `condition` holds.
 
     A point that is not stored yet is always inserted, as Qdrant's `update_filter` does it.
@@ -142,30 +134,26 @@ class PointWrite:
     condition: OlderThan | Exactly
 
 
-@dataclass(frozen=True, slots=True)
-class OlderThan:
+class OlderThan(Struct, frozen=True):
     """The stored sequencer is smaller: converges in any order, on every replica."""
 
     version: Version
 
 
-@dataclass(frozen=True, slots=True)
-class Exactly:
+class Exactly(Struct, frozen=True):
     """The stored version is this one: compare and set, needs strong ordering."""
 
     version: Version
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(Struct, frozen=True):
     """One neighbour. `score` is the cosine, −1 … 1."""
 
     point: Point
     score: float
 
 
-@dataclass(frozen=True, slots=True)
-class CollectionInfo:
+class CollectionInfo(Struct, frozen=True):
     """What readers find behind the alias."""
 
     name: str
@@ -174,8 +162,7 @@ class CollectionInfo:
     points: int
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
+class Page(Struct, frozen=True):
     """A page of points in id order, and the cursor of the next one."""
 
     points: Sequence[Point]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from msgspec import Struct
 
 from likeness.embedding import Embedder, unit_rows
 from likeness.errors import (
@@ -35,25 +35,21 @@ from likeness.settings import MIB, Limits
 MAX_QUERY_BYTES = int(4.5 * MIB)
 
 
-@dataclass(frozen=True, slots=True)
-class ByImage:
+class ByImage(Struct, frozen=True):
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class ById:
+class ById(Struct, frozen=True):
     id: str
 
 
-@dataclass(frozen=True, slots=True)
-class ByObject:
+class ByObject(Struct, frozen=True):
     """An object of the bucket, indexed or not."""
 
     ref: ObjectRef
 
 
-@dataclass(frozen=True, slots=True)
-class ByVector:
+class ByVector(Struct, frozen=True):
     """A vector the caller embedded; `model` is the fingerprint of what made it."""
 
     values: tuple[float, ...]
@@ -63,8 +59,7 @@ class ByVector:
 Source = ByImage | ById | ByObject | ByVector
 
 
-@dataclass(frozen=True, slots=True)
-class Query:
+class Query(Struct, frozen=True):
     """`filter` is Qdrant filter JSON as the caller wrote it, over declared keys."""
 
     source: Source
@@ -74,8 +69,7 @@ class Query:
     score_threshold: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """`next_offset` is None on the last page; `took_ms` has a key for each stage that ran."""
 
     results: list[Candidate]
@@ -83,9 +77,9 @@ class Answer:
     took_ms: Mapping[str, float]
 
 
-@dataclass(slots=True)
 class _Stopwatch:
-    took_ms: dict[str, float] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self.took_ms: dict[str, float] = {}
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

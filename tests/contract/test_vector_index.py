@@ -203,7 +203,11 @@ def test_a_tombstone_is_never_found_but_can_be_read(prepared: VectorIndex) -> No
 
 def test_an_older_write_changes_nothing(prepared: VectorIndex) -> None:
     # the halves matter: these differ only above and only below bit 52
-    for newer, older in ((2 << 60, 1 << 60), ((1 << 60) + 2, (1 << 60) + 1), (3 << 60, (2 << 60) + 5)):
+    for newer, older in (
+        (2 << 60, 1 << 60),
+        ((1 << 60) + 2, (1 << 60) + 1),
+        (3 << 60, (2 << 60) + 5),
+    ):
         key = f"{newer}"
         put(prepared, key, unit(1), newer)
         put(prepared, key, unit(0, 1), older)

@@ -6,12 +6,12 @@ import base64
 import json
 import logging
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aws_lambda_powertools import Logger
+from msgspec.structs import replace
 from PIL import Image
 from starlette.testclient import TestClient
 

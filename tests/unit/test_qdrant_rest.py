@@ -171,7 +171,7 @@ def test_all_tries_together_end_within_the_time_budget() -> None:
         start_s = time.monotonic()
         failure(lambda: opened.call("GET", "/collections/x"))
         assert time.monotonic() - start_s < 1.1
-        assert len(server.requests) == 2
+        assert len(server.requests) <= 2
 
 
 def test_no_pause_is_begun_that_would_pass_the_time_budget() -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
 
 import numpy as np
+from msgspec import Struct
 
 from likeness.adapters.secrets import read_secret
 from likeness.errors import ConfigurationError
@@ -37,8 +37,7 @@ _SYSTEM_INDEXES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
+class Layout(Struct, frozen=True):
     """Names and payload indexes of our collections."""
 
     alias: str
@@ -70,7 +69,9 @@ def open_index(settings: Settings) -> VectorIndex:
         from likeness.adapters.qdrant_embedded import shared_index  # noqa: PLC0415
 
         return shared_index(unquote(rest), layout)
-    raise ConfigurationError(f"QDRANT_URL: expected http(s)://… or file://…, got {scheme}://…")
+    raise ConfigurationError(
+        f"QDRANT_URL: expected http(s)://... or file://..., got {scheme}://..."
+    )
 
 
 def check_collection(name: str, metadata: Mapping[str, Any] | None, dim: int, model: str) -> None:
