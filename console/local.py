@@ -38,6 +38,12 @@ BUNDLED_MODEL = Path(__file__).resolve().parent.parent / "layers" / "model"
 DEFAULT_DATA = Path(".likeness")
 BUCKET, QUEUE = "likeness-local", "likeness-index"
 _REGION = "us-east-1"
+_CREDENTIALS = {
+    "AWS_ACCESS_KEY_ID": "local",
+    "AWS_SECRET_ACCESS_KEY": "local",
+    "AWS_SESSION_TOKEN": "",
+    "AWS_PROFILE": "",
+}
 _START_TIMEOUT_S = 60
 _BATCH = 10
 _VISIBILITY_S = 60
@@ -65,9 +71,8 @@ class LocalService:
 
 def aws_environment(aws_url: str) -> dict[str, str]:
     return {
+        **_CREDENTIALS,
         "AWS_ENDPOINT_URL": aws_url,
-        "AWS_ACCESS_KEY_ID": "local",
-        "AWS_SECRET_ACCESS_KEY": "local",
         "AWS_DEFAULT_REGION": _REGION,
         "AWS_REGION": _REGION,
     }
@@ -144,6 +149,7 @@ def _ministack(data: Path) -> Iterator[str]:
     port = _free_port()
     environment = {
         **os.environ,
+        **_CREDENTIALS,  # presigned URLs are checked against them
         "BIND_HOST": "127.0.0.1",
         "GATEWAY_PORT": str(port),
         "MINISTACK_HOST": "127.0.0.1",

@@ -210,6 +210,7 @@ def environment(handler: str, memory_mb: int = 1769, snap_start: bool = False) -
         "LAMBDA_TASK_ROOT": str(ROOT),
         "LANG": "en_US.UTF-8",
         "LIKENESS_MODEL_DIR": str(MODEL_DIR),
+        "OPENBLAS_NUM_THREADS": "1",  # as template.yaml sets it
         "PATH": "/usr/local/bin:/usr/bin:/bin",
         "PYTHONPATH": str(ROOT / "shared"),
         "TZ": ":UTC",

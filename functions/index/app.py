@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+
+gc.disable()  # importing leaves no garbage, and looking for it takes 7 % of a cold start
+
 import os
 
 from aws_lambda_powertools import Logger, Metrics
@@ -28,3 +32,6 @@ handler = Handler(
     Logger(service="index"),
     Metrics(namespace="Likeness", service="index"),
 )
+
+gc.freeze()
+gc.enable()

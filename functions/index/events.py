@@ -15,12 +15,15 @@ from urllib.parse import unquote_plus
 from likeness.errors import InvalidRequest
 from likeness.records import Hint, ObjectRef
 
+# Two halves of 52 bits are what the index holds exactly; S3's sequencers have up to 72.
+_MAX_SEQUENCER = 1 << 104
+
 
 def parse_message(body: str) -> list[Hint]:
     """The hints in one SQS message body. Raises InvalidRequest where it is none of ours."""
     try:
         message = json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidRequest("the message is not JSON") from error
     return parse_event(message)
 
@@ -73,7 +76,10 @@ def _text(value: Any) -> str:
 
 
 def _sequencer(s3_object: Mapping[str, Any]) -> int:
-    return int(s3_object.get("sequencer") or "0", 16)
+    sequencer = int(s3_object.get("sequencer") or "0", 16)
+    if not 0 <= sequencer < _MAX_SEQUENCER:
+        raise ValueError("a sequencer out of range")
+    return sequencer
 
 
 def _time_s(text: str | None) -> float | None:

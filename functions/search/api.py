@@ -10,20 +10,19 @@ import re
 import uuid
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlencode
 
 import msgspec
-from aws_lambda_powertools import Logger
-from starlette.applications import Starlette
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
+from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
-from starlette.routing import Route
+from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from functions.search import docs, openapi, problems, schemas
+from functions.search import openapi, problems, schemas
 from likeness.errors import (
     ConfigurationError,
     ImageTooLarge,
@@ -53,19 +52,27 @@ _UPLOAD_EXPIRES_S = 900
 _FORMATS = {"image/heic": "HEIF", "image/avif": "AVIF"}
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
+if TYPE_CHECKING:
+    from aws_lambda_powertools import Logger
+
 S = TypeVar("S", bound=msgspec.Struct)
 
 
 def create_app(
-    searcher: Searcher, open_store: Callable[[], ObjectStore], settings: Settings, logger: Logger
-) -> Starlette:
-    """The whole HTTP service. `open_store` is called by the routes that need the bucket."""
+    searcher: Searcher,
+    open_store: Callable[[], ObjectStore],
+    settings: Settings,
+    open_logger: Callable[[], Logger],
+) -> App:
+    """The whole HTTP service. `open_store` and `open_logger` are called when needed."""
     api = Api(searcher, open_store, settings)
 
     async def on_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, LikenessError)
         if problems.status_of(error) >= 500:
-            logger.error("failed", request_id=_request_id(request), why=str(error), slug=error.slug)
+            open_logger().error(
+                "failed", request_id=_request_id(request), why=str(error), slug=error.slug
+            )
         return problems.from_error(error, _request_id(request))
 
     async def on_http_error(request: Request, error: Exception) -> Response:
@@ -79,27 +86,22 @@ def create_app(
         )
 
     async def on_bug(request: Request, error: Exception) -> Response:
-        logger.exception("bug", request_id=_request_id(request))
+        open_logger().exception("bug", request_id=_request_id(request))
         detail = "an unexpected error; its request_id is in the log"
         return problems.respond(500, "internal", detail, _request_id(request))
 
-    app = Starlette(
-        routes=[
-            Route(operation.path, getattr(api, operation.name), methods=[operation.method])
-            for operation in openapi.OPERATIONS
-        ]
-        + [
-            Route("/openapi.json", _document, methods=["GET"]),
-            Route("/docs", _docs_page, methods=["GET"]),
-        ],
-        exception_handlers={
-            LikenessError: on_error,
-            HTTPException: on_http_error,
-            Exception: on_bug,
-        },
-    )
-    app.add_middleware(LimitBody)
-    return app
+    routes = [
+        Route(operation.path, getattr(api, operation.name), methods=[operation.method])
+        for operation in openapi.OPERATIONS
+    ]
+    routes.append(Route("/openapi.json", _document, methods=["GET"]))
+    routes.append(Route("/docs", _docs_page, methods=["GET"]))
+    handlers: Mapping[Any, Any] = {
+        LikenessError: on_error,
+        HTTPException: on_http_error,
+        Exception: on_bug,
+    }
+    return App(ExceptionMiddleware(Router(routes), handlers))
 
 
 class Api:
@@ -254,11 +256,15 @@ class Api:
         return self._settings.bucket
 
 
-class LimitBody:
-    """Stop reading a body once it is larger than any that we take."""
+class App:
+    """The outermost layer: it stops reading a body once it is larger than any that we take.
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    Starlette's own application class would do, but its debug pages cost 6 ms to import, and its
+    body limit answers in plain text.
+    """
+
+    def __init__(self, inner: ASGIApp) -> None:
+        self._inner = inner
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         received = 0
@@ -271,7 +277,8 @@ class LimitBody:
                 raise _too_large(received)
             return message
 
-        await self._app(scope, counted, send)
+        scope["app"] = self  # tells the router to raise what it cannot route, not to answer itself
+        await self._inner(scope, counted, send)
 
 
 async def _parse_form(request: Request) -> tuple[Source, schemas.SearchOptions]:
@@ -291,6 +298,8 @@ async def _document(request: Request) -> Response:
 
 
 async def _docs_page(request: Request) -> Response:
+    from functions.search import docs  # noqa: PLC0415 - for people, who can wait for it
+
     return HTMLResponse(docs.page(openapi.document()))
 
 

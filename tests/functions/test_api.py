@@ -48,7 +48,7 @@ class Service:
         limits = self.settings.limits
         self.searcher = Searcher(self.index, self.embedder, lambda: self.bucket, SCHEMA, limits)
         logger = Logger(service="search", logger_handler=logging.NullHandler())
-        self.app = create_app(self.searcher, lambda: self.bucket, self.settings, logger)
+        self.app = create_app(self.searcher, lambda: self.bucket, self.settings, lambda: logger)
         self.http = TestClient(self.app, raise_server_exceptions=False)
 
     def fill(self) -> None:
@@ -358,7 +358,7 @@ def test_an_index_of_another_model_is_refused_not_searched(tmp_path: Path) -> No
 def test_a_missing_bucket_setting_is_ours_and_not_explained_to_callers(service: Service) -> None:
     settings = replace(service.settings, bucket=None)
     logger = Logger(service="search2", logger_handler=logging.NullHandler())
-    app = create_app(service.searcher, lambda: service.bucket, settings, logger)
+    app = create_app(service.searcher, lambda: service.bucket, settings, lambda: logger)
     response = TestClient(app).get("/v1/status?key=a")
     assert "LIKENESS_BUCKET" not in problem(response, 500, "misconfigured")
 

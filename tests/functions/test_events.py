@@ -17,6 +17,9 @@ from likeness.errors import InvalidRequest
 from likeness.records import Hint, ObjectRef
 
 EVENTS = Path(__file__).parents[2] / "events"
+HUGE_SEQUENCER = json.dumps(
+    {"detail": {"bucket": {"name": "b"}, "object": {"key": "k", "sequencer": "F" * 40}}}
+)
 CAFE = ObjectRef("photos", "holiday/café + sun 100% 😀.jpg")
 
 
@@ -105,6 +108,9 @@ def test_any_key_survives_both_ways(key: str) -> None:
         '{"detail": {"bucket": {"name": "b"}, "object": {"key": "k", "sequencer": "xyz"}}}',
         '{"Type": "Notification", "Message": "no"}',
         '{"Type": "Notification"}',
+        "[" * 100_000,
+        '{"detail": {"bucket": {"name": "b"}, "object": {"key": "k", "sequencer": "-1F"}}}',
+        HUGE_SEQUENCER,
         '{"detail": {"bucket": {"name": "b"}, "object": {"key": "\\ud800"}}}',
     ],
 )

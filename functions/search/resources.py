@@ -1,0 +1,29 @@
+"""What few requests need, imported when one does.
+
+boto3 costs 0.3 s, and most searches never touch the bucket; powertools costs 15 ms, and only what
+fails is logged.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING
+
+from likeness.ports import ObjectStore
+
+if TYPE_CHECKING:
+    from aws_lambda_powertools import Logger
+
+
+@functools.cache
+def open_store() -> ObjectStore:
+    from likeness.adapters.s3 import S3Store  # noqa: PLC0415
+
+    return S3Store()
+
+
+@functools.cache
+def open_logger() -> Logger:
+    from aws_lambda_powertools import Logger  # noqa: PLC0415
+
+    return Logger(service="search")
