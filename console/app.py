@@ -28,7 +28,7 @@ from rich.table import Table
 from console import doctor as checks
 from console import uploads
 from console.client import Client, ServiceError
-from console.local import DEFAULT_DATA, LocalService, aws_environment
+from console.local import DEFAULT_DATA, LocalService, use_aws
 from likeness.errors import LikenessError
 
 app = typer.Typer(
@@ -237,7 +237,7 @@ def _use_local(data: Path) -> LocalService | None:
     """Point AWS calls of this process at the running local service, where there is one."""
     service = LocalService.running(data)
     if service:
-        os.environ |= aws_environment(service.aws_url)
+        use_aws(service.aws_url)
     return service
 
 

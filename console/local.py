@@ -41,9 +41,8 @@ _REGION = "us-east-1"
 _CREDENTIALS = {
     "AWS_ACCESS_KEY_ID": "local",
     "AWS_SECRET_ACCESS_KEY": "local",
-    "AWS_SESSION_TOKEN": "",
-    "AWS_PROFILE": "",
 }
+_USERS_OWN = ("AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_SESSION_TOKEN")
 _START_TIMEOUT_S = 60
 _BATCH = 10
 _VISIBILITY_S = 60
@@ -69,8 +68,11 @@ class LocalService:
         return None
 
 
-def aws_environment(aws_url: str) -> dict[str, str]:
-    return {
+def use_aws(aws_url: str) -> None:
+    """Point every AWS call of this process at a local AWS, whatever the user's own settings are."""
+    for name in _USERS_OWN:
+        os.environ.pop(name, None)
+    os.environ |= {
         **_CREDENTIALS,
         "AWS_ENDPOINT_URL": aws_url,
         "AWS_DEFAULT_REGION": _REGION,
@@ -91,8 +93,8 @@ def run(
     each batch that the index handler has worked off.
     """
     data.mkdir(parents=True, exist_ok=True)
-    with _ministack(data) as aws_url:
-        os.environ |= aws_environment(aws_url)
+    with ministack(data / "aws") as aws_url:
+        use_aws(aws_url)
         queue_url = _create_bucket_and_queue()
         os.environ |= {
             "QDRANT_URL": (data / "index").resolve().as_uri(),
@@ -142,8 +144,9 @@ def _free_port() -> int:
 
 
 @contextlib.contextmanager
-def _ministack(data: Path) -> Iterator[str]:
-    state = (data / "aws").resolve()
+def ministack(state: Path, services: str = "s3,sqs") -> Iterator[str]:
+    """A local AWS on loopback that keeps its data in a folder; yields its URL."""
+    state = state.resolve()
     state.mkdir(exist_ok=True)
     _stop_leftover(state)
     port = _free_port()
@@ -158,7 +161,7 @@ def _ministack(data: Path) -> Iterator[str]:
         "S3_PERSIST": "1",
         "S3_DATA_DIR": str(state / "s3"),
         "TMPDIR": str(state),
-        "SERVICES": "s3,sqs",
+        "SERVICES": services,
         "LOG_LEVEL": "WARNING",
     }
     with (state / "ministack.log").open("wb") as log:

@@ -12,7 +12,6 @@ import json
 import os
 import queue
 import re
-import socket
 import subprocess
 import sys
 import tempfile
@@ -30,6 +29,8 @@ from types import TracebackType
 from typing import Any
 
 import boto3
+
+from console import local
 
 ROOT = Path(__file__).resolve().parents[1]
 REGION = "us-east-1"
@@ -309,39 +310,11 @@ def _headers(invocation: _Invocation) -> dict[str, str]:
 @contextmanager
 def local_aws() -> Iterator[str]:
     """S3 and Secrets Manager in MiniStack on loopback, empty; yields the endpoint's URL."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
-    with tempfile.TemporaryDirectory() as folder, (Path(folder) / "log").open("w+b") as log:
-        env = {
-            "BIND_HOST": "127.0.0.1",
-            "GATEWAY_PORT": str(port),
-            "HOME": folder,
-            "IOT_MTLS_ENABLED": "0",
-            "LOG_LEVEL": "WARNING",
-            "PATH": os.environ["PATH"],
-            "SERVICES": "s3,secretsmanager",
-            "TMPDIR": folder,
-        }
-        process = subprocess.Popen(
-            [sys.executable, "-m", "ministack"], env=env, cwd=folder, stdout=log, stderr=log
-        )
-        try:
-            if not _answers(f"{url}/_ministack/health", process, timeout_s=30):
-                raise RuntimeError(f"MiniStack did not start: {Path(log.name).read_text()}")
-            yield url
-        finally:
-            process.kill()
-            process.wait()
-
-
-def _answers(url: str, process: subprocess.Popen[bytes], timeout_s: float) -> bool:
-    deadline_s = time.monotonic() + timeout_s
-    while process.poll() is None and time.monotonic() < deadline_s:
-        with suppress(OSError), urllib.request.urlopen(url, timeout=1):
-            return True
-        time.sleep(0.05)
-    return False
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        local.ministack(Path(folder), "s3,secretsmanager") as url,
+    ):
+        yield url
 
 
 def client(service: str, url: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -48,14 +49,10 @@ NAMES = [key if len(key) < 40 else f"{key[0]}…" for key in KEYS]
 def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A local AWS, and an environment in which boto3 finds it."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN"):
-            patch.delenv(name, raising=False)
         patch.setattr(boto3, "DEFAULT_SESSION", None)  # it would remember other credentials
-        # set before it starts: it checks the signatures of presigned requests with this very key
-        for name, text in local.aws_environment("").items():
-            patch.setenv(name, text)
-        with local._ministack(tmp_path_factory.mktemp("aws")) as url:
-            patch.setenv("AWS_ENDPOINT_URL", url)
+        patch.setattr(os, "environ", os.environ.copy())
+        with local.ministack(tmp_path_factory.mktemp("aws")) as url:
+            local.use_aws(url)
             yield url
 
 

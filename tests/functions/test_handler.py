@@ -267,6 +267,18 @@ def test_a_direct_event_that_failed_raises_so_that_lambda_repeats_it(service: Se
         service.handle(json.loads((EVENTS / "s3_put.json").read_text()))
 
 
+@pytest.mark.parametrize(
+    "name", sorted(path.stem for path in EVENTS.glob("*.json") if not path.stem.startswith("api_"))
+)
+def test_every_event_file_is_one_that_the_function_takes(service: Service, name: str) -> None:
+    event = json.loads((EVENTS / f"{name}.json").read_text())
+    answer = service.handle(event)
+    if name.startswith("sqs_"):
+        assert len(answer["batchItemFailures"]) == (name == "sqs_unreadable")
+    else:
+        assert answer == {"indexed": 0}  # the bucket holds none of their objects
+
+
 def test_logs_and_metrics_tell_what_happened(
     service: Service, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -248,7 +248,7 @@ def test_every_variable_of_a_function_is_one_that_the_settings_read(
     variables = environment(template, name)
     env = Recorded({"QDRANT_URL": "http://qdrant"})
     Settings.from_env(env)
-    assert variables.keys() <= env.asked
+    assert variables.keys() - {"OPENBLAS_NUM_THREADS"} <= env.asked  # numpy reads that one
     assert {"QDRANT_URL", "QDRANT_API_KEY_SECRET_ARN"} <= variables.keys()
 
 
