@@ -10,7 +10,7 @@ from typing import Protocol
 
 from PIL import Image
 
-_THUMBNAIL = 132
+_THUMBNAIL = 200
 _STYLE = """
 :root { color-scheme: light dark }
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem }
@@ -83,13 +83,13 @@ def _answer(
     hit = " class=hit" if key == expected else ""
     return (
         f'<figure{hit}><img alt="{escape(key)}" src="{thumbnails[key]}">'
-        f"<figcaption>{escape(key)}<br>{result['score']}</figcaption></figure>"
+        f"<figcaption>{escape(key)}<br>{result['score']:.3f}</figcaption></figure>"
     )
 
 
 def _thumbnail(data: bytes) -> str:
     image = Image.open(io.BytesIO(data)).convert("RGB")
-    image.thumbnail((_THUMBNAIL * 2, _THUMBNAIL * 2))
+    image.thumbnail((_THUMBNAIL, _THUMBNAIL))
     out = io.BytesIO()
-    image.save(out, "JPEG", quality=80)
+    image.save(out, "JPEG", quality=72)
     return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode()

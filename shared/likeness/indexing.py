@@ -178,24 +178,25 @@ class Indexer:
         self, looks: list[_Look], outcomes: dict[ObjectRef, Outcome], loop: int
     ) -> list[Hint]:
         """Write what the bucket said; returns the hints that need another look."""
+        writes = [self._write(look, State.GONE) for look in looks if look.state is None]
         present = [look for look in looks if look.state]
-        read = self._each(self._read, present, lambda look: look.ref, outcomes)
+        prepared = []
         # Decoded one at a time, in this thread: four at once, each in its thread's own arena,
         # took 3.2 GB for ten RGBA pictures of 50 megapixels; so they take 0.9 GB.
-        decoded = [self._prepare(look, body) for look, body in read if body is not None]
-        prepared = [item for item in decoded if isinstance(item, _Prepared)]
+        for look, body in self._each(self._read, present, lambda look: look.ref, outcomes):
+            if body is None:
+                continue  # changed meanwhile: the next look says to what
+            try:
+                prepared.append(self._prepare(look, body))
+            except ImageError as error:
+                why = {"reason": error.slug, "detail": str(error)}
+                writes.append(self._write(look, State.REJECTED, **why))
         vectors = self._embedder.embed([item.tensor for item in prepared])
-        points = [(look, self._tombstone(look)) for look in looks if look.state is None]
-        points += [item for item in decoded if isinstance(item, tuple)]
-        for item, vector in zip(prepared, vectors, strict=True):
-            points.append((item.look, self._live(item, vector)))
-        if points:
-            self._index.write(
-                self._embedder.fingerprint,
-                [PointWrite(point, _condition(look)) for look, point in points],
-            )
-        for look, point in points:
-            outcomes[look.ref] = Outcome(look.ref, _RESULTS[point.state], point.reason, loop)
+        writes += map(self._live, prepared, vectors)
+        if writes:
+            self._index.write(self._embedder.fingerprint, writes)
+        for point in (write.point for write in writes):
+            outcomes[point.ref] = Outcome(point.ref, _RESULTS[point.state], point.reason, loop)
         return [look.hint for look in looks if not outcomes[look.ref].error]
 
     def _read(self, look: _Look) -> tuple[_Look, ObjectBody | ImageError | None]:
@@ -213,40 +214,42 @@ class Indexer:
         except ImageTooLarge as error:
             return look, error
 
-    def _prepare(
-        self, look: _Look, body: ObjectBody | ImageError
-    ) -> _Prepared | tuple[_Look, Point]:
-        """Decode; a bad image gives its rejected point."""
+    def _prepare(self, look: _Look, body: ObjectBody | ImageError) -> _Prepared:
+        """Raises ImageError for bytes that can never be indexed."""
         assert look.state is not None
-        try:
-            if isinstance(body, ImageError):
-                raise body
-            image, info = decode(body.data, self._limits, self._embedder.decode_size)
-            tensor = self._embedder.prepare(image)
-        except ImageError as error:
-            return look, self._point(look, State.REJECTED, reason=error.slug, detail=str(error))
-        return _Prepared(look, tensor, info, {**body.tags, **look.state.metadata})
+        if isinstance(body, ImageError):
+            raise body
+        image, info = decode(body.data, self._limits, self._embedder.decode_size)
+        texts = {**body.tags, **look.state.metadata}
+        return _Prepared(look, self._embedder.prepare(image), info, texts)
 
-    def _live(self, item: _Prepared, vector: NDArray[Any]) -> Point:
+    def _live(self, item: _Prepared, vector: NDArray[Any]) -> PointWrite:
         meta, misfits = self._schema.parse(item.texts)
         detail = f"metadata left out, not of its type: {', '.join(misfits)}" if misfits else None
-        return self._point(
-            item.look, State.LIVE, image=item.image, meta=meta, detail=detail, vector=vector
-        )
+        facts = {"image": item.image, "meta": meta, "detail": detail, "vector": vector}
+        return self._write(item.look, State.LIVE, **facts)
 
-    def _tombstone(self, look: _Look) -> Point:
-        return self._point(look, State.GONE)
-
-    def _point(self, look: _Look, state: State, **rest: Any) -> Point:
-        return Point(
+    def _write(self, look: _Look, state: State, **rest: Any) -> PointWrite:
+        stored = look.point.version if look.point else Version()
+        condition: OlderThan | Exactly
+        if look.hint.sequencer > stored.sequencer:
+            version = Version(look.hint.sequencer)
+            condition = OlderThan(version)
+        else:
+            # S3 disagrees although the stored version is as new: undelete, misordered sequencers,
+            # drift
+            version = Version(stored.sequencer, stored.rev + 1)
+            condition = Exactly(stored)
+        point = Point(
             ref=look.ref,
             state=state,
-            version=_next_version(look),
+            version=version,
             model=self._embedder.fingerprint,
             indexed_at_s=self._clock(),
             object=look.state,
             **rest,
         )
+        return PointWrite(point, condition)
 
     def _each(
         self,
@@ -278,22 +281,3 @@ _RESULTS = {
     State.GONE: Result.REMOVED,
     State.REJECTED: Result.REJECTED,
 }
-
-
-def _stored_version(look: _Look) -> Version:
-    return look.point.version if look.point else Version()
-
-
-def _next_version(look: _Look) -> Version:
-    stored = _stored_version(look)
-    if look.hint.sequencer > stored.sequencer:
-        return Version(look.hint.sequencer)
-    # S3 disagrees although the stored version is as new: undelete, misordered sequencers, drift
-    return Version(stored.sequencer, stored.rev + 1)
-
-
-def _condition(look: _Look) -> OlderThan | Exactly:
-    stored = _stored_version(look)
-    if look.hint.sequencer > stored.sequencer:
-        return OlderThan(Version(look.hint.sequencer))
-    return Exactly(stored)
