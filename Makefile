@@ -30,7 +30,7 @@ help: ## this list
 setup: $(READY) ## the virtual environment, from the lock file
 $(READY): locks/dev.txt pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Likeness needs Python 3.11, 3.12 or 3.13; none was found. Name one: make PYTHON=/path/to/python3.13"; exit 1; }
-	@echo "Setting up $(VENV) with $(PYTHON) ($(if $(UV),uv,pip)) …"
+	@echo "Setting up $(VENV) with $(PYTHON) ($(if $(UV),uv,pip)), which takes a minute …"
 ifneq ($(UV),)
 	@uv venv --quiet --clear --no-python-downloads --python "$(PYTHON)" $(VENV)
 	@uv pip install --quiet --python $(BIN)/python --require-hashes -r locks/dev.txt
@@ -57,8 +57,8 @@ endif
 demo: $(READY) ## upload pictures to a local S3, search them over HTTP; IMAGES=folder for your own
 	@$(BIN)/likeness demo $(if $(IMAGES),"$(IMAGES)")
 
-serve: $(READY) ## the same service, kept running
-	@$(BIN)/likeness serve
+serve: $(READY) ## the same service, kept running; SCHEMA='{"brand": "keyword"}' declares metadata
+	@$(BIN)/likeness serve $(if $(SCHEMA),--schema '$(SCHEMA)')
 
 test: $(READY) ## every test that needs no deployment
 	@$(BIN)/python -m pytest $(ARGS)
@@ -102,6 +102,8 @@ lock: ## renew the lock files (needs uv)
 		--generate-hashes --no-header --no-emit-index-url locks/$$env.in -o locks/$$env.txt; done
 
 clean: ## everything that was built here
-	rm -rf $(VENV) .venv-sam .venv-ministack .aws-sam .likeness .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-sam .venv-ministack .aws-sam .likeness .hypothesis .pytest_cache .mypy_cache \
+		.ruff_cache .import_linter_cache build *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .PHONY: help setup demo serve test check build deploy e2e openapi lock clean

@@ -9,6 +9,7 @@ import re
 import signal
 import threading
 from collections.abc import Iterator
+from importlib.metadata import version as metadata_version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,10 +38,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="""Visual search over the pictures of an S3 bucket.
 
-    Start with [bold]likeness demo[/bold], or with [bold]likeness serve[/bold] in one terminal and
-    [bold]likeness index FOLDER[/bold], then [bold]likeness search PHOTO[/bold] in another. Against
-    a deployed service, set LIKENESS_URL and LIKENESS_API_KEY (and LIKENESS_BUCKET,
-    LIKENESS_QUEUE_URL to index).""",
+    Start with [bold]likeness demo[/bold]. Or run [bold]likeness serve[/bold] in one terminal, and
+    [bold]likeness index FOLDER[/bold], [bold]likeness search PHOTO[/bold] in another.
+
+    A deployed service is named by LIKENESS_URL and LIKENESS_API_KEY; to index, by LIKENESS_BUCKET
+    and LIKENESS_QUEUE_URL too.""",
 )
 out = Console()
 err = Console(stderr=True)
@@ -64,7 +66,9 @@ _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 @app.command()
 def serve(
     data: Data = DEFAULT_DATA,
-    port: Annotated[int, typer.Option(help="Port of the HTTP API, on loopback.")] = 8000,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port of the HTTP API, on loopback; 0: any free.")
+    ] = 8000,
     schema: Annotated[
         str,
         typer.Option(
@@ -79,29 +83,31 @@ def serve(
     """
     from console import local  # noqa: PLC0415 - loads the functions' dependencies
 
-    def on_batch(size: int) -> None:
-        if size:
-            out.print(f"[dim]worked off {size} message{'s' if size > 1 else ''}[/dim]")
-
     environment = {"LIKENESS_PAYLOAD_SCHEMA": schema}
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for how in (signal.SIGTERM, signal.SIGINT):  # in the background, SIGINT is ignored at first
+        signal.signal(how, signal.default_int_handler)
     with contextlib.ExitStack() as running, contextlib.suppress(KeyboardInterrupt):
         with out.status("starting …"):
-            service = running.enter_context(local.run(data, port, environment, on_batch))
+            service = running.enter_context(local.run(data, port, environment))
         out.print(f"[bold green]Likeness is up[/bold green]  data in {data}/")
-        out.print(f"  search   POST {service.api_url}/v1/search   docs {service.api_url}/docs")
+        out.print(f"  search   POST {service.api_url}/v1/search")
+        out.print(f"  docs     {service.api_url}/docs")
         out.print(f"  bucket   s3://{service.bucket} at {service.aws_url}")
-        out.print("  try      likeness index FOLDER; likeness search PHOTO      stop with Ctrl-C")
+        out.print("  try      likeness index FOLDER, then likeness search PHOTO")
+        out.print("  stop     Ctrl-C")
         threading.Event().wait()
-    out.print("stopped")
+    out.print("stopped; all data is kept")
 
 
 @app.command()
 def demo(
     images: Annotated[
-        Path | None, typer.Argument(help="A folder of your own pictures.", exists=True)
+        Path | None,
+        typer.Argument(help="A folder of your own pictures.", exists=True, file_okay=False),
     ] = None,
-    data: Annotated[Path, typer.Option(help="Emptied first.")] = DEFAULT_DATA / "demo",
+    data: Annotated[
+        Path, typer.Option(help="Where the demo's own service keeps its data; begun anew.")
+    ] = DEFAULT_DATA / "demo",
 ) -> None:
     """Upload pictures to a local S3, search them over HTTP, and check the answers.
 
@@ -135,6 +141,8 @@ def index(
     with _progress() as progress:
         if source.startswith("s3://"):
             bucket, _, under = source.removeprefix("s3://").partition("/")
+            if not bucket:
+                raise typer.BadParameter("name a bucket: s3://bucket/prefix")
             queue = SqsQueue(_needed("LIKENESS_QUEUE_URL", service.queue_url if service else None))
             cursor = data / f"index-{bucket}-{under.replace('/', '_')}.json"
             task = progress.add_task("hinting", total=None)
@@ -148,13 +156,15 @@ def index(
         task = progress.add_task("searchable", total=len(expected))
         summary = uploads.wait(client, expected, lambda n: progress.advance(task, n))
     _print_summary(summary)
-    if summary.pending:
-        raise typer.Exit(1)
+    raise typer.Exit(1 if summary.pending or not summary.states["live"] else 0)
 
 
 @app.command()
 def search(
-    query: Annotated[str, typer.Argument(help="A picture's path, or the id of an indexed one.")],
+    query: Annotated[
+        str, typer.Argument(help="A picture's path, an indexed one's id, or with --key its key.")
+    ],
+    by_key: Annotated[bool, typer.Option("--key", help="QUERY is a key of the bucket.")] = False,
     limit: Annotated[int, typer.Option(min=1, max=100)] = 10,
     filter: Annotated[
         str | None,
@@ -175,12 +185,14 @@ def search(
             options["filter"] = json.loads(filter)
         except ValueError as error:
             raise typer.BadParameter(f"--filter is not JSON: {error}") from error
-    if _UUID.fullmatch(query):
+    if by_key:
+        answer = client.search(key=query, **options)
+    elif _UUID.fullmatch(query):
         answer = client.search(id=query, **options)
     elif Path(query).is_file():
         answer = client.search_image(Path(query).read_bytes(), **options)
     else:
-        raise typer.BadParameter(f"{query} is neither a file nor an id")
+        raise typer.BadParameter(f"{query} is neither a file nor an id; --key takes a key")
     if as_json:
         out.print_json(data=answer)
         return
@@ -215,7 +227,8 @@ def status(
 def doctor(data: Data = DEFAULT_DATA, url: Url = None, api_key: Key = None) -> None:
     """Check the model, Qdrant, the bucket and versions, and say how to mend what is wrong."""
     service = _use_local(data) if url is None else None
-    findings = checks.examine(os.environ, service, _client(service, url, api_key))
+    client = _client(service, url, api_key) if url or service else None
+    findings = checks.examine(os.environ, service, client)
     for finding in findings:
         mark = "[green]ok   [/green]" if finding.ok else "[red]wrong[/red]"
         out.print(f"{mark} [bold]{finding.subject}[/bold]  {escape(finding.found)}")
@@ -224,11 +237,27 @@ def doctor(data: Data = DEFAULT_DATA, url: Url = None, api_key: Key = None) -> N
     raise typer.Exit(0 if all(finding.ok for finding in findings) else 1)
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        out.print(metadata_version("likeness"))
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print it and end."),
+    ] = False,
+) -> None:
+    pass
+
+
 def main() -> None:
     """Run the command; a known error is one line, not a traceback."""
     try:
         app()
-    except (ServiceError, LikenessError, RuntimeError) as error:
+    except (ServiceError, LikenessError, RuntimeError, OSError) as error:
         err.print(f"[red]error[/red] {escape(str(error))}")
         raise SystemExit(1) from None
 
@@ -244,7 +273,7 @@ def _use_local(data: Path) -> LocalService | None:
 def _client(service: LocalService | None, url: str | None, api_key: str | None) -> Client:
     if url is None and service is None:
         raise ServiceError(
-            "no service is running here: start one with `likeness serve`, "
+            "no service is running here: start one with `likeness serve` (`make serve`), "
             "or name yours with --url or LIKENESS_URL"
         )
     return Client(url or (service.api_url if service else ""), api_key)
@@ -267,6 +296,8 @@ def _upload_folder(
 ) -> dict[str, str | None]:
     from likeness.records import ObjectRef  # noqa: PLC0415
 
+    if not folder.exists():
+        raise typer.BadParameter(f"there is no file or folder {folder}")
     found = uploads.pictures(folder)
     if not found:
         raise ServiceError(f"{folder} holds no pictures ({', '.join(sorted(uploads.SUFFIXES))})")
@@ -274,6 +305,8 @@ def _upload_folder(
         metadata = dict(pair.split("=", 1) for pair in meta or [])
     except ValueError:
         raise typer.BadParameter("--meta takes name=value") from None
+    if bad := [name for name in metadata if not name.isascii() or not name]:
+        raise typer.BadParameter(f"--meta {bad[0]}: S3 takes ASCII names only")
     root = folder if folder.is_dir() else folder.parent
     expected: dict[str, str | None] = {}
     task = progress.add_task("uploading", total=len(found))

@@ -11,6 +11,8 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 
 from console.uploads import pictures
+from likeness.images import decode
+from likeness.settings import Limits
 
 SCHEMA = {"category": "keyword", "colour": "keyword", "brand": "keyword", "price": "float"}
 _SIZE = 512
@@ -40,7 +42,8 @@ class Item:
 
     @property
     def image(self) -> Image.Image:
-        return Image.open(io.BytesIO(self.data)).convert("RGB")
+        """Upright and on white, as the service sees it."""
+        return decode(self.data, Limits(), _SIZE)[0]
 
 
 def photographs() -> Iterator[Item]:
@@ -66,8 +69,8 @@ def products(seed: int = 7) -> Iterator[Item]:
             yield Item(f"products/{category}-{colour}.jpg", jpeg(_drawn(draw, rgb)), metadata)
 
 
-def from_folder(folder: Path, limit: int = 2000) -> Iterator[Item]:
-    for path in pictures(folder)[:limit]:
+def from_folder(folder: Path) -> Iterator[Item]:
+    for path in pictures(folder):
         yield Item(path.relative_to(folder).as_posix(), path.read_bytes())
 
 

@@ -18,6 +18,8 @@ class ServiceError(Exception):
 
 class Client:
     def __init__(self, url: str, api_key: str | None = None) -> None:
+        if not url.startswith(("http://", "https://")):
+            raise ServiceError(f"{url} is no service: its URL starts with http:// or https://")
         self._url = url.rstrip("/")
         headers = {"x-api-key": api_key} if api_key else {}
         self._pool = urllib3.PoolManager(headers=headers, retries=urllib3.Retry(2), timeout=30.0)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from console.client import Client, ServiceError
 from console.local import BUNDLED_MODEL, LocalService
-from likeness.errors import LikenessError
+from likeness.errors import LikenessError, ModelBundleError
 
 # The first Pillow without CVE-2026-112403, a heap overflow in its JPEG decoder.
 _SAFE_PILLOW = (13, 0, 0)
@@ -25,7 +25,9 @@ class Finding:
     mend: str = ""
 
 
-def examine(env: Mapping[str, str], service: LocalService | None, client: Client) -> list[Finding]:
+def examine(
+    env: Mapping[str, str], service: LocalService | None, client: Client | None
+) -> list[Finding]:
     """One finding for each part; a part that raises is a finding, never the end."""
     folder = Path(env.get("LIKENESS_MODEL_DIR", BUNDLED_MODEL))
     bucket = service.bucket if service else env.get("LIKENESS_BUCKET")
@@ -44,6 +46,8 @@ def _guarded(subject: str, check: Callable[[], Finding]) -> Iterator[Finding]:
 
     try:
         yield check()
+    except ModelBundleError as error:
+        yield Finding(subject, False, str(error), "Fetch the bundle anew, or mend its model.json.")
     except (LikenessError, ServiceError) as error:
         yield Finding(subject, False, str(error))
     except (BotoCoreError, ClientError) as error:
@@ -60,13 +64,13 @@ def _versions() -> Finding:
     return Finding("versions", True, found)
 
 
-def _model(folder: Path, client: Client) -> Finding:
+def _model(folder: Path, client: Client | None) -> Finding:
     from likeness.embedding import Embedder  # noqa: PLC0415
 
     embedder = Embedder(folder)
     found = f"{embedder.spec.name} {embedder.fingerprint}, {embedder.dim} dimensions, in {folder}"
     try:
-        searched = client.ready()["model"]
+        searched = client.ready()["model"] if client else embedder.fingerprint
     except ServiceError:
         return Finding("model", True, found)
     if searched != embedder.fingerprint:
@@ -75,11 +79,14 @@ def _model(folder: Path, client: Client) -> Finding:
     return Finding("model", True, found)
 
 
-def _service(client: Client) -> Finding:
+def _service(client: Client | None) -> Finding:
+    if client is None:
+        mend = "Start one with `likeness serve`, or name yours with --url or LIKENESS_URL."
+        return Finding("service", False, "none is running here", mend)
     try:
         ready = client.ready()
     except ServiceError as error:
-        mend = "Index a first image; if there are some, check QDRANT_URL, its key and its log."
+        mend = "If it is up: index a first image, or check its QDRANT_URL, its key and its log."
         return Finding("service", False, str(error), mend)
     return Finding("service", True, f"{ready['points']} points in {ready['collection']}")
 

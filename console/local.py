@@ -8,6 +8,7 @@ in one folder and is still there after a restart.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import signal
@@ -85,20 +86,19 @@ def run(
     data: Path,
     port: int,
     environment: Mapping[str, str],
-    on_batch: Callable[[int], None] = lambda size: None,
 ) -> Iterator[LocalService]:
     """Start everything, yield once it answers, stop everything.
 
-    `environment` holds further settings (see Settings.from_env). `on_batch` is told the size of
-    each batch that the index handler has worked off.
+    `environment` holds further settings (see Settings.from_env). Raises RuntimeError where another
+    service keeps its data in the folder, or the port is taken.
     """
     data.mkdir(parents=True, exist_ok=True)
-    with ministack(data / "aws") as aws_url:
+    with _locked(data), ministack(data / "aws") as aws_url:
         use_aws(aws_url)
         queue_url = _create_bucket_and_queue()
         os.environ |= {
             "QDRANT_URL": (data / "index").resolve().as_uri(),
-            "LIKENESS_MODEL_DIR": str(BUNDLED_MODEL),
+            "LIKENESS_MODEL_DIR": os.environ.get("LIKENESS_MODEL_DIR", str(BUNDLED_MODEL)),
             "LIKENESS_BUCKET": BUCKET,
             "LIKENESS_QUEUE_URL": queue_url,
             "LIKENESS_UPLOAD_PREFIX": "uploads/",
@@ -111,7 +111,7 @@ def run(
         from functions.search.app import app, index  # noqa: PLC0415
 
         _hint_at_everything(queue_url, index)
-        with _poller(queue_url, handler, on_batch), _http_server(app, port) as api_url:
+        with _poller(queue_url, handler), _http_server(app, port) as api_url:
             service = LocalService(api_url, aws_url, BUCKET, queue_url, os.getpid())
             state = data / "service.json"
             state.write_text(json.dumps(asdict(service)))
@@ -120,6 +120,22 @@ def run(
             finally:
                 state.unlink(missing_ok=True)
         index.close()
+
+
+@contextlib.contextmanager
+def _locked(data: Path) -> Iterator[None]:
+    """One service for each folder, or the second would stop the first one's MiniStack."""
+    with (data / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            running = LocalService.running(data)
+            who = f"process {running.pid}, {running.api_url}" if running else "just starting"
+            raise RuntimeError(
+                f"a service ({who}) keeps its data in {data}: stop it with Ctrl-C there, "
+                "or take another folder with --data"
+            ) from None
+        yield
 
 
 def _hint_at_everything(queue_url: str, index: VectorIndex) -> None:
@@ -166,7 +182,11 @@ def ministack(state: Path, services: str = "s3,sqs") -> Iterator[str]:
     }
     with (state / "ministack.log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "ministack"], env=environment, stdout=log, stderr=log
+            [sys.executable, "-m", "ministack"],
+            env=environment,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,  # a Ctrl-C is for us: we stop it once nothing calls it any more
         )
     try:
         url = f"http://127.0.0.1:{port}"
@@ -229,7 +249,6 @@ def _create_bucket_and_queue() -> str:
 def _poller(
     queue_url: str,
     handler: Callable[[Mapping[str, Any], Any], Mapping[str, Any]],
-    on_batch: Callable[[int], None],
 ) -> Iterator[None]:
     stop = threading.Event()
     sqs = boto3.client("sqs")
@@ -237,7 +256,7 @@ def _poller(
     def poll() -> None:
         while not stop.is_set():
             try:
-                on_batch(feed(sqs, queue_url, handler))
+                feed(sqs, queue_url, handler)
             except (BotoCoreError, ClientError):
                 stop.wait(1)
 

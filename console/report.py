@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Protocol
 
-from PIL import Image
+from likeness.images import decode
+from likeness.settings import Limits
 
 _THUMBNAIL = 200
 _STYLE = """
@@ -22,6 +23,8 @@ h1 { margin-bottom: .2rem } .sum { margin: 0 0 1.5rem; opacity: .8 }
 .answers { display: flex; flex-wrap: wrap; gap: .8rem } figure { margin: 0; width: 8.5rem }
 img { width: 100%; height: 8.25rem; object-fit: contain; border-radius: 6px;
       background: color-mix(in srgb, currentColor 6%, transparent) }
+@media (max-width: 40rem) { .row { grid-template-columns: 1fr } figure { width: 6rem }
+  .row > div > img { width: 11rem } }
 .hit img { outline: 3px solid #1e7b34 } figcaption { font-size: .75rem; overflow-wrap: anywhere }
 """
 
@@ -88,7 +91,7 @@ def _answer(
 
 
 def _thumbnail(data: bytes) -> str:
-    image = Image.open(io.BytesIO(data)).convert("RGB")
+    image, _ = decode(data, Limits(), _THUMBNAIL)
     image.thumbnail((_THUMBNAIL, _THUMBNAIL))
     out = io.BytesIO()
     image.save(out, "JPEG", quality=72)

@@ -41,10 +41,22 @@ class Summary:
 
 
 def pictures(folder: Path) -> list[Path]:
-    """Every file under a folder that is named as a picture; a single file stands for itself."""
+    """Every file under a folder that is named as a picture; a single file stands for itself.
+
+    A name that is not UTF-8 can be no key: such a file is left out.
+    """
     if folder.is_file():
         return [folder]
-    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    named = (p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    return sorted(p for p in named if _is_utf8(str(p)))
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def upload(

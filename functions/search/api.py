@@ -245,7 +245,7 @@ class Api:
         if wanted.image is not None:
             return ByImage(_query_image(_from_base64(wanted.image)))
         if wanted.id is not None:
-            return ById(wanted.id)
+            return ById(_known_id(wanted.id))
         if wanted.key is not None:
             return ByObject(ObjectRef(self._bucket(), wanted.key))
         return ByVector(tuple(wanted.vector or ()), wanted.model or "")
@@ -346,10 +346,13 @@ def _too_large(size: int) -> ImageTooLarge:
 
 
 def _path_id(request: Request) -> str:
-    point_id: str = request.path_params["id"]
-    if not _UUID.fullmatch(point_id):
-        raise NotIndexed(f"no image with the id {point_id[:100]}")
-    return point_id
+    return _known_id(request.path_params["id"])
+
+
+def _known_id(text: str) -> str:
+    if not _UUID.fullmatch(text):
+        raise NotIndexed(f"no image has the id {text[:100]!r}; ids are UUIDs, as answers give them")
+    return text
 
 
 def _status(ref: ObjectRef, point: Point | None) -> schemas.Status:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -16,8 +18,15 @@ _TEXT_TYPES = ["text/", "application/json", "application/problem+json", "applica
 Handler = Callable[[LambdaEvent, Any], Mapping[str, Any]]
 
 
+@functools.cache
+def _set_event_loop() -> None:
+    """Mangum runs the app in the thread's event loop; since Python 3.12 there is none by itself."""
+    asyncio.set_event_loop(asyncio.new_event_loop())
+
+
 def create_handler(app: ASGIApp) -> Handler:
     """Lambda's entry for REST API (v1) proxy events."""
+    _set_event_loop()
     # with a lifespan, Mangum would run the app's start-up at every request
     adapter = Mangum(cast(ASGI, app), lifespan="off", text_mime_types=_TEXT_TYPES)
 

@@ -26,7 +26,13 @@ _KEY_PARAMETER = {
     "schema": {"type": "string"},
     "description": "The object's key in the bucket.",
 }
-_ID_PARAMETER = {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
+_ID_PARAMETER = {
+    "name": "id",
+    "in": "path",
+    "required": True,
+    "schema": {"type": "string"},
+    "description": "The image's id, as an answer or `GET /v1/status` gives it.",
+}
 
 
 class Operation(msgspec.Struct, frozen=True):
@@ -169,7 +175,8 @@ def _option_parameters(
 
 def _parameter_schema(name: str, schema: dict[str, Any]) -> dict[str, Any]:
     if name == "filter":
-        return {"content": {"application/json": {"schema": {"type": "object"}}}}
+        content = {"application/json": {"schema": {"type": "object"}}}
+        return {"content": content, "description": schema["description"]}
     return {"schema": schema}
 
 

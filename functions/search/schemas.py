@@ -8,10 +8,6 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 Text = Annotated[str, Meta(min_length=1, max_length=1024)]
-# An id is the UUID that an answer or GET /v1/status gave.
-Id = Annotated[
-    str, Meta(pattern="^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$", description="An image's id.")
-]
 MAX_OFFSET = 10_000
 
 
@@ -39,7 +35,9 @@ class SearchRequest(SearchOptions, forbid_unknown_fields=True, kw_only=True):
     image: Annotated[
         str | None, Meta(description="The query image, base64; at most 4.5 MiB when decoded.")
     ] = None
-    id: Annotated[Id | None, Meta(description="Search with an indexed image.")] = None
+    id: Annotated[
+        str | None, Meta(description="Search with an indexed image, by the id of an answer.")
+    ] = None
     key: Annotated[
         Text | None, Meta(description="Search with an object of the bucket, indexed or not.")
     ] = None

@@ -157,7 +157,7 @@ class Schema(Struct, frozen=True):
         kind = self._all_types().get(key) if isinstance(key, str) else None
         if kind is None:
             known = ", ".join(sorted(self._all_types()))
-            raise UnknownFilterKey(f"{where}: {key!r} is not a declared key; known are {known}")
+            raise UnknownFilterKey(f"{where}: {key!r} is not a declared key; declared are {known}")
         rest = {name: value for name, value in condition.items() if name != "key"}
         if len(rest) != 1 or not rest.keys() <= {"match", "range"}:
             raise InvalidRequest(f"{where}: expected key with either match or range")

@@ -161,7 +161,11 @@ def test_nothing_is_lost_when_the_service_stops_or_is_killed(
     [
         (("search", "nowhere.jpg"), "neither a file nor an id"),
         (("search", "README.md", "--filter", "{"), "not JSON"),
-        (("index", "nowhere"), "holds no pictures"),
+        (("index", "nowhere"), "there is no file or folder"),
+        (("index", "docs"), "holds no pictures"),
+        (("index", "s3://"), "name a bucket"),
+        (("index", "README.md", "--meta", "ü=1"), "ASCII"),
+        (("search", "README.md", "--url", "nowhere"), "http://"),
         (("status",), "Missing argument"),
         (("serve", "--schema", '{"brand": "colour"}', "--port", "0"), "colour"),
     ],
@@ -174,6 +178,30 @@ def test_mistakes_get_one_clear_line(
     assert done.returncode != 0
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_second_service_on_the_same_data_is_refused_and_harms_nothing(
+    local: Local, folder: Path
+) -> None:
+    done = local.run("serve", "--port", "0")
+    assert done.returncode == 1
+    assert "stop it with Ctrl-C there" in done.stderr
+    assert "rejected" in local.run("index", folder, "--meta", "brand=acme").stdout
+
+
+def test_the_doctor_checks_the_model_without_any_service(tmp_path: Path) -> None:
+    said = run("doctor", "--data", tmp_path)
+    assert said.returncode == 1
+    assert "none is running here" in said.stdout
+    assert "fixed-filters" in said.stdout
+
+
+def test_the_demo_wants_a_folder_with_pictures(tmp_path: Path) -> None:
+    (tmp_path / "x[").mkdir()
+    (tmp_path / "x[" / "[bold].png").write_bytes(png(1))
+    done = run("demo", tmp_path, "--data", tmp_path / "data")
+    assert done.returncode == 1
+    assert "holds 1 pictures; the demo needs" in done.stderr
 
 
 def found(done: subprocess.CompletedProcess[str]) -> Any:
