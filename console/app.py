@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from importlib.metadata import version as metadata_version
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import typer
 from rich.console import Console
@@ -144,7 +145,7 @@ def index(
             if not bucket:
                 raise typer.BadParameter("name a bucket: s3://bucket/prefix")
             queue = SqsQueue(_needed("LIKENESS_QUEUE_URL", service.queue_url if service else None))
-            cursor = data / f"index-{bucket}-{under.replace('/', '_')}.json"
+            cursor = data / f"index-{bucket}-{quote(under, safe='')}.json"
             task = progress.add_task("hinting", total=None)
             keys = uploads.enqueue(
                 S3Store(), queue, bucket, under, cursor, lambda n: progress.advance(task, n)

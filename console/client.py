@@ -11,6 +11,11 @@ import urllib3
 
 from likeness.images import sniff
 
+# A usage plan's 429 is waited out, as long as it says.
+_RETRIES = urllib3.Retry(
+    8, backoff_factor=0.5, status_forcelist=[429], allowed_methods=None, raise_on_status=False
+)
+
 
 class ServiceError(Exception):
     """The service refused, or did not answer; the message is for people."""
@@ -22,7 +27,7 @@ class Client:
             raise ServiceError(f"{url} is no service: its URL starts with http:// or https://")
         self._url = url.rstrip("/")
         headers = {"x-api-key": api_key} if api_key else {}
-        self._pool = urllib3.PoolManager(headers=headers, retries=urllib3.Retry(2), timeout=30.0)
+        self._pool = urllib3.PoolManager(headers=headers, retries=_RETRIES, timeout=30.0)
         self._headers = headers
 
     def search_image(self, data: bytes, **options: Any) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import signal
 import socket
@@ -25,7 +26,6 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import boto3
-from botocore.exceptions import BotoCoreError, ClientError
 
 from likeness.adapters.s3 import S3Store
 from likeness.adapters.sqs import SqsQueue
@@ -34,6 +34,8 @@ from likeness.ports import VectorIndex
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
+
+log = logging.getLogger(__name__)
 
 BUNDLED_MODEL = Path(__file__).resolve().parent.parent / "layers" / "model"
 DEFAULT_DATA = Path(".likeness")
@@ -257,7 +259,9 @@ def _poller(
         while not stop.is_set():
             try:
                 feed(sqs, queue_url, handler)
-            except (BotoCoreError, ClientError):
+            # Lambda goes on after any error of a function, and so must this: the message comes back
+            except Exception:
+                log.exception("a batch failed; it is tried again")
                 stop.wait(1)
 
     thread = threading.Thread(target=poll, name="poller")

@@ -46,8 +46,8 @@ def parse_event(event: Any) -> list[Hint]:
 
 
 def is_queue_event(event: Mapping[str, Any]) -> bool:
-    records = event.get("Records") or [{}]
-    return "messageId" in records[0]
+    records = event.get("Records")
+    return isinstance(records, list) and bool(records) and "messageId" in records[0]
 
 
 def _s3_hint(record: Mapping[str, Any]) -> Hint:

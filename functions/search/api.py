@@ -25,10 +25,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from functions.search import openapi, problems, schemas
 from likeness.errors import (
     ConfigurationError,
-    ImageTooLarge,
     InvalidRequest,
     LikenessError,
     NotIndexed,
+    QueryTooLarge,
     UnsupportedFormat,
 )
 from likeness.ports import ObjectStore
@@ -50,6 +50,7 @@ _MAX_BODY_BYTES = MAX_QUERY_BYTES * 4 // 3 + MIB // 4
 _URL_EXPIRES_S = 300
 _UPLOAD_EXPIRES_S = 900
 _FORMATS = {"image/heic": "HEIF", "image/avif": "AVIF"}
+_MAX_KEY_BYTES = 1024
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def create_app(
         HTTPException: on_http_error,
         Exception: on_bug,
     }
-    return App(ExceptionMiddleware(Router(routes), handlers))
+    return App(ExceptionMiddleware(Router(routes, redirect_slashes=False), handlers))
 
 
 class Api:
@@ -145,11 +146,15 @@ class Api:
         key = params.pop("key", "")
         if not key or params:
             raise InvalidRequest("give the object's key, and nothing else, as ?key=…")
-        ref = ObjectRef(self._bucket(), key)
+        ref = ObjectRef(self._bucket(), _known_key(key))
         point = await asyncio.to_thread(self._searcher.status, ref)
         return _json(_status(ref, point))
 
     async def upload(self, request: Request) -> Response:
+        if _content_type(request) != "application/json":
+            raise UnsupportedFormat(
+                "send application/json; the image itself goes to the answer's url"
+            )
         wanted = _decoded(await request.body(), schemas.UploadRequest)
         limits = self._settings.limits
         extra = _FORMATS.get(wanted.content_type)
@@ -218,7 +223,7 @@ class Api:
 
     async def _parse_search(self, request: Request) -> tuple[Source, schemas.SearchOptions]:
         """Raw image with its options in the query string, a form, or JSON."""
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        kind = _content_type(request)
         if kind.startswith("image/") or kind == "application/octet-stream":
             options = _from_texts(request.query_params, schemas.SearchOptions)
             return ByImage(_query_image(await request.body())), options
@@ -247,7 +252,7 @@ class Api:
         if wanted.id is not None:
             return ById(_known_id(wanted.id))
         if wanted.key is not None:
-            return ByObject(ObjectRef(self._bucket(), wanted.key))
+            return ByObject(ObjectRef(self._bucket(), _known_key(wanted.key)))
         return ByVector(tuple(wanted.vector or ()), wanted.model or "")
 
     def _bucket(self) -> str:
@@ -281,16 +286,24 @@ class App:
         await self._inner(scope, counted, send)
 
 
+def _content_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
 async def _parse_form(request: Request) -> tuple[Source, schemas.SearchOptions]:
-    async with request.form(max_files=1, max_fields=16) as form:
-        texts = {name: value for name, value in form.items() if isinstance(value, str)}
-        files = {name: value for name, value in form.items() if isinstance(value, UploadFile)}
+    try:
+        form = await request.form(max_files=1, max_fields=16)
+    except (UnicodeError, LookupError) as error:  # a charset that is none
+        raise InvalidRequest(f"form: {error}") from error
+    texts = {name: value for name, value in form.items() if isinstance(value, str)}
+    files = {name: value for name, value in form.items() if isinstance(value, UploadFile)}
+    try:
         if files.keys() != {"image"}:
             raise InvalidRequest("a form needs one file, named image")
-        return (
-            ByImage(_query_image(await files["image"].read())),
-            _from_texts(texts, schemas.SearchOptions),
-        )
+        image = _query_image(await files["image"].read())
+    finally:
+        await form.close()
+    return ByImage(image), _from_texts(texts, schemas.SearchOptions)
 
 
 async def _document(request: Request) -> Response:
@@ -341,8 +354,11 @@ def _query_image(data: bytes) -> bytes:
     return data
 
 
-def _too_large(size: int) -> ImageTooLarge:
-    return ImageTooLarge(f"{size / MIB:.1f} MiB; a query takes {MAX_QUERY_BYTES / MIB:.1f} MiB")
+def _too_large(size: int) -> QueryTooLarge:
+    return QueryTooLarge(
+        f"{size / MIB:.1f} MiB; a query takes {MAX_QUERY_BYTES / MIB:.1f} MiB: "
+        "upload it with POST /v1/uploads, then search by its key"
+    )
 
 
 def _path_id(request: Request) -> str:
@@ -353,6 +369,12 @@ def _known_id(text: str) -> str:
     if not _UUID.fullmatch(text):
         raise NotIndexed(f"no image has the id {text[:100]!r}; ids are UUIDs, as answers give them")
     return text
+
+
+def _known_key(key: str) -> str:
+    if len(key.encode()) > _MAX_KEY_BYTES:
+        raise InvalidRequest(f"key: S3's keys have {_MAX_KEY_BYTES} bytes at most")
+    return key
 
 
 def _status(ref: ObjectRef, point: Point | None) -> schemas.Status:

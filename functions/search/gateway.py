@@ -35,7 +35,10 @@ def create_handler(app: ASGIApp) -> Handler:
             answer: Mapping[str, Any] = adapter(event, context)
         except ValueError:  # base64 that is none, or is not even ASCII; a Host that is no host
             response = problems.respond(
-                400, "invalid-request", "the body is not base64", context.aws_request_id
+                400,
+                "invalid-request",
+                "the request cannot be read; is its body base64?",
+                context.aws_request_id,
             )
             return {
                 "statusCode": response.status_code,

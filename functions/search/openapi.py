@@ -23,7 +23,7 @@ _KEY_PARAMETER = {
     "name": "key",
     "in": "query",
     "required": True,
-    "schema": {"type": "string"},
+    "schema": {"type": "string", "minLength": 1, "maxLength": 1024},
     "description": "The object's key in the bucket.",
 }
 _ID_PARAMETER = {

@@ -26,6 +26,13 @@ STATUSES: dict[type[errors.LikenessError], int] = {
     errors.Unavailable: 503,
 }
 
+# What our dependencies said is for the log, not for callers.
+_HIDDEN_DETAILS: dict[type[errors.LikenessError], str] = {
+    errors.IndexUnavailable: "the index is not answering; try again",
+    errors.IndexRefused: "the index is not answering; try again",
+    errors.StoreUnavailable: "the bucket is not answering; try again",
+}
+
 
 def status_of(error: errors.LikenessError) -> int:
     return next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
@@ -33,11 +40,10 @@ def status_of(error: errors.LikenessError) -> int:
 
 def from_error(error: errors.LikenessError, request_id: str) -> Response:
     status = status_of(error)
-    # what is wrong with our own settings is for the log, not for callers
-    detail = "the service is misconfigured; see its log" if status == 500 else str(error)
-    uploads = "/v1/uploads" if isinstance(error, errors.ImageTooLarge) else msgspec.UNSET
-    if isinstance(error, errors.ImageTooLarge):
-        detail += "; upload it with POST /v1/uploads, then search by its key"
+    detail = _HIDDEN_DETAILS.get(type(error), str(error))
+    if status == http.HTTPStatus.INTERNAL_SERVER_ERROR:
+        detail = "the service is misconfigured; see its log"
+    uploads = "/v1/uploads" if isinstance(error, errors.QueryTooLarge) else msgspec.UNSET
     return respond(status, error.slug, detail, request_id, uploads)
 
 

@@ -83,7 +83,6 @@ class Image(msgspec.Struct, kw_only=True, omit_defaults=True):
     payload: dict[str, Any]
     reason: str | UnsetType = UNSET
     detail: str | UnsetType = UNSET
-    url: str | UnsetType = UNSET
 
 
 class Status(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -117,7 +116,7 @@ class UploadRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         Annotated[
             str,
             Meta(
-                pattern=r"^[^/\\\x00-\x1f]{1,200}$",
+                pattern=r"^[^/\\\x00-\x1f]{1,200}$(?!\n)",  # Python's $ passes a last newline
                 description="File name, kept at the key's end.",
             ),
         ]

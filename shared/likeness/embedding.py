@@ -11,8 +11,8 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from PIL import Image
 
-from likeness.errors import ModelBundleError
-from likeness.model import ModelSpec, Output, load_spec
+from likeness.errors import ModelBundleError, NoDetail
+from likeness.model import ModelSpec, Output, load_bundle
 from likeness.preprocessing import decode_size, tensor
 from likeness.records import Vector
 
@@ -24,8 +24,8 @@ class Embedder:
 
     def __init__(self, folder: Path, threads: int = 1) -> None:
         """Load and check a bundle. Raises ModelBundleError that says what is wrong with it."""
-        self.spec: ModelSpec = load_spec(folder)
-        self._session = _open_session(folder / self.spec.image_file, threads)
+        self.spec, network = load_bundle(folder)
+        self._session = _open_session(network, self.spec.image_file, threads)
         self._any_batch = _check_signature(self._session, self.spec)
 
     @property
@@ -55,11 +55,23 @@ class Embedder:
 
     def _run(self, batch: NDArray[Any]) -> Vector:
         output = self.spec.embedding
-        [raw] = self._session.run([output.name], {self.spec.input.name: batch})
-        vectors = pooled(np.asarray(raw, np.float32), output)
-        if vectors.shape[1] != output.dim:  # a free axis fits any dim until it runs
-            raise ModelBundleError(f"vectors have {vectors.shape[1]} values, not dim {output.dim}")
+        # What a network with free axes does is known once it runs: onnxruntime's own errors have no
+        # base class, and pooling meets shapes that it cannot pool.
+        try:
+            [raw] = self._session.run([output.name], {self.spec.input.name: batch})
+            vectors = pooled(np.asarray(raw, np.float32), output)
+        except Exception as error:
+            raise ModelBundleError(f"the network does not run: {error}") from error
+        if vectors.shape != (len(batch), output.dim):
+            expected = (len(batch), output.dim)
+            raise ModelBundleError(f"the network gives {vectors.shape}, not {expected} values")
         return unit_rows(vectors)
+
+
+def check_vector(vector: Vector) -> None:
+    """Raises NoDetail for a row that is no direction: NaN, infinite or all zero."""
+    if not np.isfinite(vector).all() or not vector.any():
+        raise NoDetail("the model finds nothing in the image")
 
 
 def pooled(raw: NDArray[np.float32], output: Output) -> NDArray[np.float32]:
@@ -84,7 +96,7 @@ def unit_rows(vectors: NDArray[np.float32]) -> Vector:
     return np.asarray(vectors / np.maximum(norms, 1e-12), np.float32)
 
 
-def _open_session(path: Path, threads: int) -> ort.InferenceSession:
+def _open_session(network: bytes, name: str, threads: int) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -93,10 +105,10 @@ def _open_session(path: Path, threads: int) -> ort.InferenceSession:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     # From bytes: the file that was hashed is all there is, external data is refused.
     try:
-        return ort.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(network, options, providers=["CPUExecutionProvider"])
     # onnxruntime raises a dozen classes of its own, all for a file that it cannot run
     except Exception as error:
-        raise ModelBundleError(f"onnxruntime cannot load {path.name}: {error}") from error
+        raise ModelBundleError(f"onnxruntime cannot load {name}: {error}") from error
 
 
 def _check_signature(session: ort.InferenceSession, spec: ModelSpec) -> bool:

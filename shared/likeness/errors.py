@@ -8,6 +8,7 @@
     │   ├── NotIndexed              no live image has that id or key
     │   └── ImageError              bytes that cannot be indexed or searched
     │       ├── ImageTooLarge       more bytes than allowed
+    │       │   └── QueryTooLarge   more bytes than a request can carry
     │       ├── NotAnImage          no known image signature, or undecodable
     │       ├── UnsupportedFormat   an image, but of a format that is switched off
     │       ├── TruncatedImage      the file ends early
@@ -19,6 +20,7 @@
     └── Unavailable                 a dependency is down: try again
         ├── StoreUnavailable        S3
         └── IndexUnavailable        Qdrant
+            ├── IndexRefused        it answered, but will not do this
             ├── IndexMissing        the alias names no collection yet
             ├── IndexOfOtherModel   the alias names a collection of another model
             └── IndexContended      other writers kept winning; the queue retries
@@ -36,6 +38,7 @@ __all__ = [
     "IndexContended",
     "IndexMissing",
     "IndexOfOtherModel",
+    "IndexRefused",
     "IndexUnavailable",
     "InputError",
     "InvalidRequest",
@@ -46,6 +49,7 @@ __all__ = [
     "NotAnImage",
     "NotIndexed",
     "ObjectChanged",
+    "QueryTooLarge",
     "StoreUnavailable",
     "TooManyPixels",
     "TruncatedImage",
@@ -85,6 +89,10 @@ class ImageError(InputError):
 
 class ImageTooLarge(ImageError):
     slug = "image-too-large"
+
+
+class QueryTooLarge(ImageTooLarge):
+    pass
 
 
 class NotAnImage(ImageError):
@@ -133,6 +141,10 @@ class StoreUnavailable(Unavailable):
 
 class IndexUnavailable(Unavailable):
     slug = "index-unavailable"
+
+
+class IndexRefused(IndexUnavailable):
+    pass
 
 
 class IndexMissing(IndexUnavailable):

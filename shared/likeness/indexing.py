@@ -6,16 +6,18 @@ reads what the bucket says now, writes where the index differs, and looks again 
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
 from typing import Any, TypeVar
 
+import msgspec
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from likeness.embedding import Embedder
+from likeness.embedding import Embedder, check_vector
 from likeness.errors import (
     ConfigurationError,
     ImageError,
@@ -46,6 +48,8 @@ from likeness.settings import MIB, Limits
 
 _WRITES = 3
 _PARALLEL = 4
+# One message may hold any number of records; what is under way at a time bounds the memory.
+_CHUNK = 10
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -114,6 +118,8 @@ class Indexer:
         self._clock = clock
         self._pool = ThreadPoolExecutor(parallel) if parallel > 1 else None
         self._prepared = False
+        decisive = msgspec.json.encode((self._schema, self._limits), order="deterministic")
+        self._settings = hashlib.sha256(decisive).hexdigest()[:8]
 
     def reconcile(self, hints: Sequence[Hint]) -> dict[ObjectRef, Outcome]:
         """Make the index agree with the bucket on these objects; never raises for one of them.
@@ -127,16 +133,21 @@ class Indexer:
             if known is None or hint.sequencer > known.sequencer:
                 newest[hint.ref] = hint
         outcomes = {ref: Outcome(ref, Result.UNCHANGED) for ref in newest}
+        pending = list(newest.values())
+        for at in range(0, len(pending), _CHUNK):
+            self._reconcile_chunk(pending[at : at + _CHUNK], outcomes)
+        return outcomes
+
+    def _reconcile_chunk(self, hints: list[Hint], outcomes: dict[ObjectRef, Outcome]) -> None:
         try:
-            self._reconcile(list(newest.values()), outcomes)
+            self._reconcile(hints, outcomes)
         except LikenessError as error:
             if isinstance(error, IndexMissing):
                 self._prepared = False  # somebody dropped the collection: the retry makes it anew
             # The index itself is down: nothing that was not seen to agree is acknowledged.
-            for ref in newest:
+            for ref in (hint.ref for hint in hints):
                 if not outcomes[ref].error:
-                    outcomes[ref] = Outcome(ref, Result.FAILED, error.slug, error=error)
-        return outcomes
+                    outcomes[ref] = _failed(ref, error)
 
     def _reconcile(self, pending: list[Hint], outcomes: dict[ObjectRef, Outcome]) -> None:
         if not self._prepared:
@@ -169,6 +180,8 @@ class Indexer:
             return (point is None or point.object is None) and state is None
         return (
             point.model == self._embedder.fingerprint
+            # a key declared or a limit raised since: a hint at the object takes it in anew
+            and point.settings == self._settings
             and point.object.etag == state.etag
             and point.object.version_id == state.version_id
             and point.object.last_modified_s == state.last_modified_s
@@ -189,8 +202,9 @@ class Indexer:
             try:
                 prepared.append(self._prepare(look, body))
             except ImageError as error:
-                why = {"reason": error.slug, "detail": str(error)}
-                writes.append(self._write(look, State.REJECTED, **why))
+                writes.append(self._rejected(look, error))
+            except (ConfigurationError, MemoryError) as error:
+                outcomes[look.ref] = _failed(look.ref, error)
         vectors = self._embedder.embed([item.tensor for item in prepared])
         writes += map(self._live, prepared, vectors)
         if writes:
@@ -224,10 +238,17 @@ class Indexer:
         return _Prepared(look, self._embedder.prepare(image), info, texts)
 
     def _live(self, item: _Prepared, vector: NDArray[Any]) -> PointWrite:
+        try:
+            check_vector(vector)
+        except ImageError as error:
+            return self._rejected(item.look, error)
         meta, misfits = self._schema.parse(item.texts)
         detail = f"metadata left out, not of its type: {', '.join(misfits)}" if misfits else None
         facts = {"image": item.image, "meta": meta, "detail": detail, "vector": vector}
         return self._write(item.look, State.LIVE, **facts)
+
+    def _rejected(self, look: _Look, error: ImageError) -> PointWrite:
+        return self._write(look, State.REJECTED, reason=error.slug, detail=str(error))
 
     def _write(self, look: _Look, state: State, **rest: Any) -> PointWrite:
         stored = look.point.version if look.point else Version()
@@ -245,6 +266,7 @@ class Indexer:
             state=state,
             version=version,
             model=self._embedder.fingerprint,
+            settings=self._settings,
             indexed_at_s=self._clock(),
             object=look.state,
             **rest,
@@ -270,7 +292,7 @@ class Indexer:
         results = self._pool.map(guarded, items) if self._pool else map(guarded, items)
         for item, result in zip(items, results, strict=True):
             if isinstance(result, StoreUnavailable | ConfigurationError):
-                outcomes[ref(item)] = Outcome(ref(item), Result.FAILED, result.slug, error=result)
+                outcomes[ref(item)] = _failed(ref(item), result)
             else:
                 done.append(result)
         return done
@@ -281,3 +303,9 @@ _RESULTS = {
     State.GONE: Result.REMOVED,
     State.REJECTED: Result.REJECTED,
 }
+
+
+def _failed(ref: ObjectRef, error: LikenessError | MemoryError) -> Outcome:
+    if isinstance(error, MemoryError):
+        error = ConfigurationError("the function's memory is too small for this image")
+    return Outcome(ref, Result.FAILED, error.slug, error=error)

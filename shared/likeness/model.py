@@ -98,24 +98,29 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return hashlib.sha256(encoded).hexdigest()[:16]
 
 
-def load_spec(folder: Path) -> ModelSpec:
+def load_bundle(folder: Path) -> tuple[ModelSpec, bytes]:
     """Read and validate a bundle's model.json, and check every file's sha256.
 
+    Returns the spec and the network's bytes, the very ones that were checked.
     Raises ModelBundleError that names the file or field at fault.
     """
     spec = _decode(_read(folder, MANIFEST))
     if spec.image_file not in spec.files:
         raise ModelBundleError(f"{MANIFEST}: files does not list {spec.image_file}")
+    network = b""
     for name, sha256 in spec.files.items():
         if Path(name).name != name:
             raise ModelBundleError(f"{MANIFEST}: {name!r} is not a plain file name")
-        actual = hashlib.sha256(_read(folder, name)).hexdigest()
+        data = _read(folder, name)
+        actual = hashlib.sha256(data).hexdigest()
         if actual != sha256:
             raise ModelBundleError(
                 f"{folder / name} is damaged or was replaced: its sha256 is {actual[:12]}..., "
                 f"{MANIFEST} says {sha256[:12]}..."
             )
-    return spec
+        if name == spec.image_file:
+            network = data
+    return spec, network
 
 
 def _read(folder: Path, name: str) -> bytes:

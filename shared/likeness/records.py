@@ -104,7 +104,8 @@ class Point(Struct, frozen=True):
     """What the index holds of one object.
 
     `vector` is float32 (D,), a unit vector, only where the state is live; it is None on points
-    that were read without their vectors.
+    that were read without their vectors. `settings` is a digest of the schema and limits that it
+    was indexed under.
     """
 
     ref: ObjectRef
@@ -118,6 +119,7 @@ class Point(Struct, frozen=True):
     detail: str | None = None
     meta: Mapping[str, Any] = {}
     vector: Vector | None = None
+    settings: str = ""
 
     @property
     def id(self) -> str:

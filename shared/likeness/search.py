@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 from msgspec import Struct
 
-from likeness.embedding import Embedder, unit_rows
+from likeness.embedding import Embedder, check_vector
 from likeness.errors import (
+    ConfigurationError,
     IndexMissing,
     IndexOfOtherModel,
+    IndexRefused,
     InvalidRequest,
     ModelMismatch,
     NotIndexed,
@@ -33,6 +35,7 @@ from likeness.settings import MIB, Limits
 
 # API Gateway passes 10 MB, Lambda 6 MB with base64's third on top: 4.5 MiB of image.
 MAX_QUERY_BYTES = int(4.5 * MIB)
+_OTHER_MODEL = "the index was made by model {}, this service embeds with {}"
 
 
 class ByImage(Struct, frozen=True):
@@ -127,11 +130,7 @@ class Searcher:
                 not_itself = {"has_id": [own_id]}
                 filter = {**filter, "must_not": [*filter.get("must_not", []), not_itself]}
             with watch.stage("search"):
-                # one more than asked for tells whether there is a next page
-                found = self._index.nearest(
-                    vector, query.limit + 1, query.offset, filter or None, query.score_threshold
-                )
-            self._check_model(found)
+                found = self._nearest(vector, query, filter)
         more = len(found) > query.limit
         return Answer(
             found[: query.limit], query.offset + query.limit if more else None, watch.took_ms
@@ -155,9 +154,7 @@ class Searcher:
         """The collection that is searched. Raises Unavailable where searches would fail."""
         info = self._index.info()
         if (info.model, info.dim) != (self.model, self._embedder.dim):
-            raise IndexOfOtherModel(
-                f"the index was made by model {info.model}, this service embeds with {self.model}"
-            )
+            raise IndexOfOtherModel(_OTHER_MODEL.format(info.model, self.model))
         return info
 
     def _vector(self, source: Source, watch: _Stopwatch) -> tuple[Vector, str | None]:
@@ -184,14 +181,18 @@ class Searcher:
             tensor = self._embedder.prepare(image)
         with watch.stage("embed"):
             vector: Vector = self._embedder.embed([tensor])[0]
+        check_vector(vector)
         return vector
 
     def _read(self, ref: ObjectRef) -> bytes:
         store = self._open_store()
-        state = store.head(ref)
-        if state is None:
-            raise NotIndexed(f"the bucket has no object {ref.key}")
-        return store.read(ref, state.etag, self._limits.max_bytes).data
+        try:
+            state = store.head(ref)
+            if state is not None:
+                return store.read(ref, state.etag, self._limits.max_bytes).data
+        except ConfigurationError:
+            pass  # forbidden: as good as absent for this caller, whose key it is
+        raise NotIndexed(f"the bucket has no object {ref.key} that can be searched with")
 
     def _given(self, values: tuple[float, ...], model: str) -> Vector:
         if model != self.model:
@@ -200,17 +201,27 @@ class Searcher:
             raise InvalidRequest(
                 f"vector: {self._embedder.dim} values expected, {len(values)} given"
             )
-        vector = np.array([values], np.float32)
-        if not np.isfinite(vector).all() or not vector.any():
+        vector = np.array(values, np.float64)
+        length = np.linalg.norm(vector)
+        if not np.isfinite(length) or length == 0:
             raise InvalidRequest("vector: all values must be finite, and not all zero")
-        unit: Vector = unit_rows(vector)[0]
-        return unit
+        return np.asarray(vector / length, np.float32)
 
-    def _check_model(self, found: list[Candidate]) -> None:
-        """A vector compared with another model's is noise; say so instead of answering."""
+    def _nearest(self, vector: Vector, query: Query, filter: dict[str, Any]) -> list[Candidate]:
+        """One more than asked for, which tells whether there is a next page.
+
+        A vector compared with another model's is noise: that raises IndexOfOtherModel.
+        """
+        try:
+            found = self._index.nearest(
+                vector, query.limit + 1, query.offset, filter or None, query.score_threshold
+            )
+        except IndexRefused:
+            self.ready()  # another model's dimension is the likeliest reason, and says so itself
+            raise
+        if not found:
+            self.ready()
         for candidate in found:
             if candidate.point.model != self.model:
-                raise IndexOfOtherModel(
-                    f"the index was made by model {candidate.point.model}, "
-                    f"this service embeds with {self.model}"
-                )
+                raise IndexOfOtherModel(_OTHER_MODEL.format(candidate.point.model, self.model))
+        return found

@@ -32,7 +32,6 @@ class Settings(Struct, frozen=True):
     model_dir: Path
     bucket: str | None = None
     upload_prefix: str = ""
-    queue_url: str | None = None
     alias: str = "images"
     index_api_key: str | None = None
     index_api_key_secret: str | None = None
@@ -60,7 +59,6 @@ class Settings(Struct, frozen=True):
             model_dir=Path(env.get("LIKENESS_MODEL_DIR") or "/opt/model"),
             bucket=env.get("LIKENESS_BUCKET") or None,
             upload_prefix=env.get("LIKENESS_UPLOAD_PREFIX", ""),
-            queue_url=env.get("LIKENESS_QUEUE_URL") or None,
             alias=env.get("LIKENESS_ALIAS") or "images",
             index_api_key=env.get("QDRANT_API_KEY") or None,
             index_api_key_secret=env.get("QDRANT_API_KEY_SECRET_ARN") or None,

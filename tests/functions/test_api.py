@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from aws_lambda_powertools import Logger
 from msgspec.structs import replace
@@ -23,7 +24,15 @@ from likeness.adapters.qdrant_embedded import EmbeddedIndex
 from likeness.embedding import Embedder
 from likeness.filters import Schema
 from likeness.indexing import Indexer
-from likeness.records import Hint, ObjectRef
+from likeness.records import (
+    Hint,
+    ObjectRef,
+    OlderThan,
+    Point,
+    PointWrite,
+    State,
+    Version,
+)
 from likeness.search import Searcher
 from likeness.settings import Settings
 from tests.fake_bucket import FakeBucket
@@ -214,6 +223,8 @@ def test_filters_take_ranges_and_negations(service: Service) -> None:
         ({"image": ""}, 422, "not-an-image", "empty"),
         ({"image": base64.b64encode(b"text").decode()}, 422, "not-an-image", "signature"),
         ({"key": "nowhere.png"}, 404, "not-indexed", "nowhere.png"),
+        ({"key": "ü" * 600}, 400, "invalid-request", "1024 bytes"),
+        ({"id": "00000000-0000-5000-8000-000000000000\n"}, 404, "not-indexed", "UUID"),
         ({"id": "00000000-0000-5000-8000-000000000000"}, 404, "not-indexed", "0000"),
     ],
 )
@@ -316,6 +327,7 @@ def test_an_upload_ticket_fixes_key_and_type(service: Service) -> None:
         ({"content_type": "text/html"}, 400),
         ({"content_type": "image/heic"}, 415),
         ({"content_type": "image/png", "name": "../../etc"}, 400),
+        ({"content_type": "image/png", "name": "a.png\n"}, 400),
         ({"content_type": "image/png", "metadata": {"secret": "x"}}, 400),
         ({}, 400),
     ],
@@ -348,11 +360,48 @@ def test_a_dead_index_is_503_with_retry_after(tmp_path: Path) -> None:
     assert int(response.headers["retry-after"]) > 0
 
 
-def test_an_index_of_another_model_is_refused_not_searched(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dim_change", [0, 7])
+def test_an_index_of_another_model_is_refused_not_searched(tmp_path: Path, dim_change: int) -> None:
     service = Service(tmp_path)
-    service.index.prepare("f" * 16, service.embedder.dim)
+    service.index.prepare("f" * 16, service.embedder.dim + dim_change)
+    headers = {"content-type": "image/png"}
     problem(service.http.get("/v1/ready"), 503, "model-mismatch")
+    empty = service.http.post("/v1/search", content=png(1), headers=headers)
+    problem(empty, 503, "model-mismatch")
+    if not dim_change:
+        put_foreign_point(service)
+        noise = service.http.post("/v1/search", content=png(1), headers=headers)
+        problem(noise, 503, "model-mismatch")
     service.index.close()
+
+
+def put_foreign_point(service: Service) -> None:
+    vector = np.ones(service.embedder.dim, np.float32)
+    version = Version(1)
+    point = Point(service.bucket.ref("a"), State.LIVE, version, "f" * 16, 1.0, vector=vector)
+    service.index.write("f" * 16, [PointWrite(point, OlderThan(version))])
+
+
+def test_what_the_index_said_is_not_told_to_callers(tmp_path: Path) -> None:
+    dead = Service(tmp_path)
+    dead.fill()
+    dead.index.close()
+    response = dead.http.get(f"/v1/images/{dead.id('1.png')}")
+    assert problem(response, 503, "index-unavailable") == "the index is not answering; try again"
+
+
+@pytest.mark.parametrize(
+    "content_type", ["multipart/form-data; boundary=b; charset=undefined", "multipart/form-data"]
+)
+def test_a_form_that_cannot_be_read_is_refused(service: Service, content_type: str) -> None:
+    body = b'--b\r\nContent-Disposition: form-data; name="limit"\r\n\r\n3\r\n--b--\r\n'
+    headers = {"content-type": content_type}
+    problem(service.http.post("/v1/search", content=body, headers=headers), 400, "invalid-request")
+
+
+def test_a_trailing_slash_is_no_route(service: Service) -> None:
+    response = service.http.get("/v1/health/", follow_redirects=False)
+    problem(response, 404, "no-such-route")
 
 
 def test_a_missing_bucket_setting_is_ours_and_not_explained_to_callers(service: Service) -> None:

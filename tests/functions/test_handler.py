@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote_plus
 
+import numpy as np
 import pytest
 from aws_lambda_powertools import Logger, Metrics
 from PIL import Image
@@ -24,10 +25,10 @@ from functions.index.handler import Handler
 from likeness.adapters.qdrant import Layout
 from likeness.adapters.qdrant_embedded import EmbeddedIndex
 from likeness.embedding import Embedder
-from likeness.errors import StoreUnavailable, Unavailable
+from likeness.errors import ConfigurationError, IndexMissing, StoreUnavailable, Unavailable
 from likeness.filters import Schema
-from likeness.indexing import Indexer
-from likeness.records import ObjectRef, Point, State
+from likeness.indexing import Indexer, Result
+from likeness.records import Hint, ObjectRef, Point, State
 from tests.fake_bucket import FakeBucket
 from tests.pictures import encoded, jpeg, picture, png
 
@@ -44,10 +45,11 @@ class Service:
         self.bucket = FakeBucket("photos")
         self.embedder = Embedder(MODEL)
         self.store: Any = self.bucket
+        self.schema = SCHEMA
         self._ids = itertools.count(1)
 
     def handle(self, event: dict[str, Any]) -> dict[str, Any]:
-        indexer = Indexer(self.store, self.index, self.embedder, SCHEMA)
+        indexer = Indexer(self.store, self.index, self.embedder, self.schema)
         logger = Logger(service="index", logger_handler=logging.NullHandler())
         return Handler(indexer, logger, Metrics(namespace="Test", service="index"))(event, None)
 
@@ -233,6 +235,84 @@ def test_a_store_fault_fails_its_record_alone(service: Service) -> None:
     assert service.point("a.png") and service.point("c.png")
 
 
+def test_a_declared_key_reaches_what_was_indexed_before(service: Service) -> None:
+    service.bucket.put("a.png", png(1), {"colour": "red"})
+    service.deliver("a.png")
+    service.schema = Schema.declare({"colour": "keyword"})
+    service.deliver("a.png")
+    point = service.point("a.png")
+    assert point is not None and point.meta == {"colour": "red"}
+
+
+def test_the_same_bytes_with_new_metadata_are_taken_in_on_an_unversioned_bucket(
+    service: Service,
+) -> None:
+    service.bucket.versioned = False
+    service.bucket.put("a.png", png(1), {"brand": "old"})
+    service.deliver("a.png")
+    service.bucket.put("a.png", png(1), {"brand": "new"})
+    service.deliver("a.png")
+    point = service.point("a.png")
+    assert point is not None and point.meta == {"brand": "new"}
+
+
+def test_a_dropped_collection_is_made_anew_by_the_next_try(service: Service) -> None:
+    service.bucket.put("a.png", png(1))
+    indexer = Indexer(service.bucket, DroppedOnce(service.index), service.embedder)
+    hints = [Hint(service.bucket.ref("a.png"))]
+    assert indexer.reconcile(hints)[hints[0].ref].result is Result.FAILED
+    assert indexer.reconcile(hints)[hints[0].ref].result is Result.INDEXED
+
+
+def test_a_message_of_many_records_is_worked_off_in_parts(service: Service) -> None:
+    keys = [f"{i}.png" for i in range(25)]
+    for i, key in enumerate(keys):
+        service.bucket.put(key, png(i, 24, 18))
+    records = [json.loads(notification("photos", key))["Records"][0] for key in keys]
+    answer = service.handle(service.batch(json.dumps({"Records": records})))
+    assert answer == {"batchItemFailures": []}
+    assert service.index.info().points == 25
+
+
+@pytest.mark.parametrize("fault", [ConfigurationError("a decoder is missing"), MemoryError()])
+def test_an_image_that_fails_by_our_own_fault_fails_alone(
+    service: Service, monkeypatch: pytest.MonkeyPatch, fault: Exception
+) -> None:
+    service.bucket.put("a.png", png(1))
+    service.bucket.put("b.png", png(2))
+    prepare = service.embedder.prepare
+    faults = [fault]
+
+    def failing_first(image: Image.Image) -> Any:
+        if faults:
+            raise faults.pop()
+        return prepare(image)
+
+    monkeypatch.setattr(service.embedder, "prepare", failing_first)
+    assert len(service.deliver("a.png", "b.png")["batchItemFailures"]) == 1
+    assert service.point("b.png") is not None
+    assert service.deliver("a.png") == {"batchItemFailures": []}
+
+
+def test_an_image_without_a_vector_is_rejected_alone(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.bucket.put("a.png", png(1))
+    service.bucket.put("b.png", png(2))
+    embed = service.embedder.embed
+
+    def nan_first(tensors: Any) -> Any:
+        vectors = embed(tensors)
+        vectors[0] = np.nan
+        return vectors
+
+    monkeypatch.setattr(service.embedder, "embed", nan_first)
+    assert service.deliver("a.png", "b.png") == {"batchItemFailures": []}
+    a, b = service.point("a.png"), service.point("b.png")
+    assert a is not None and (a.state, a.reason) == (State.REJECTED, "no-detail")
+    assert b is not None and b.state is State.LIVE
+
+
 def test_a_dead_index_fails_every_record(service: Service) -> None:
     service.bucket.put("a.png", png(1))
     service.index.close()
@@ -289,6 +369,26 @@ def test_logs_and_metrics_tell_what_happened(
     emitted = json.loads(line)
     assert (emitted["Indexed"], emitted["Rejected"]) == ([1.0], [1.0])
     assert all(lag >= 0 for lag in emitted["EventLagSeconds"])
+
+
+class DroppedOnce:
+    """An index whose collection is gone after it was prepared for the first time."""
+
+    def __init__(self, index: EmbeddedIndex) -> None:
+        self._index = index
+        self._prepared = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._index, name)
+
+    def prepare(self, model: str, dim: int) -> None:
+        self._index.prepare(model, dim)
+        self._prepared += 1
+
+    def retrieve(self, model: str, ids: Any) -> Any:
+        if self._prepared == 1:
+            raise IndexMissing("there is no collection")
+        return self._index.retrieve(model, ids)
 
 
 class FailingReads:

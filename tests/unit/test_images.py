@@ -759,3 +759,11 @@ def test_a_damaged_file_gives_an_image_or_an_image_error(
     name: str, edits: list[tuple[str, float, int, bytes]]
 ) -> None:
     gives_an_image_or_an_image_error(edited(seed(name), edits))
+
+
+def test_a_large_run_length_bmp_is_refused_before_it_is_decoded() -> None:
+    """50,000,000 × 1 pixels in a kilobyte: Pillow would take six seconds."""
+    header = b"BM" + struct.pack("<IHHI", 1086, 0, 0, 1078)
+    info = struct.pack("<IiiHHIIiiII", 40, 50_000_000, 1, 1, 8, 1, 8, 0, 0, 256, 0)
+    data = header + info + bytes(1024) + b"\x01\x40\x01\x90\x00\x00\x00\x01"
+    refuse_quickly_and_small(data, TooManyPixels)

@@ -11,12 +11,18 @@ from typing import Any
 import pytest
 
 from likeness.errors import ConfigurationError, ModelBundleError
-from likeness.model import ModelSpec, load_spec
+from likeness.model import ModelSpec, load_bundle
 
 Manifest = dict[str, Any]
 Change = Callable[[Manifest], object]
 WEIGHTS = b"these bytes stand for a network"
 BUNDLED = Path(__file__).resolve().parents[2] / "layers" / "model"
+
+
+def load_spec(folder: Path) -> ModelSpec:
+    spec, network = load_bundle(folder)
+    assert network == (folder / spec.image_file).read_bytes()
+    return spec
 
 
 def manifest(weights: bytes = WEIGHTS) -> Manifest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import unquote
@@ -10,7 +11,7 @@ import numpy as np
 from msgspec import Struct
 
 from likeness.adapters.secrets import read_secret
-from likeness.errors import ConfigurationError
+from likeness.errors import ConfigurationError, IndexUnavailable
 from likeness.filters import META, Schema
 from likeness.ports import VectorIndex
 from likeness.records import (
@@ -74,6 +75,14 @@ def open_index(settings: Settings) -> VectorIndex:
     )
 
 
+class Understood(contextlib.AbstractContextManager[None]):
+    """Around the reading of answers: what is not shaped as ours becomes IndexUnavailable."""
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, KeyError | TypeError | AttributeError | ValueError | IndexError):
+            raise IndexUnavailable("the index answers with something that is not ours") from error
+
+
 def check_collection(name: str, metadata: Mapping[str, Any] | None, dim: int, model: str) -> None:
     """Raises ConfigurationError where an existing collection is not this model's."""
     found = (metadata or {}).get("model"), (metadata or {}).get("dim")
@@ -93,6 +102,7 @@ def to_payload(point: Point) -> dict[str, Any]:
         "v_lo": point.version.lo,
         "rev": point.version.rev,
         "model": point.model,
+        "settings": point.settings,
         "indexed_at": point.indexed_at_s,
     }
     if point.object:
@@ -130,6 +140,7 @@ def from_payload(payload: Payload, vector: Sequence[float] | None = None) -> Poi
         version=Version.from_halves(payload["v_hi"], payload["v_lo"], payload["rev"]),
         model=payload["model"],
         indexed_at_s=payload["indexed_at"],
+        settings=payload.get("settings", ""),
         object=_object_state(payload),
         image=_image_info(payload),
         reason=payload.get("reason"),

@@ -6,7 +6,6 @@ open it at a time; the engine's write-ahead log keeps what was written when it i
 
 from __future__ import annotations
 
-import contextlib
 import json
 import threading
 from collections.abc import Mapping, Sequence
@@ -18,13 +17,14 @@ import qdrant_edge as edge
 from likeness.adapters.qdrant import (
     VECTOR,
     Layout,
+    Understood,
     check_collection,
     from_payload,
     to_payload,
     to_vectors,
     update_filter,
 )
-from likeness.errors import IndexMissing, IndexUnavailable
+from likeness.errors import IndexMissing, IndexRefused, IndexUnavailable
 from likeness.records import (
     Candidate,
     CollectionInfo,
@@ -94,7 +94,7 @@ class EmbeddedIndex:
         shard = self._shard(self._layout.collection(model))
         with _translated():
             records = shard.retrieve(list(ids), with_payload=True, with_vector=False)
-        return {str(record.id): from_payload(_payload(record)) for record in records}
+            return {str(record.id): from_payload(_payload(record)) for record in records}
 
     def write(self, model: str, writes: Sequence[PointWrite]) -> None:
         points = [
@@ -139,10 +139,10 @@ class EmbeddedIndex:
         shard = self._shard(self._aliased())
         with _translated():
             records = shard.retrieve([point_id], with_payload=True, with_vector=True)
-        if not records:
-            return None
-        vectors: Any = records[0].vector
-        return from_payload(_payload(records[0]), (vectors or {}).get(VECTOR))
+            if not records:
+                return None
+            vectors: Any = records[0].vector
+            return from_payload(_payload(records[0]), (vectors or {}).get(VECTOR))
 
     def scroll(
         self, limit: int, cursor: str | None = None, filter: Mapping[str, Any] | None = None
@@ -156,7 +156,7 @@ class EmbeddedIndex:
         shard = self._shard(self._aliased())
         with _translated():
             records, next_cursor = shard.scroll(request)
-        points = [from_payload(_payload(record)) for record in records]
+            points = [from_payload(_payload(record)) for record in records]
         return Page(points, None if next_cursor is None else str(next_cursor))
 
     def _create(self, name: str, model: str, dim: int) -> None:
@@ -210,15 +210,15 @@ class EmbeddedIndex:
         draft.replace(path)
 
 
-class _translated(contextlib.AbstractContextManager[None]):  # noqa: N801 - reads as a verb
+class _translated(Understood):  # noqa: N801 - reads as a verb
     """The engine raises bare Exception; here it gets its name."""
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, Exception) and type(error) is Exception:
-            message = str(error)
-            if "WouldBlock" in message:
-                message = "another process has the embedded index open"
-            raise IndexUnavailable(message) from error
+        if type(error) is Exception:
+            if "WouldBlock" in str(error):
+                raise IndexUnavailable("another process has the embedded index open") from error
+            raise IndexRefused(str(error)) from error
+        super().__exit__(kind, error, trace)
 
 
 def _payload(record: Any) -> Payload:

@@ -18,13 +18,14 @@ import urllib3
 from likeness.adapters.qdrant import (
     VECTOR,
     Layout,
+    Understood,
     check_collection,
     from_payload,
     to_payload,
     to_vectors,
     update_filter,
 )
-from likeness.errors import IndexMissing, IndexUnavailable
+from likeness.errors import IndexMissing, IndexRefused, IndexUnavailable
 from likeness.records import (
     Candidate,
     CollectionInfo,
@@ -97,7 +98,8 @@ class Transport:
         breaker: CircuitBreaker | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """One call, retries included, takes `timeout_s` at the most.
+        """One call, retries included, is given `timeout_s`; only a peer that sends its headers byte
+        by byte can stretch it.
 
         `read_key` is asked for the API key now, after a restore and after a refusal.
         """
@@ -129,7 +131,7 @@ class Transport:
         for attempt in range(_ATTEMPTS):
             try:
                 status, answer = self._attempt(method, path, encoded, deadline_s)
-            except (urllib3.exceptions.HTTPError, ValueError) as error:
+            except (urllib3.exceptions.HTTPError, ValueError, RecursionError) as error:
                 failure = f"{type(error).__name__}: no complete answer"
             else:
                 if status not in _RETRIED:
@@ -172,7 +174,7 @@ def _result(status: int, answer: Any, method: str, path: str) -> Any:
     if status == _NOT_FOUND:
         raise IndexMissing(f"Qdrant knows no {path.split('/')[2]}: index an image first")
     if status >= 400:
-        raise IndexUnavailable(f"Qdrant refused {method} {path} (HTTP {status}): {message}")
+        raise IndexRefused(f"Qdrant refused {method} {path} (HTTP {status}): {message}")
     if not isinstance(answer, dict) or "result" not in answer:
         raise IndexUnavailable(f"{method} {path} did not answer as Qdrant does")
     return answer["result"]
@@ -210,7 +212,8 @@ class RestIndex:
         path = f"/collections/{self._layout.collection(model)}/points?consistency=majority"
         body = {"ids": list(ids), "with_payload": True, "with_vector": False}
         found = self._transport.call("POST", path, body)
-        return {point["id"]: from_payload(point["payload"]) for point in found}
+        with Understood():
+            return {point["id"]: from_payload(point["payload"]) for point in found}
 
     def write(self, model: str, writes: Sequence[PointWrite]) -> None:
         # compare-and-set is only sound where one leader orders the writes
@@ -229,17 +232,19 @@ class RestIndex:
             "update_filter": update_filter(writes),
         }
         path = f"/collections/{name}/points?wait=true&ordering={ordering}"
-        status = self._transport.call("PUT", path, body).get("status")
+        done = self._transport.call("PUT", path, body)
+        with Understood():
+            status = done["status"]
         if status != "completed":
             raise IndexUnavailable(f"Qdrant only said {status!r} to a write")
 
     def info(self) -> CollectionInfo:
         found = self._describe(self._layout.alias)
-        metadata = found["config"].get("metadata") or {}
-        model, dim = metadata.get("model", ""), metadata.get("dim", 0)
-        return CollectionInfo(
-            self._layout.collection(model), model, dim, found.get("points_count") or 0
-        )
+        with Understood():
+            metadata = found["config"].get("metadata") or {}
+            model, dim = metadata.get("model", ""), metadata.get("dim", 0)
+            points = found.get("points_count") or 0
+        return CollectionInfo(self._layout.collection(model), model, dim, points)
 
     def nearest(
         self,
@@ -265,15 +270,17 @@ class RestIndex:
         if score_threshold is not None:
             body["score_threshold"] = score_threshold
         found = self._transport.call("POST", self._points("query"), body)
-        return [Candidate(from_payload(p["payload"]), p["score"]) for p in found["points"]]
+        with Understood():
+            return [Candidate(from_payload(p["payload"]), p["score"]) for p in found["points"]]
 
     def fetch(self, point_id: str) -> Point | None:
         body = {"ids": [point_id], "with_payload": True, "with_vector": [VECTOR]}
         found = self._transport.call("POST", f"/collections/{self._layout.alias}/points", body)
         if not found:
             return None
-        vectors = found[0].get("vector") or {}
-        return from_payload(found[0]["payload"], vectors.get(VECTOR))
+        with Understood():
+            vectors = found[0].get("vector") or {}
+            return from_payload(found[0]["payload"], vectors.get(VECTOR))
 
     def scroll(
         self, limit: int, cursor: str | None = None, filter: Mapping[str, Any] | None = None
@@ -284,9 +291,9 @@ class RestIndex:
         if filter:
             body["filter"] = filter
         found = self._transport.call("POST", self._points("scroll"), body)
-        return Page(
-            [from_payload(p["payload"]) for p in found["points"]], found["next_page_offset"]
-        )
+        with Understood():
+            points = [from_payload(p["payload"]) for p in found["points"]]
+            return Page(points, found["next_page_offset"])
 
     def _points(self, verb: str) -> str:
         return f"/collections/{self._layout.alias}/points/{verb}"
