@@ -131,8 +131,7 @@ def run(images: Path | None, data: Path, out: Console) -> bool:
         found = len(pictures(images))
         if found < _FEWEST:
             raise RuntimeError(f"{images} holds {found} pictures; the demo needs {_FEWEST} or more")
-    for name in _OWN_FILES:
-        shutil.rmtree(data / name, ignore_errors=True)
+    _begin_anew(data)
     out.print("[bold]1[/bold]  starting a local S3, SQS and both functions …")
     environment = {"LIKENESS_PAYLOAD_SCHEMA": json.dumps(catalogue.SCHEMA)}
     with local.run(data, 0, environment) as service:
@@ -168,6 +167,16 @@ def run(images: Path | None, data: Path, out: Console) -> bool:
     _print(checks, out)
     out.print(f"Look at the pictures: {page}")
     return all(check.ok for check in checks)
+
+
+def _begin_anew(data: Path) -> None:
+    """Raises RuntimeError where the folder is in use, or holds what no service of ours left."""
+    if running := local.LocalService.running(data):
+        raise RuntimeError(f"a service (process {running.pid}) keeps its data in {data}: stop it")
+    if data.exists() and any(data.iterdir()) and not (data / local.LOCK).exists():
+        raise RuntimeError(f"{data} is not empty and not the demo's: name another folder")
+    for name in _OWN_FILES:
+        shutil.rmtree(data / name, ignore_errors=True)
 
 
 def _bundled() -> list[Item]:

@@ -39,6 +39,8 @@ log = logging.getLogger(__name__)
 
 BUNDLED_MODEL = Path(__file__).resolve().parent.parent / "layers" / "model"
 DEFAULT_DATA = Path(".likeness")
+# Held while a service runs; its presence tells that a folder is a service's.
+LOCK = "lock"
 BUCKET, QUEUE = "likeness-local", "likeness-index"
 _REGION = "us-east-1"
 _CREDENTIALS = {
@@ -127,7 +129,7 @@ def run(
 @contextlib.contextmanager
 def _locked(data: Path) -> Iterator[None]:
     """One service for each folder, or the second would stop the first one's MiniStack."""
-    with (data / "lock").open("w") as lock:
+    with (data / LOCK).open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

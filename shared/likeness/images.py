@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 from collections.abc import Callable
 from importlib import import_module
 
@@ -52,16 +53,19 @@ _DECODERS = {
     "AVIF": ("PIL.AvifImagePlugin", "AvifImageFile"),
     "HEIF": ("pillow_heif.as_plugin", "HeifImageFile"),
 }
-_EXTRAS = {"HEIF": "heif", "AVIF": "avif"}
+_EXTRAS = {"HEIF", "AVIF"}
 
 # libjpeg scales by powers of two in the transform domain. At twice the model's input or more, the
 # embedding stays the same to cos ≥ .995 (benchmarks/embed.py measures it).
 _DRAFT_FACTOR = 2
 
 # A progressive JPEG's every scan passes over the whole picture: 400 empty ones in 217 kB took 15 s
-# at 48 megapixels. Encoders write about ten; the marker inside entropy-coded data is escaped.
+# at 48 megapixels. Encoders write about ten.
 _JPEG_SCAN = b"\xff\xda"
+_JPEG_END = b"\xff\xd9"
 _MAX_JPEG_SCANS = 64
+# ITU-T T.81, B.1.1: FF is escaped by 00 in entropy-coded data, D0 to D7 stand inside it.
+_JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 
 # Pillow decodes run-length BMPs in Python, byte by byte: one kilobyte took 6 s at 50 megapixels.
 _MAX_RUN_LENGTH_PIXELS = 4_000_000
@@ -107,7 +111,7 @@ def decode(data: bytes, limits: Limits, short_side: int) -> tuple[Image.Image, I
             f"{len(data) / MIB:.1f} MiB; at most {limits.max_bytes / MIB:.1f} MiB are taken"
         )
     name = _allowed_format(data, limits)
-    if name == "JPEG" and data.count(_JPEG_SCAN) > _MAX_JPEG_SCANS:
+    if name == "JPEG" and _has_too_many_scans(data):
         raise NotAnImage(f"a JPEG of more than {_MAX_JPEG_SCANS} scans")
     image = _open(data, name, limits)
     full_width, full_height = image.size
@@ -121,6 +125,23 @@ def decode(data: bytes, limits: Limits, short_side: int) -> tuple[Image.Image, I
         full_width, full_height = full_height, full_width
     upright = _rgb(image if turn is None else image.transpose(turn))
     return upright, ImageInfo(name, full_width, full_height, hashlib.sha256(data).hexdigest())
+
+
+def _has_too_many_scans(data: bytes) -> bool:
+    """Count the scans of the first image, marker by marker.
+
+    The two bytes also occur by chance in metadata, and in the video that phones append.
+    """
+    if data.count(_JPEG_SCAN) <= _MAX_JPEG_SCANS:
+        return False
+    scans, at = 0, len(b"\xff\xd8")
+    while scans <= _MAX_JPEG_SCANS and (marker := _JPEG_MARKER.search(data, at)):
+        if marker[0] == _JPEG_END:
+            break
+        scans += marker[0] == _JPEG_SCAN
+        length = int.from_bytes(data[marker.end() : marker.end() + 2], "big")
+        at = marker.end() + length
+    return scans > _MAX_JPEG_SCANS
 
 
 def _is_run_length(data: bytes, name: str) -> bool:

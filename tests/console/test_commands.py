@@ -204,6 +204,22 @@ def test_the_demo_wants_a_folder_with_pictures(tmp_path: Path) -> None:
     assert "holds 1 pictures; the demo needs" in done.stderr
 
 
+def test_the_demo_leaves_folders_of_the_user_alone(tmp_path: Path) -> None:
+    (tmp_path / "index").mkdir()
+    (tmp_path / "index" / "diary.txt").write_text("mine")
+    done = run("demo", "--data", tmp_path)
+    assert done.returncode == 1
+    assert "not the demo's" in done.stderr
+    assert (tmp_path / "index" / "diary.txt").read_text() == "mine"
+
+
+def test_the_demo_leaves_a_running_service_alone(local: Local) -> None:
+    done = run("demo", "--data", local.data)
+    assert done.returncode == 1
+    assert "stop it" in done.stderr
+    assert local.run("status", "query.jpg").returncode == 0
+
+
 def found(done: subprocess.CompletedProcess[str]) -> Any:
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

@@ -767,3 +767,23 @@ def test_a_large_run_length_bmp_is_refused_before_it_is_decoded() -> None:
     info = struct.pack("<IiiHHIIiiII", 40, 50_000_000, 1, 1, 8, 1, 8, 0, 0, 256, 0)
     data = header + info + bytes(1024) + b"\x01\x40\x01\x90\x00\x00\x00\x01"
     refuse_quickly_and_small(data, TooManyPixels)
+
+
+def test_a_phone_s_motion_photo_is_a_picture_whatever_its_video_holds() -> None:
+    """Phones append a video behind the image: its bytes look like scans here and there."""
+    video = b"\xff\xda\x00\x08" * 500
+    assert difference(encoded(picture(), "JPEG") + video, picture()) < 12
+
+
+def test_scan_markers_inside_metadata_are_no_scans() -> None:
+    assert difference(encoded(picture(), "JPEG", comment=b"\xff\xda" * 500), picture()) < 12
+
+
+def test_a_jpeg_that_repeats_its_last_scan_is_refused_before_it_is_decoded() -> None:
+    """400 nearly empty scans over 48 megapixels took 15 seconds."""
+    whole = encoded(picture(), "JPEG", progressive=True)
+    last = whole.rindex(b"\xff\xda")
+    data = whole[:-2] + whole[last:-2] * 400 + whole[-2:]
+    refuse_quickly_and_small(data, NotAnImage)
+    few = whole[:-2] + whole[last:-2] * 3 + whole[-2:]
+    assert difference(few, picture()) < 12
