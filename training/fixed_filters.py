@@ -265,9 +265,9 @@ def main() -> None:
     parser.add_argument(
         "--out",
         type=Path,
-        default=_REPOSITORY / "layers" / "model",
+        default=_REPOSITORY / "tests" / "models" / "fixed-filters",
         metavar="DIR",
-        help="folder for image.onnx and model.json (default: layers/model)",
+        help="folder for image.onnx and model.json (default: tests/models/fixed-filters)",
     )
     write(parser.parse_args().out)
 

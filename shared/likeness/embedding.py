@@ -1,10 +1,10 @@
-"""Embedder: images → unit vectors, through ONNX Runtime. The only onnxruntime import."""
+"""Images, and texts, → unit vectors, through ONNX Runtime. The only onnxruntime import."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime as ort
@@ -12,11 +12,24 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from likeness.errors import ModelBundleError, NoDetail
-from likeness.model import ModelSpec, Output, load_bundle
+from likeness.model import Descriptors, ModelSpec, Output, TextTower, load_bundle
 from likeness.preprocessing import decode_size, tensor
 from likeness.records import Vector
 
 _ERRORS_ONLY = 3
+
+
+class Description(NamedTuple):
+    """What one pass of the network says of N images; None for what the model does not have.
+
+    vectors float32 (N, dim); patches and local float32 (N, side², dim): unit rows. salience
+    float32 (N, side²): how well each spot of `local` can be found again.
+    """
+
+    vectors: Vector
+    patches: NDArray[np.float32] | None
+    local: NDArray[np.float32] | None
+    salience: NDArray[np.float32] | None
 
 
 class Embedder:
@@ -24,8 +37,9 @@ class Embedder:
 
     def __init__(self, folder: Path, threads: int = 1) -> None:
         """Load and check a bundle. Raises ModelBundleError that says what is wrong with it."""
-        self.spec, network = load_bundle(folder)
-        self._session = _open_session(network, self.spec.image_file, threads)
+        self.spec, files = load_bundle(folder)
+        name = self.spec.image_file
+        self._session = _open_session(files[name], name, threads)
         self._any_batch = _check_signature(self._session, self.spec)
 
     @property
@@ -49,23 +63,91 @@ class Embedder:
         """Prepared tensors → float32 (N, dim), unit rows, in one run where the network can."""
         if not tensors:
             return np.empty((0, self.dim), np.float32)
-        batches = [np.concatenate(tensors)] if self._any_batch else tensors
-        vectors: Vector = np.concatenate([self._run(batch) for batch in batches])
-        return vectors
+        [raw] = self._run(tensors, [self.spec.embedding.name])
+        return self._vectors(raw)
 
-    def _run(self, batch: NDArray[Any]) -> Vector:
+    def describe(self, tensors: Sequence[NDArray[Any]]) -> Description:
+        """Prepared tensors, at least one → all that the model tells of them, in the same pass."""
+        names = _output_names(self.spec)
+        found = dict(zip(names, self._run(tensors, names), strict=True))
+        patches, local = (
+            _descriptors(found[d.name], d, len(tensors)) if d else None
+            for d in (self.spec.patches, self.spec.local)
+        )
+        of_local = self.spec.local.salience if self.spec.local else None
+        return Description(
+            self._vectors(found[self.spec.embedding.name]),
+            patches,
+            local,
+            np.asarray(found[of_local], np.float32) if of_local else None,
+        )
+
+    def _run(
+        self, tensors: Sequence[NDArray[Any]], outputs: list[str]
+    ) -> list[NDArray[np.float32]]:
+        batches = [np.concatenate(tensors)] if self._any_batch else tensors
+        runs = [_checked_run(self._session, {self.spec.input.name: b}, outputs) for b in batches]
+        # most calls have one batch: nothing is copied then
+        return runs[0] if len(runs) == 1 else [np.concatenate(o) for o in zip(*runs, strict=True)]
+
+    def _vectors(self, raw: NDArray[np.float32]) -> Vector:
         output = self.spec.embedding
-        # What a network with free axes does is known once it runs: onnxruntime's own errors have no
-        # base class, and pooling meets shapes that it cannot pool.
         try:
-            [raw] = self._session.run([output.name], {self.spec.input.name: batch})
-            vectors = pooled(np.asarray(raw, np.float32), output)
-        except Exception as error:
-            raise ModelBundleError(f"the network does not run: {error}") from error
-        if vectors.shape != (len(batch), output.dim):
-            expected = (len(batch), output.dim)
-            raise ModelBundleError(f"the network gives {vectors.shape}, not {expected} values")
-        return unit_rows(vectors)
+            vectors = pooled(raw, output)
+        except (ValueError, IndexError) as error:  # a shape that cannot be pooled so
+            raise ModelBundleError(f"the network's output cannot be pooled: {error}") from error
+        return _rows_of(vectors, output.dim)
+
+
+class TextEmbedder:
+    """A bundle's text tower: texts → vectors in its images' space. Safe between threads."""
+
+    def __init__(self, folder: Path, threads: int = 1) -> None:
+        """Raises ModelBundleError where the bundle has no text tower, or a broken one."""
+        spec, files = load_bundle(folder)
+        if spec.text is None:
+            raise ModelBundleError(f"{spec.name} has no text tower: it cannot search by words")
+        self._tower, self._dim = spec.text, spec.embedding.dim
+        self._tokenizer = _open_tokenizer(files[spec.text.tokenizer], spec.text)
+        self._session = _open_session(files[spec.text.file], spec.text.file, threads)
+        inputs = {i.name: i.type for i in self._session.get_inputs()}
+        if set(inputs) != set(filter(None, [spec.text.input, spec.text.mask])):
+            raise ModelBundleError(f"the text tower's inputs are {sorted(inputs)}")
+        self._integer = np.int32 if inputs[spec.text.input] == "tensor(int32)" else np.int64
+        if spec.text.output not in {o.name for o in self._session.get_outputs()}:
+            raise ModelBundleError(f"the text tower has no output {spec.text.output!r}")
+
+    def embed(self, texts: Sequence[str]) -> Vector:
+        """Texts, at least one → float32 (N, dim), unit rows."""
+        encoded = self._tokenizer.encode_batch(list(texts))
+        feed = {self._tower.input: np.array([e.ids for e in encoded], self._integer)}
+        if self._tower.mask:
+            feed[self._tower.mask] = np.array([e.attention_mask for e in encoded], self._integer)
+        [raw] = _checked_run(self._session, feed, [self._tower.output])
+        return _rows_of(raw, self._dim)
+
+
+class Port(NamedTuple):
+    """One input or output of a network; a free axis of its shape has a name, or None."""
+
+    name: str
+    type: str
+    shape: list[int | str | None]
+
+
+class Network:
+    """An ONNX file as it is, while no bundle says yet what it takes and gives."""
+
+    def __init__(self, network: bytes, name: str) -> None:
+        """`name` is for messages. Raises ModelBundleError where onnxruntime cannot load it."""
+        self._session = _open_session(network, name, threads=1)
+        self.inputs = [Port(i.name, i.type, i.shape) for i in self._session.get_inputs()]
+        self.outputs = [Port(o.name, o.type, o.shape) for o in self._session.get_outputs()]
+
+    def run(self, feed: dict[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
+        """All float outputs by their names. Raises ModelBundleError where it does not run."""
+        names = [output.name for output in self.outputs if output.type == "tensor(float)"]
+        return dict(zip(names, _checked_run(self._session, feed, names), strict=True))
 
 
 def check_vector(vector: Vector) -> None:
@@ -96,6 +178,51 @@ def unit_rows(vectors: NDArray[np.float32]) -> Vector:
     return np.asarray(vectors / np.maximum(norms, 1e-12), np.float32)
 
 
+def _rows_of(vectors: NDArray[np.float32], dim: int) -> Vector:
+    """Checked (N, dim), as unit rows."""
+    if vectors.ndim != 2 or vectors.shape[1] != dim:
+        raise ModelBundleError(f"the network gives {vectors.shape}, not (N, {dim}) values")
+    return unit_rows(vectors)
+
+
+def _descriptors(
+    raw: NDArray[np.float32], descriptors: Descriptors, count: int
+) -> NDArray[np.float32]:
+    """Checked (N, side², dim)."""
+    expected = (count, descriptors.side**2, descriptors.dim)
+    if raw.shape != expected:
+        raise ModelBundleError(
+            f"output {descriptors.name!r} gives {raw.shape}, model.json says {expected}"
+        )
+    return raw
+
+
+def _checked_run(
+    session: ort.InferenceSession, feed: dict[str, NDArray[Any]], outputs: list[str]
+) -> list[NDArray[np.float32]]:
+    # What a network with free axes does is known once it runs: onnxruntime's own errors have no
+    # base class.
+    try:
+        return [np.asarray(raw, np.float32) for raw in session.run(outputs, feed)]
+    except Exception as error:
+        raise ModelBundleError(f"the network does not run: {error}") from error
+
+
+def _open_tokenizer(file: bytes, tower: TextTower) -> Any:
+    try:
+        from tokenizers import Tokenizer  # noqa: PLC0415 - only models with a text tower need it
+
+        tokenizer = Tokenizer.from_buffer(file)
+    except ImportError as error:
+        raise ModelBundleError("searching by words needs the package `tokenizers`") from error
+    # what the Rust side raises has no class of its own
+    except Exception as error:
+        raise ModelBundleError(f"{tower.tokenizer} is no tokenizer: {error}") from error
+    tokenizer.enable_truncation(tower.length)
+    tokenizer.enable_padding(length=tower.length, pad_id=tower.pad)
+    return tokenizer
+
+
 def _open_session(network: bytes, name: str, threads: int) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -117,10 +244,9 @@ def _check_signature(session: ort.InferenceSession, spec: ModelSpec) -> bool:
     outputs = {o.name: o for o in session.get_outputs()}
     if set(inputs) != {spec.input.name}:
         raise ModelBundleError(f"the network's inputs are {sorted(inputs)}, not {spec.input.name}")
-    if spec.embedding.name not in outputs:
-        raise ModelBundleError(
-            f"the network has no output {spec.embedding.name!r}, but {sorted(outputs)}"
-        )
+    for name in _output_names(spec):
+        if name not in outputs:
+            raise ModelBundleError(f"the network has no output {name!r}, but {sorted(outputs)}")
     taken = inputs[spec.input.name]
     expected_type = f"tensor({'float' if spec.input.dtype == 'float32' else 'uint8'})"
     if taken.type != expected_type:
@@ -136,6 +262,15 @@ def _check_signature(session: ort.InferenceSession, spec: ModelSpec) -> bool:
             f"cannot turn into (N, {spec.embedding.dim})"
         )
     return not isinstance(taken.shape[0], int)
+
+
+def _output_names(spec: ModelSpec) -> list[str]:
+    """All outputs that the bundle promises: the embedding, then those of its maps."""
+    names = [spec.embedding.name]
+    for descriptors in (spec.patches, spec.local):
+        if descriptors:
+            names += [descriptors.name, *filter(None, [descriptors.salience])]
+    return names
 
 
 def _output_shapes(output: Output) -> list[list[int | None]]:

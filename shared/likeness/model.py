@@ -69,8 +69,41 @@ class Output(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     gem_p: Annotated[float, msgspec.Meta(gt=0)] = 3.0
 
 
+class Descriptors(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A map of local descriptors: output (N, side², dim), unit rows, row by row of the image.
+
+    `salience`: the output (N, side²) that says how well each spot can be found again.
+    """
+
+    name: str
+    side: Annotated[int, msgspec.Meta(ge=1)]
+    dim: Annotated[int, msgspec.Meta(ge=1)]
+    salience: str | None = None
+
+
+class TextTower(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The network that puts words into the images' space: token numbers (N, length) → (N, dim).
+
+    `tokenizer` is a file of Hugging Face's `tokenizers`. Shorter texts are filled up with `pad`,
+    longer ones cut to `length` tokens. `mask`: the input that tells the two apart, where there is
+    one.
+    """
+
+    length: Annotated[int, msgspec.Meta(ge=1)]
+    file: str = "text.onnx"
+    tokenizer: str = "tokenizer.json"
+    input: str = "input_ids"
+    mask: str | None = None
+    output: str = "text_embeds"
+    pad: Annotated[int, msgspec.Meta(ge=0)] = 0
+
+
 class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """model.json. `files` maps each file's name to its sha256."""
+    """model.json. `files` maps each file's name to its sha256.
+
+    `patches` is a coarse, semantic map for late interaction, `local` a fine one for geometric
+    verification; a model may have neither. Nor need it have a text tower.
+    """
 
     name: str
     version: str
@@ -82,6 +115,9 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     normalise: Normalise
     embedding: Output
     image_file: str = "image.onnx"
+    patches: Descriptors | None = None
+    local: Descriptors | None = None
+    text: TextTower | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -93,21 +129,24 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             self.resize,
             self.normalise,
             self.embedding,
+            self.patches,
+            self.local,
         )
         encoded = msgspec.json.encode(decisive, order="deterministic")
         return hashlib.sha256(encoded).hexdigest()[:16]
 
 
-def load_bundle(folder: Path) -> tuple[ModelSpec, bytes]:
+def load_bundle(folder: Path) -> tuple[ModelSpec, dict[str, bytes]]:
     """Read and validate a bundle's model.json, and check every file's sha256.
 
-    Returns the spec and the network's bytes, the very ones that were checked.
+    Returns the spec and each file's bytes, the very ones that were checked.
     Raises ModelBundleError that names the file or field at fault.
     """
     spec = _decode(_read(folder, MANIFEST))
-    if spec.image_file not in spec.files:
-        raise ModelBundleError(f"{MANIFEST}: files does not list {spec.image_file}")
-    network = b""
+    needed = [spec.image_file, *([spec.text.file, spec.text.tokenizer] if spec.text else [])]
+    if missing := [name for name in needed if name not in spec.files]:
+        raise ModelBundleError(f"{MANIFEST}: files does not list {', '.join(missing)}")
+    files: dict[str, bytes] = {}
     for name, sha256 in spec.files.items():
         if Path(name).name != name:
             raise ModelBundleError(f"{MANIFEST}: {name!r} is not a plain file name")
@@ -118,9 +157,8 @@ def load_bundle(folder: Path) -> tuple[ModelSpec, bytes]:
                 f"{folder / name} is damaged or was replaced: its sha256 is {actual[:12]}..., "
                 f"{MANIFEST} says {sha256[:12]}..."
             )
-        if name == spec.image_file:
-            network = data
-    return spec, network
+        files[name] = data
+    return spec, files
 
 
 def _read(folder: Path, name: str) -> bytes:

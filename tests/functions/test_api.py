@@ -39,7 +39,7 @@ from tests.fake_bucket import FakeBucket
 from tests.pictures import encoded, jpeg, png
 
 ROOT = Path(__file__).parents[2]
-MODEL = ROOT / "layers" / "model"
+MODEL = ROOT / "tests" / "models" / "fixed-filters"
 SCHEMA = Schema.declare({"brand": "keyword", "price": "float"})
 PICTURES = 12
 

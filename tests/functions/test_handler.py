@@ -32,7 +32,7 @@ from likeness.records import Hint, ObjectRef, Point, State
 from tests.fake_bucket import FakeBucket
 from tests.pictures import encoded, jpeg, picture, png
 
-MODEL = Path(__file__).parents[2] / "layers" / "model"
+MODEL = Path(__file__).parents[1] / "models" / "fixed-filters"
 EVENTS = Path(__file__).parents[2] / "events"
 SCHEMA = Schema.declare({"brand": "keyword", "price": "float"})
 

@@ -22,102 +22,13 @@ from PIL import Image
 from likeness.embedding import Embedder, pooled, unit_rows
 from likeness.errors import ModelBundleError, NoDetail
 from likeness.model import Output
+from tests.networks import Network, clip, dinov2, mobilenet, resnet, siglip
 
-onnx = pytest.importorskip("onnx")
-
-from onnx import TensorProto, helper, numpy_helper  # noqa: E402 - only once it is there
-
-Shape = list[int | str | None]
 Bundle = Callable[..., Path]
 REPOSITORY = Path(__file__).resolve().parents[2]
 BUNDLED = REPOSITORY / "layers" / "model"
 GOLDEN = REPOSITORY / "tests" / "golden" / "vectors.npz"
 PHOTOS = ("astronaut.png", "coffee.png", "chelsea.png")
-FLOAT = TensorProto.FLOAT
-UINT8 = TensorProto.UINT8
-
-
-# Networks
-
-
-class Network:
-    """A chain of ONNX nodes from one image tensor to one output, with random weights."""
-
-    def __init__(self, shape: Shape, kind: int = FLOAT, name: str = "image") -> None:
-        self._input = helper.make_tensor_value_info(name, kind, shape)
-        self.output = name
-        self._nodes: list[Any] = []
-        self._constants: list[Any] = []
-        self._random = np.random.default_rng(5)
-
-    def constant(self, values: NDArray[Any]) -> str:
-        name = f"constant{len(self._constants)}"
-        self._constants.append(numpy_helper.from_array(values, name))
-        return name
-
-    def weights(self, *shape: int) -> str:
-        return self.constant(self._random.normal(size=shape).astype(np.float32))
-
-    def then(self, operator: str, *others: str, **attributes: Any) -> Network:
-        output = f"value{len(self._nodes)}"
-        inputs = [self.output, *others]
-        self._nodes.append(helper.make_node(operator, inputs, [output], **attributes))
-        self.output = output
-        return self
-
-    def patches(self, dim: int, patch: int) -> Network:
-        """(N, dim, H / patch, W / patch)"""
-        weights = self.weights(dim, 3, patch, patch)
-        return self.then("Conv", weights, kernel_shape=[patch] * 2, strides=[patch] * 2)
-
-    def tokens(self, dim: int, count: int) -> Network:
-        """The map of `patches` as (N, count, dim)."""
-        self.then("Reshape", self.constant(np.array([0, dim, count])))
-        return self.then("Transpose", perm=[0, 2, 1])
-
-    def behind_a_class_token(self) -> Network:
-        """(N, T, dim) → (N, 1 + T, dim)"""
-        tokens = self.output
-        self.then("ReduceMax", axes=[1], keepdims=1)
-        return self.then("Concat", tokens, axis=1)
-
-    def average(self) -> Network:
-        return self.then("GlobalAveragePool").then("Flatten")
-
-    def model(self, shape: Shape | None, name: str = "embedding", extra: bool = False) -> Any:
-        """The whole network; `extra` adds an input that nothing needs."""
-        self.then("Identity")
-        self._nodes[-1].output[0] = name
-        inputs = [self._input]
-        if extra:
-            inputs.append(helper.make_tensor_value_info("text", FLOAT, ["N", 77]))
-            self._nodes.append(helper.make_node("Identity", ["text"], ["text_again"]))
-        output = helper.make_tensor_value_info(name, FLOAT, shape)
-        graph = helper.make_graph(self._nodes, "g", inputs, [output], self._constants)
-        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-
-
-def clip(batch: int | str = "N", dim: int = 512) -> Any:
-    return Network([batch, 3, 224, 224]).patches(dim, 32).average().model([batch, dim])
-
-
-def siglip() -> Any:
-    return Network(["N", 3, 224, 224]).patches(768, 16).average().model(["N", 768])
-
-
-def dinov2(batch: int | str = "N") -> Any:
-    network = Network([batch, 3, 224, 224]).patches(384, 14).tokens(384, 256)
-    return network.behind_a_class_token().model([batch, 257, 384])
-
-
-def resnet() -> Any:
-    network = Network(["N", 3, "H", "W"]).patches(64, 32).then("Relu")
-    return network.model(["N", 64, "h", "w"])
-
-
-def mobilenet(batch: int | str = "N") -> Any:
-    network = Network([batch, 64, 64, 3], UINT8).then("Cast", to=FLOAT)
-    return network.then("Transpose", perm=[0, 3, 1, 2]).patches(40, 16).average().model([batch, 40])
 
 
 CLIP: dict[str, Any] = {
@@ -456,7 +367,7 @@ def test_a_network_that_cannot_be_used_is_refused_at_once(
 def test_a_free_axis_that_turns_out_wrong_is_refused_at_the_first_picture(tmp_path: Path) -> None:
     """A map of free height and width that is not pooled may be 1 × 1, until it is 7 × 7."""
     embedder = Embedder(write(tmp_path, resnet(), with_output(dim=64)))
-    with pytest.raises(ModelBundleError, match=r"gives \(1, 3136\), not \(1, 64\)"):
+    with pytest.raises(ModelBundleError, match=r"gives \(1, 3136\), not \(N, 64\)"):
         embed(embedder, pictures(1))
 
 

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageOps
 from likeness.embedding import Embedder
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-BUNDLE = REPOSITORY / "layers" / "model"
+BUNDLE = REPOSITORY / "tests" / "models" / "fixed-filters"
 # These ship inside scikit-image; others would be downloaded.
 PHOTOS = ("astronaut.png", "coffee.png", "chelsea.png", "rocket.jpg")
 

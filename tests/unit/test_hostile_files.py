@@ -107,7 +107,7 @@ def test_nearly_every_odd_but_good_file_of_a_usual_format_is_a_picture(
 
 
 def test_every_picture_among_them_has_a_finite_vector_or_no_detail(results: list[Outcome]) -> None:
-    embedder = Embedder(REPOSITORY / "layers" / "model")
+    embedder = Embedder(REPOSITORY / "tests" / "models" / "fixed-filters")
     tensors = []
     for result in results:
         if result.image:

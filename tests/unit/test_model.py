@@ -20,8 +20,8 @@ BUNDLED = Path(__file__).resolve().parents[2] / "layers" / "model"
 
 
 def load_spec(folder: Path) -> ModelSpec:
-    spec, network = load_bundle(folder)
-    assert network == (folder / spec.image_file).read_bytes()
+    spec, files = load_bundle(folder)
+    assert files == {name: (folder / name).read_bytes() for name in spec.files}
     return spec
 
 
@@ -51,6 +51,8 @@ def manifest(weights: bytes = WEIGHTS) -> Manifest:
             "skip_tokens": 1,
             "gem_p": 3.0,
         },
+        "patches": {"name": "patches", "side": 7, "dim": 64, "salience": "weight"},
+        "local": {"name": "local", "side": 14, "dim": 48, "salience": "salience"},
     }
 
 
@@ -82,6 +84,10 @@ def drop(path: str) -> Change:
         del manifest[field]
 
     return change
+
+
+def with_text_tower(content: Manifest) -> None:
+    content["text"] = {"length": 77, "file": "image.onnx", "tokenizer": "image.onnx"}
 
 
 def changed(change: Change) -> Manifest:
@@ -123,6 +129,24 @@ def test_what_has_a_default_can_be_left_out(tmp_path: Path) -> None:
         "bicubic",
     )
     assert (spec.normalise.scale, spec.embedding.pooling) == (1 / 255, "none")
+
+
+def test_a_model_needs_neither_local_descriptors_nor_a_text_tower(tmp_path: Path) -> None:
+    content = manifest()
+    del content["patches"], content["local"]
+    spec = load_spec(write(tmp_path, content))
+    assert (spec.patches, spec.local, spec.text) == (None, None, None)
+
+
+def test_the_files_of_a_text_tower_must_be_listed(tmp_path: Path) -> None:
+    assert "files does not list text.onnx, tokenizer.json" in refusal(
+        write(tmp_path, manifest() | {"text": {"length": 77}})
+    )
+
+
+@pytest.mark.parametrize("field", ["patches.side", "local.dim"])
+def test_a_map_of_no_size_is_refused(field: str, tmp_path: Path) -> None:
+    assert field in refusal(write(tmp_path, changed(put(field, 0)))).replace("$.", "")
 
 
 def test_the_bundled_model_is_valid() -> None:
@@ -402,6 +426,10 @@ def test_a_file_that_makes_no_vectors_does_not_change_the_fingerprint(tmp_path: 
     assert fingerprint(tmp_path, put("files", with_notes)) == fingerprint(tmp_path)
 
 
+def test_a_text_tower_does_not_change_the_fingerprint(tmp_path: Path) -> None:
+    assert fingerprint(tmp_path / "with", with_text_tower) == fingerprint(tmp_path / "without")
+
+
 def test_other_weights_have_another_fingerprint(tmp_path: Path) -> None:
     other = load_spec(write(tmp_path / "other", manifest(b"other"), b"other"))
     assert other.fingerprint != fingerprint(tmp_path)
@@ -426,6 +454,10 @@ DECISIVE = {
     "embedding.pooling": "cls",
     "embedding.skip_tokens": 0,
     "embedding.gem_p": 4.0,
+    **{f"{map}.name": f"another {map}" for map in ("patches", "local")},
+    **{f"{map}.side": 16 for map in ("patches", "local")},
+    **{f"{map}.dim": 32 for map in ("patches", "local")},
+    **{f"{map}.salience": None for map in ("patches", "local")},
 }
 
 
@@ -443,8 +475,8 @@ def test_no_two_of_those_changes_have_the_same_fingerprint(tmp_path: Path) -> No
 
 def test_every_field_of_the_spec_is_known_to_these_tests() -> None:
     """A new field must be added to one of the two lists above, whichever it belongs to."""
-    known = {"files", "image_file", "name", "version", "licence", "source"}
+    known = {"files", "image_file", "name", "version", "licence", "source", "text"}
     assert set(ModelSpec.__struct_fields__) == known | {f.split(".")[0] for f in DECISIVE}
-    for part in ("input", "resize", "normalise", "embedding"):
+    for part in ("input", "resize", "normalise", "embedding", "patches", "local"):
         fields = {f.split(".")[1] for f in DECISIVE if f.startswith(f"{part}.")}
         assert fields == set(manifest()[part])

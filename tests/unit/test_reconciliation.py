@@ -28,7 +28,7 @@ from likeness.records import Hint, ObjectRef, Point, State
 from tests.fake_bucket import FakeBucket
 from tests.pictures import png
 
-MODEL = Path(__file__).parents[2] / "layers" / "model"
+MODEL = Path(__file__).parents[1] / "models" / "fixed-filters"
 KEYS = ("a.png", "b c+%.png")
 CONTENTS = (*(png(seed, 24, 18) for seed in range(4)), b"no picture")
 

@@ -1,0 +1,69 @@
+"""Ranking metrics, with intervals that respect how errors come: by product, not by photo."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from msgspec import Struct
+from numpy.typing import NDArray
+
+
+class Ranking(NamedTuple):
+    """One value for each of Q queries: the first relevant result's rank is 1 (R@1), within 5."""
+
+    at_1: NDArray[np.float64]
+    at_5: NDArray[np.float64]
+    average_precision: NDArray[np.float64]
+
+
+class Estimate(Struct, frozen=True):
+    """A mean and its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def rank(
+    scores: NDArray[np.floating],
+    relevant: NDArray[np.bool_],
+    ignored: NDArray[np.bool_] | None = None,
+) -> Ranking:
+    """Scores (Q, G), higher is nearer, and which pairs are right (Q, G) → the metrics.
+
+    `ignored` pairs count neither as hits nor as misses. A query without a relevant image counts 0.
+    Equal scores are broken against us: a method that cannot tell two images apart does not know
+    which is right. Average precision: Manning et al., Introduction to Information Retrieval, 8.4.
+    """
+    if ignored is not None:
+        scores, relevant = np.where(ignored, -np.inf, scores), relevant & ~ignored
+    order = np.lexsort((relevant, -scores), axis=1)
+    hits = np.take_along_axis(relevant, order, axis=1)
+    precision = np.cumsum(hits, axis=1) / np.arange(1, hits.shape[1] + 1)
+    found = np.maximum(hits.sum(axis=1), 1)
+    return Ranking(
+        np.asarray(hits[:, 0], np.float64),
+        np.asarray(hits[:, :5].any(axis=1), np.float64),
+        np.asarray((precision * hits).sum(axis=1) / found, np.float64),
+    )
+
+
+def estimate(
+    values: NDArray[np.float64], groups: NDArray[np.generic], resamples: int = 2000, seed: int = 0
+) -> Estimate:
+    """Mean of (Q,) values, and its percentile interval when whole groups are drawn again.
+
+    Photos of one product are right or wrong together, so products are resampled (cluster
+    bootstrap; Davison and Hinkley, Bootstrap Methods, section 3.8).
+    """
+    names, member = np.unique(groups, return_inverse=True)
+    totals = np.bincount(member, weights=values)
+    counts = np.bincount(member)
+    drawn = np.random.default_rng(seed).integers(len(names), size=(resamples, len(names)))
+    means = totals[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return Estimate(float(values.mean()), float(low), float(high))

@@ -1,0 +1,1 @@
+"""Rerank stages, one a file: pure functions over arrays, vectorised over the candidates."""

@@ -1,0 +1,149 @@
+"""Geometric verification: do the descriptors of two images agree on one similarity transform?
+
+Descriptors come from a mid-level map of the embedding network's own forward pass. Mutual nearest
+neighbours vote: pairs of the best matches propose transforms, all matches judge them with a soft
+inlier score, and one weighted affine refit polishes the best (RANSAC with two-point hypotheses;
+Philbin et al., CVPR 2007, section 4, verify with few-parameter transforms in the same way).
+"""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+MATCHES = 64  # the strongest mutual matches of a candidate that are looked at
+_PROPOSERS = 12  # of them, those whose pairs propose transforms: 66 pairs
+_SCALES = (0.3, 3.3)
+
+
+class Verification(NamedTuple):
+    """What was found for each of K candidates.
+
+    score (K,): Σ weight · max(0, 1 − (residual / θ)²) of the best transform; higher is surer.
+    inliers (K,): matches within θ of it. affine (K, 2, 3): query position (x, y, 1) → candidate
+    position, in cells. matches (K, M, 2): descriptor numbers of query and candidate, by falling
+    weight; inlier (K, M): which of them agree.
+    """
+
+    score: NDArray[np.float32]
+    inliers: NDArray[np.intp]
+    affine: NDArray[np.float32]
+    matches: NDArray[np.intp]
+    inlier: NDArray[np.bool_]
+
+
+def grid(side: int) -> NDArray[np.float32]:
+    """Positions (x, y) of a square map's cells, row by row: float32 (side², 2)."""
+    rows, columns = np.divmod(np.arange(side * side, dtype=np.float32), np.float32(side))
+    return np.stack([columns, rows], axis=1)
+
+
+def verify(
+    query: NDArray[np.float32],
+    query_at: NDArray[np.float32],
+    candidates: NDArray[np.float32],
+    candidates_at: NDArray[np.float32],
+    *,
+    floor: float = 0.5,
+    tolerance: float = 1.25,
+) -> Verification:
+    """Match one query with K candidates.
+
+    query (n, D) and candidates (K, m, D): float32 unit rows; a row of zeros matches nothing.
+    query_at (n, 2), candidates_at (K, m, 2): positions in cells. `floor`: cosine from which a match
+    counts; `tolerance`: θ, in cells.
+    """
+    matches, weights = _mutual_matches(query, candidates, floor)
+    every = np.arange(len(candidates))[:, None]
+    # complex numbers: a similarity is z · p + t
+    source = _complex(query_at)[matches[..., 0]]
+    target = _complex(candidates_at)[every, matches[..., 1]]
+    turn, shift = _proposals(source, target, weights)
+    apart = turn[..., None] * source[:, None] + (shift[..., None] - target[:, None])
+    squares = (apart.real**2 + apart.imag**2) / np.float32(tolerance**2)
+    agreement = np.maximum(0, 1 - squares)
+    scores = (agreement @ weights[..., None])[..., 0]
+    best = scores.argmax(axis=1)
+    chosen = every[:, 0], best
+    similar = np.stack([turn[chosen], 1j * turn[chosen], shift[chosen]], axis=1)
+    similar = np.stack([similar.real, similar.imag], axis=1)
+    refitted = _affine(source, target, weights * agreement[chosen])
+    first, first_near = _score(similar, source, target, weights, tolerance)
+    second, second_near = _score(refitted, source, target, weights, tolerance)
+    better = second > first
+    near = np.where(better[:, None], second_near, first_near)
+    return Verification(
+        np.where(better, second, first).astype(np.float32),
+        near.sum(axis=1),
+        np.where(better[:, None, None], refitted, similar).astype(np.float32),
+        matches,
+        near,
+    )
+
+
+def _mutual_matches(
+    query: NDArray[np.float32], candidates: NDArray[np.float32], floor: float
+) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+    """Numbers (K, M, 2) and weights max(0, cos − floor) (K, M), by falling weight."""
+    count, rows, dim = candidates.shape
+    cosines = (candidates.reshape(-1, dim) @ query.T).reshape(count, rows, len(query))
+    of_query = cosines.argmax(axis=1)
+    of_candidate = cosines.argmax(axis=2)
+    mutual = np.take_along_axis(of_candidate, of_query, axis=1) == np.arange(len(query))
+    strength = np.take_along_axis(cosines, of_query[:, None], axis=1)[:, 0]
+    weights = np.where(mutual, np.maximum(0, strength - floor), 0)
+    order = np.argsort(-weights, axis=1, kind="stable")[:, :MATCHES]
+    matches = np.stack([order, np.take_along_axis(of_query, order, axis=1)], axis=2)
+    return matches, np.take_along_axis(weights, order, axis=1)
+
+
+def _complex(at: NDArray[np.float32]) -> NDArray[np.complex64]:
+    return at[..., 0] + np.complex64(1j) * at[..., 1]
+
+
+def _proposals(
+    source: NDArray[np.complex64], target: NDArray[np.complex64], weights: NDArray[np.float32]
+) -> tuple[NDArray[np.complex64], NDArray[np.complex64]]:
+    """Similarities through two matches each: z and t (K, H). The identity is the first of them,
+    and stands in where two matches propose nothing that a camera could have done.
+    """
+    one, two = np.array([(0, 0), *combinations(range(min(_PROPOSERS, source.shape[1])), 2)]).T
+    base = source[:, two] - source[:, one]
+    real = (np.abs(base) > 1) & (weights[:, one] > 0) & (weights[:, two] > 0)
+    ratio = (target[:, two] - target[:, one]) / np.where(real, base, 1)
+    size = np.abs(ratio)
+    real &= (size > _SCALES[0]) & (size < _SCALES[1])
+    turn = np.where(real, ratio, 1).astype(np.complex64)
+    shift = np.where(real, target[:, one] - turn * source[:, one], 0)
+    return turn, shift.astype(np.complex64)
+
+
+def _affine(
+    source: NDArray[np.complex64], target: NDArray[np.complex64], weights: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """Weighted least squares (K, 2, 3), leaning a little on the identity where matches are few."""
+    weights = weights.astype(np.float64)
+    design = np.stack([source.real, source.imag, np.ones_like(source.real)], axis=2)
+    values = np.stack([target.real, target.imag], axis=2)
+    weighted = design * weights[..., None]
+    normal = np.swapaxes(weighted, 1, 2) @ design + 1e-3 * np.eye(3)
+    moment = np.swapaxes(weighted, 1, 2) @ values + 1e-3 * np.eye(3)[:, :2]
+    return np.asarray(np.swapaxes(np.linalg.solve(normal, moment), 1, 2), np.float64)
+
+
+def _score(
+    affine: NDArray[np.float64],
+    source: NDArray[np.complex64],
+    target: NDArray[np.complex64],
+    weights: NDArray[np.float32],
+    tolerance: float,
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Soft inlier score (K,) and the matches within tolerance (K, M)."""
+    x, y = source.real[:, None], source.imag[:, None]
+    moved = affine[..., :1] * x + affine[..., 1:2] * y + affine[..., 2:]
+    residual = np.hypot(moved[:, 0] - target.real, moved[:, 1] - target.imag)
+    agreement = np.maximum(0, 1 - (residual / tolerance) ** 2)
+    return (agreement * weights).sum(axis=1), (agreement > 0) & (weights > 0)

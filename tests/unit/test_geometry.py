@@ -1,0 +1,147 @@
+"""Geometric verification on constructed truth: what is placed is found, what is shuffled is not."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from likeness.rerank.geometry import Verification, grid, verify
+
+SIDE, DIM = 14, 64
+AT = grid(SIDE)
+
+
+def unit(values: NDArray[np.floating]) -> NDArray[np.float32]:
+    return np.asarray(values / np.linalg.norm(values, axis=-1, keepdims=True), np.float32)
+
+
+def descriptors(seed: int) -> NDArray[np.float32]:
+    return unit(np.random.default_rng(seed).normal(size=(SIDE**2, DIM)))
+
+
+def placed(
+    query: NDArray[np.float32], scale: float, angle: float, shift: tuple[float, float]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The query's descriptors where a similarity transform puts them: (1, n, D), (1, n, 2)."""
+    turn = scale * np.array(
+        [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]
+    )
+    return query[None], (AT @ turn.T + np.array(shift))[None].astype(np.float32)
+
+
+def against(query: NDArray[np.float32], candidates: list[NDArray[np.float32]]) -> Verification:
+    at = np.broadcast_to(AT, (len(candidates), *AT.shape))
+    return verify(query, AT, np.stack(candidates), at)
+
+
+def test_the_grid_runs_row_by_row() -> None:
+    assert grid(2).tolist() == [[0, 0], [1, 0], [0, 1], [1, 1]]
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.0, 2.5])
+@pytest.mark.parametrize("angle", [0.0, 0.6, -2.5])
+def test_a_known_similarity_transform_is_recovered(scale: float, angle: float) -> None:
+    query = descriptors(1)
+    found = verify(query, AT, *placed(query, scale, angle, (3.0, -2.0)))
+    cos, sin = scale * math.cos(angle), scale * math.sin(angle)
+    np.testing.assert_allclose(found.affine[0], [[cos, -sin, 3], [sin, cos, -2]], atol=0.02)
+    assert found.inliers[0] == 64
+    assert found.score[0] == pytest.approx(64 * 0.5, rel=0.01)
+
+
+def test_a_sheared_image_is_refitted_better_than_a_similarity_could() -> None:
+    query = descriptors(2)
+    sheared = (AT @ np.array([[1.0, 0.12], [0.0, 1.0]]).T).astype(np.float32)[None]
+    found = verify(query, AT, query[None], sheared)
+    np.testing.assert_allclose(found.affine[0], [[1, 0.12, 0], [0, 1, 0]], atol=0.02)
+
+
+def test_noise_on_descriptors_and_positions_is_borne() -> None:
+    rng = np.random.default_rng(3)
+    query = descriptors(3)
+    noisy = unit(query + rng.normal(0, 0.06, query.shape))
+    at = (AT + rng.normal(0, 0.3, AT.shape)).astype(np.float32)
+    found = verify(query, AT, noisy[None], at[None])
+    np.testing.assert_allclose(found.affine[0], [[1, 0, 0], [0, 1, 0]], atol=0.12)
+    assert found.inliers[0] > 55
+
+
+def test_the_same_descriptors_in_shuffled_places_score_far_less() -> None:
+    query = descriptors(4)
+    shuffled = np.random.default_rng(4).permutation(query)
+    found = against(query, [query, shuffled])
+    assert found.score[0] > 5 * found.score[1]
+
+
+def test_an_unrelated_image_scores_next_to_nothing() -> None:
+    found = against(descriptors(5), [descriptors(6)])
+    assert found.score[0] < 0.5
+
+
+def test_the_inliers_are_the_matches_that_agree() -> None:
+    query = descriptors(7)
+    half = query.copy()
+    half[98:] = descriptors(8)[98:]
+    found = against(query, [half])
+    same = found.matches[0, :, 0] == found.matches[0, :, 1]
+    assert (found.inlier[0] <= same).all()
+    assert found.inliers[0] == found.inlier[0].sum() > 50
+
+
+def test_each_candidate_is_judged_by_itself() -> None:
+    """So neither their order nor a doubled one changes a score."""
+    query = descriptors(9)
+    candidates = [query, descriptors(10), np.random.default_rng(9).permutation(query)]
+    alone = [against(query, [c]).score[0] for c in candidates]
+    together = against(query, [*candidates[::-1], *candidates]).score
+    np.testing.assert_allclose(together, [*alone[::-1], *alone], rtol=1e-5)
+
+
+def test_empty_rows_match_nothing() -> None:
+    query = descriptors(11)
+    stored = query.copy()
+    stored[10:] = 0
+    found = against(query, [stored])
+    assert found.inliers[0] == 10
+    assert against(query, [np.zeros_like(query)]).score[0] == 0
+    assert against(np.zeros_like(query), [query]).score[0] == 0
+
+
+def test_no_candidates_is_no_error() -> None:
+    found = verify(
+        descriptors(1), AT, np.zeros((0, 4, DIM), np.float32), np.zeros((0, 4, 2), np.float32)
+    )
+    assert found.score.shape == (0,)
+
+
+def test_a_scale_beyond_the_limits_is_no_match() -> None:
+    query = descriptors(12)
+    found = verify(query, AT, *placed(query, 0.1, 0, (0, 0)))
+    assert found.score[0] < verify(query, AT, *placed(query, 0.5, 0, (0, 0))).score[0]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    rows=st.integers(1, 30),
+    same=st.booleans(),
+    constant=st.booleans(),
+)
+def test_scores_are_finite_whatever_the_descriptors(
+    seed: int, rows: int, same: bool, constant: bool
+) -> None:
+    rng = np.random.default_rng(seed)
+    query = unit(rng.normal(size=(rows, 8)))
+    stored = query[None] if same else unit(rng.normal(size=(3, rows, 8)))
+    if constant:
+        query, stored = np.ones_like(query) / 8**0.5, np.ones_like(stored) / 8**0.5
+    at = rng.integers(0, 3, (rows, 2)).astype(np.float32)
+    found = verify(query, at, stored, np.broadcast_to(at, (len(stored), rows, 2)))
+    assert np.isfinite(found.score).all()
+    assert np.isfinite(found.affine).all()
+    assert (found.score >= 0).all()
