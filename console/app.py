@@ -28,8 +28,9 @@ from rich.progress import (
 from rich.table import Table
 
 from console import doctor as checks
-from console import uploads
+from console import models, uploads
 from console.client import Client, ServiceError
+from console.hub import HubError
 from console.local import DEFAULT_DATA, LocalService, use_aws
 from likeness.errors import LikenessError
 
@@ -45,6 +46,7 @@ app = typer.Typer(
     A deployed service is named by LIKENESS_URL and LIKENESS_API_KEY; to index, by LIKENESS_BUCKET
     and LIKENESS_QUEUE_URL too.""",
 )
+app.add_typer(models.app, name="model")
 out = Console()
 err = Console(stderr=True)
 
@@ -230,12 +232,7 @@ def doctor(data: Data = DEFAULT_DATA, url: Url = None, api_key: Key = None) -> N
     service = _use_local(data) if url is None else None
     client = _client(service, url, api_key) if url or service else None
     findings = checks.examine(os.environ, service, client)
-    for finding in findings:
-        mark = "[green]ok   [/green]" if finding.ok else "[red]wrong[/red]"
-        out.print(f"{mark} [bold]{finding.subject}[/bold]  {escape(finding.found)}")
-        if finding.mend:
-            out.print(f"      {escape(finding.mend)}")
-    raise typer.Exit(0 if all(finding.ok for finding in findings) else 1)
+    raise typer.Exit(0 if checks.show(findings, out) else 1)
 
 
 def _print_version(wanted: bool) -> None:
@@ -258,7 +255,7 @@ def main() -> None:
     """Run the command; a known error is one line, not a traceback."""
     try:
         app()
-    except (ServiceError, LikenessError, RuntimeError, OSError) as error:
+    except (ServiceError, HubError, LikenessError, RuntimeError, OSError) as error:
         err.print(f"[red]error[/red] {escape(str(error))}")
         raise SystemExit(1) from None
 

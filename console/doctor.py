@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
 
 from console.client import Client, ServiceError
 from console.local import BUNDLED_MODEL, LocalService
@@ -23,6 +26,16 @@ class Finding:
     ok: bool
     found: str
     mend: str = ""
+
+
+def show(findings: Sequence[Finding], out: Console) -> bool:
+    """Print findings; returns whether all is well."""
+    for finding in findings:
+        mark = "[green]ok   [/green]" if finding.ok else "[red]wrong[/red]"
+        out.print(f"{mark} [bold]{finding.subject}[/bold]  {escape(finding.found)}")
+        if finding.mend:
+            out.print(f"      {escape(finding.mend)}")
+    return all(finding.ok for finding in findings)
 
 
 def examine(

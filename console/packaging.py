@@ -1,0 +1,97 @@
+"""Where a bundle goes to be deployed: into the model layer, or, too large for Lambda, into S3."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from msgspec import Struct
+
+from console.bundles import put_in_place
+from likeness.errors import ConfigurationError
+from likeness.model import MANIFEST, ModelSpec, load_bundle
+
+MIB = 1024 * 1024
+# AWS Lambda's quota for a deployment package with its layers, unzipped: 262,144,000 bytes.
+LAMBDA_BYTES = 250 * MIB
+# What `make build` prints without a model, rounded up.
+RUNTIME_BYTES = 125 * MIB
+# The build's own, lower limit: MAX_UNZIPPED_MB in the Makefile.
+BUILD_BYTES = 200 * MIB
+_MAKEFILE = "Makefile"
+
+
+class Room(Struct, frozen=True):
+    """What a bundle takes on Lambda, beside the runtime."""
+
+    bundle_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        return self.bundle_bytes + RUNTIME_BYTES
+
+    @property
+    def fits(self) -> bool:
+        return self.total_bytes <= LAMBDA_BYTES
+
+    @property
+    def over_build(self) -> bool:
+        """Whether it fits only with the build's own limit raised."""
+        return self.total_bytes > BUILD_BYTES
+
+    def __str__(self) -> str:
+        return (
+            f"{self.bundle_bytes / MIB:.0f} MB beside {RUNTIME_BYTES / MIB:.0f} of runtime are "
+            f"{self.total_bytes / MIB:.0f} of the {LAMBDA_BYTES / MIB:.0f} MB that Lambda takes"
+        )
+
+
+def room_for(folder: Path) -> tuple[ModelSpec, Room]:
+    """A checked bundle's spec, and its size. Raises ModelBundleError."""
+    spec, files = load_bundle(folder)
+    manifest_bytes = (folder / MANIFEST).stat().st_size
+    return spec, Room(manifest_bytes + sum(len(data) for data in files.values()))
+
+
+def into_layer(folder: Path, spec: ModelSpec, layer: Path) -> None:
+    """Make the layer hold this bundle alone, beside its Makefile; or leave it as it is."""
+    makefile = layer / _MAKEFILE
+    if not makefile.is_file():
+        raise ConfigurationError(
+            f"{layer} is no model layer (it has no Makefile): run this in the repository, "
+            "or name the layer with --layer"
+        )
+    if folder.resolve() == layer.resolve():
+        return
+    new = Path(tempfile.mkdtemp(prefix=f".{layer.name}-", dir=layer.parent))
+    try:
+        for name in (MANIFEST, *spec.files):
+            shutil.copyfile(folder / name, new / name)
+        shutil.copy(makefile, new / _MAKEFILE)
+        put_in_place(new, layer, layer.stat().st_mode)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def into_s3(
+    folder: Path, spec: ModelSpec, bucket: str, prefix: str, progress: Callable[[int], None]
+) -> str:
+    """Upload a bundle's files, model.json last; returns the URL of the folder.
+
+    Its name holds the fingerprint, so that no bundle ever changes another's files.
+    """
+    import boto3  # noqa: PLC0415 - takes a moment
+    from boto3.exceptions import Boto3Error  # noqa: PLC0415
+    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
+
+    base = "/".join(filter(None, [prefix.strip("/"), f"{spec.name}-{spec.fingerprint}"]))
+    url = f"s3://{bucket}/{base}/"
+    try:
+        s3 = boto3.client("s3")
+        for name in (*spec.files, MANIFEST):
+            s3.upload_file(str(folder / name), bucket, f"{base}/{name}", Callback=progress)
+    except (Boto3Error, BotoCoreError, ClientError) as error:
+        raise ConfigurationError(f"cannot upload to {url}: {error}") from error
+    return url
