@@ -1,0 +1,86 @@
+"""Puts a run's network into a bundle: image.onnx, model.json and MODEL_CARD.md.
+
+The card's figures are those of WORK/evaluation.json and the runs' logs: nothing is typed by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from evaluate import BUNDLED, Cell, table
+from network import EMBEDDING_DIM, LOCAL_DIM
+from pixels import MEAN, SIDE, STD
+from teachers import COARSE, FINE
+
+_CARD = Path(__file__).resolve().parent / "MODEL_CARD.md"
+PATCH_DIM = 64
+
+
+def manifest(network: bytes, version: str) -> dict[str, Any]:
+    """model.json, as likeness.model.ModelSpec reads it."""
+    return {
+        "name": "likeness-small",
+        "version": version,
+        "licence": "Apache-2.0",
+        "source": "Trained by this project from random weights: training/README.md, MODEL_CARD.md.",
+        "files": {"image.onnx": hashlib.sha256(network).hexdigest()},
+        "input": {"name": "image", "height": SIDE, "width": SIDE},
+        "resize": {"rule": "squash", "filter": "bicubic"},
+        "normalise": {"mean": MEAN, "std": STD},
+        "embedding": {"name": "embedding", "dim": EMBEDDING_DIM},
+        "patches": {"name": "patches", "side": COARSE, "dim": PATCH_DIM},
+        "local": {"name": "local", "side": FINE, "dim": LOCAL_DIM, "salience": "salience"},
+    }
+
+
+def write(folder: Path, network: Path, version: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(network, folder / "image.onnx")
+    text = json.dumps(manifest(network.read_bytes(), version), indent=2, sort_keys=True) + "\n"
+    (folder / "model.json").write_text(text, encoding="utf-8")
+
+
+def card(work: Path) -> str:
+    """The template with its tables filled in."""
+    cells = msgspec.json.decode((work / "evaluation.json").read_bytes(), type=list[Cell])
+    parts = {"evaluation": table(cells), "tries": tries(work)}
+    filled = _CARD.read_text(encoding="utf-8")
+    for name, text in parts.items():
+        filled = filled.replace(f"{{{{{name}}}}}", text)
+    return filled
+
+
+def tries(work: Path) -> str:
+    """One line for each run that has a log: its last losses and validation figures."""
+    lines = ["| run | steps | clothing | objects | views |", "|---|---|---|---|---|"]
+    for log in sorted(work.glob("*/log.csv")):
+        with log.open(encoding="utf-8", newline="") as file:
+            last = list(csv.DictReader(file))[-1]
+        figures = " | ".join(last[name] for name in ("step", "clothing", "objects", "views"))
+        lines.append(f"| {log.parent.name} | {figures} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("work", type=Path)
+    parser.add_argument("run")
+    parser.add_argument("--version", default="1")
+    parser.add_argument("--out", type=Path, default=BUNDLED, help="(default: layers/model)")
+    arguments = parser.parse_args()
+    write(arguments.out, arguments.work / arguments.run / "image.onnx", arguments.version)
+    if (arguments.work / "evaluation.json").exists():
+        (arguments.out / "MODEL_CARD.md").write_text(card(arguments.work), encoding="utf-8")
+    print(f"{arguments.out}: {(arguments.out / 'image.onnx').stat().st_size / 1e6:.2f} MB")
+
+
+if __name__ == "__main__":
+    main()

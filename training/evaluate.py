@@ -1,0 +1,363 @@
+"""Measures models side by side on photos that training never saw: a table and WORK/evaluation.json.
+
+Rows: our bundle, as shipped and in float32 where WORK/RUN holds it; the networks of MODELS;
+fixed filters; perceptual hashes. Columns: five tasks, by the global vector alone, then with
+geometric verification of the first 50 where the model has local descriptors. Vectors are kept in
+WORK/vectors, so that a second run takes seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import imagehash
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from rich.progress import track
+
+from likeness.embedding import Description, Embedder
+from likeness.evaluation import Estimate, Ranking, estimate, rank
+from likeness.images import decode
+from likeness.rerank.geometry import grid, verify
+from likeness.settings import Limits
+
+_REPOSITORY = Path(__file__).resolve().parents[1]
+BUNDLED = _REPOSITORY / "layers" / "model"
+FIXED_FILTERS = _REPOSITORY / "tests" / "models" / "fixed-filters"
+RERANKED = 50
+STORED = 64  # descriptors that the index would keep of an image: those of the highest salience
+# Matches of weak agreement say nothing; above that, agreement leads. 99.9 % of the pairs of
+# different validation photos score below this: `geometry_floor.py`.
+GEOMETRY_FLOOR, GEOMETRY_GAIN = 1.0, 1.0
+_SETS = ("grocery", "copies", "clothing")
+# Clothing photos that copies/ uses as a background: as distractors they would be right answers.
+_BACKGROUNDS = {f"images/{n}.jpg" for n in ("00641", "03471", "03642", "04326", "04541", "04725")}
+_HASHES: dict[str, Callable[[Image.Image], imagehash.ImageHash]] = {
+    "pHash": imagehash.phash,
+    "dHash": imagehash.dhash,
+    "wHash": imagehash.whash,
+}
+_FLOAT: dict[str, Any] = {
+    "input": {"name": "image", "height": 224, "width": 224},
+    "normalise": {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]},
+}
+_QUANTISED: dict[str, Any] = {
+    "input": {"name": "input", "height": 224, "width": 224, "layout": "NHWC", "dtype": "uint8"},
+    "normalise": {},
+}
+PEERS: dict[str, tuple[int, dict[str, Any]]] = {
+    "mobilenetv2_fp32": (1280, _FLOAT),
+    "mobilenetv2_int8": (1280, _QUANTISED),
+    "mobilenetv1_int8": (1024, _QUANTISED),
+    "squeezenet1.1_fp32": (512, _FLOAT),
+}
+
+
+class Task(NamedTuple):
+    """Queries and gallery as rows of their sets, which pairs are right, and what to resample."""
+
+    name: str
+    queries: tuple[str, NDArray[np.intp]]
+    gallery: list[tuple[str, NDArray[np.intp]]]
+    relevant: NDArray[np.bool_]
+    ignored: NDArray[np.bool_] | None
+    groups: NDArray[np.str_]
+
+
+class Described(NamedTuple):
+    """One set through one model: unit rows (N, D); local (N, 196, d) and salience, or None."""
+
+    vectors: NDArray[np.float32]
+    local: NDArray[np.float32] | None
+    salience: NDArray[np.float32] | None
+
+
+def tasks(data: Path) -> list[Task]:
+    """The five protocols of the data's README, on held-out photos only."""
+    grocery, copies, clothing = (_columns(data / name) for name in _SETS)
+    test, train, iconic = (_rows(grocery, "split", s) for s in ("test", "train", "iconic"))
+    cartons = [rows[grocery["dept"][rows] == "Packages"] for rows in (test, train, iconic)]
+
+    def products(name: str, queries: NDArray[np.intp], gallery: NDArray[np.intp]) -> Task:
+        label = grocery["label"]
+        relevant = label[queries, None] == label[gallery]
+        return Task(
+            name, ("grocery", queries), [("grocery", gallery)], relevant, None, label[queries]
+        )
+
+    return [
+        _clothing(clothing),
+        products("grocery: photo → photos", test, train),
+        products("cartons: photo → photos", cartons[0], cartons[1]),
+        products("grocery: photo → catalogue", test, iconic),
+        products("cartons: photo → catalogue", cartons[0], cartons[2]),
+        _copies(copies, clothing),
+    ]
+
+
+def _clothing(columns: dict[str, NDArray[np.str_]]) -> Task:
+    queries, gallery = _rows(columns, "split", "test"), _rows(columns, "split", "train")
+    label = columns["label"]
+    return Task(
+        "clothing: class, other contributors",
+        ("clothing", queries),
+        [("clothing", gallery)],
+        label[queries, None] == label[gallery],
+        None,
+        columns["sender_id"][queries],
+    )
+
+
+def _copies(copies: dict[str, NDArray[np.str_]], clothing: dict[str, NDArray[np.str_]]) -> Task:
+    """Distractors are all photos of the contributors whom training never saw."""
+    queries, gallery = _rows(copies, "split", "query"), _rows(copies, "split", "gallery")
+    unseen = set(clothing["sender_id"][clothing["split"] == "test"])
+    others = np.flatnonzero(
+        np.isin(clothing["sender_id"], sorted(unseen))
+        & ~np.isin(clothing["path"], sorted(_BACKGROUNDS))
+    )
+    names = np.concatenate([copies["instance"][gallery], np.full(len(others), "none")])
+    return Task(
+        "edited copies → originals, distractors",
+        ("copies", queries),
+        [("copies", gallery), ("clothing", others)],
+        copies["instance"][queries, None] == names,
+        copies["ignore"][queries, None] == names,
+        copies["instance"][queries],
+    )
+
+
+def _columns(folder: Path) -> dict[str, NDArray[np.str_]]:
+    with (folder / "labels.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+
+
+def _rows(columns: dict[str, NDArray[np.str_]], name: str, value: str) -> NDArray[np.intp]:
+    return np.flatnonzero(columns[name] == value)
+
+
+def describe(folder: Path, embedder: Embedder, title: str) -> Described:
+    """All photos of one set, as the service would see them."""
+    found: list[Description] = []
+    for path in track(_columns(folder)["path"], f"{title}, {folder.name}", transient=True):
+        image, _ = decode((folder / path).read_bytes(), Limits(), embedder.decode_size)
+        found.append(embedder.describe([embedder.prepare(image)]))
+    local = salience = None
+    if embedder.spec.local:
+        local = np.concatenate([d.local for d in found if d.local is not None])
+        salience = np.concatenate([d.salience for d in found if d.salience is not None])
+    return Described(np.concatenate([d.vectors for d in found]), local, salience)
+
+
+def hashed(folder: Path, how: Callable[[Image.Image], imagehash.ImageHash]) -> Described:
+    """Bits as ±1, scaled to unit rows: their cosine falls as the Hamming distance grows."""
+    rows = [
+        np.where(how(Image.open(folder / path).convert("RGB")).hash.ravel(), 1, -1)
+        for path in track(_columns(folder)["path"], f"hashes, {folder.name}", transient=True)
+    ]
+    bits = np.array(rows, np.float32)
+    return Described(bits / np.sqrt(np.float32(bits.shape[1])), None, None)
+
+
+def judge(task: Task, sets: dict[str, Described], stored: int | None) -> Ranking:
+    """The task's metrics; `stored` descriptors of a gallery image take part in geometry, or none
+    at all where it is None.
+    """
+    of, queries = task.queries
+    gallery = [_part(sets[name], rows) for name, rows in task.gallery]
+    scores = sets[of].vectors[queries] @ np.concatenate([g.vectors for g in gallery]).T
+    if stored is not None:
+        kept, kept_at = zip(*(_kept(g, stored) for g in gallery), strict=True)
+        scores = _verified(
+            scores, _part(sets[of], queries), np.concatenate(kept), np.concatenate(kept_at)
+        )
+    return rank(scores, task.relevant, task.ignored)
+
+
+def _part(described: Described, rows: NDArray[np.intp]) -> Described:
+    return Described(*(None if values is None else values[rows] for values in described))  # type: ignore[arg-type]
+
+
+def _kept(gallery: Described, stored: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The most salient descriptors (N, stored, d), and where they are (N, stored, 2)."""
+    assert gallery.local is not None
+    assert gallery.salience is not None
+    best = np.argsort(-gallery.salience, axis=1, kind="stable")[:, :stored]
+    at = grid(round(gallery.local.shape[1] ** 0.5))
+    return np.take_along_axis(gallery.local, best[..., None], axis=1), at[best]
+
+
+def _verified(
+    scores: NDArray[np.float32],
+    queries: Described,
+    kept: NDArray[np.float32],
+    kept_at: NDArray[np.float32],
+) -> NDArray[np.float32]:
+    assert queries.local is not None
+    at = grid(round(queries.local.shape[1] ** 0.5))
+    fused = scores.copy()
+    for row, query in enumerate(queries.local):
+        first = np.argsort(-scores[row], kind="stable")[:RERANKED]
+        found = verify(query, at, kept[first], kept_at[first])
+        fused[row, first] += GEOMETRY_GAIN * np.maximum(0, found.score - GEOMETRY_FLOOR)
+    return fused
+
+
+def peer_bundle(folder: Path, network: Path) -> Path:
+    """A teacher's file as a bundle, whole pictures squashed as ours are."""
+    dim, fields = PEERS[network.stem]
+    data = network.read_bytes()
+    (folder / network.name).write_bytes(data)
+    manifest = fields | {
+        "name": network.stem,
+        "version": "1",
+        "licence": "Apache-2.0",
+        "source": "a teacher",
+        "files": {network.name: hashlib.sha256(data).hexdigest()},
+        "image_file": network.name,
+        "resize": {"rule": "crop", "short_side": 224},
+        "embedding": {"name": "embedding", "dim": dim},
+    }
+    (folder / "model.json").write_text(json.dumps(manifest), encoding="utf-8")
+    return folder
+
+
+def float_bundle(folder: Path, bundle: Path, network: Path) -> Path:
+    """Our bundle with the network before quantisation."""
+    manifest = json.loads((bundle / "model.json").read_text(encoding="utf-8"))
+    data = network.read_bytes()
+    (folder / "image.onnx").write_bytes(data)
+    manifest["files"] = {"image.onnx": hashlib.sha256(data).hexdigest()}
+    (folder / "model.json").write_text(json.dumps(manifest), encoding="utf-8")
+    return folder
+
+
+class Vectors:
+    """Every method's vectors of every set, computed once for the same weights."""
+
+    def __init__(self, data: Path, cache: Path) -> None:
+        self._data, self._cache = data, cache
+        cache.mkdir(parents=True, exist_ok=True)
+
+    def of_bundle(self, title: str, folder: Path) -> dict[str, Described]:
+        embedder = Embedder(folder, os.cpu_count() or 1)
+        return {
+            name: self._kept(
+                f"{embedder.fingerprint}-{name}",
+                lambda name=name: describe(self._data / name, embedder, title),  # type: ignore[misc]
+            )
+            for name in _SETS
+        }
+
+    def of_hash(self, title: str) -> dict[str, Described]:
+        return {
+            name: self._kept(
+                f"{title}-{name}",
+                lambda name=name: hashed(self._data / name, _HASHES[title]),  # type: ignore[misc]
+            )
+            for name in _SETS
+        }
+
+    def _kept(self, key: str, compute: Callable[[], Described]) -> Described:
+        path = self._cache / f"{key}.npz"
+        if not path.exists():
+            found = {k: v for k, v in compute()._asdict().items() if v is not None}
+            partial = path.with_name(f"partial-{path.name}")
+            np.savez(partial, **found)
+            partial.rename(path)
+        arrays = np.load(path)
+        return Described(*(arrays.get(f) for f in Described._fields))
+
+
+class Cell(msgspec.Struct):
+    """One method on one task."""
+
+    method: str
+    task: str
+    queries: int
+    r_at_1: Estimate
+    r_at_5: Estimate
+    mean_ap: Estimate
+
+
+def cells(title: str, sets: dict[str, Described], listed: list[Task]) -> list[Cell]:
+    """A model with local descriptors has three rows: vector alone, and geometry with all
+    descriptors or with those that the index would store.
+    """
+    ways: list[tuple[str, int | None]] = [(title, None)]
+    local = sets["grocery"].local
+    if local is not None:
+        ways += [(f"{title} + geometry", local.shape[1]), (f"{title} + geometry, {STORED}", STORED)]
+    found = []
+    for name, stored in ways:
+        for task in track(listed, name, transient=True):
+            ranking = judge(task, sets, stored)
+            estimates = [estimate(values, task.groups) for values in ranking]
+            found.append(Cell(name, task.name, len(task.groups), *estimates))
+    return found
+
+
+def table(found: list[Cell]) -> str:
+    """Markdown: methods down, tasks across, R@1 with its interval; last, the mean of all."""
+    names = list(dict.fromkeys(cell.task for cell in found))
+    lines = [f"| R@1 [95 %] | {' | '.join(names)} | mean |", "|---" * (len(names) + 2) + "|"]
+    for method in dict.fromkeys(cell.method for cell in found):
+        row = {cell.task: cell for cell in found if cell.method == method}
+        shown = [_short(row[name].r_at_1) for name in names]
+        mean = np.mean([row[name].r_at_1.mean for name in names])
+        lines.append(f"| {method} | {' | '.join(shown)} | {mean:.3f} |")
+    return "\n".join(lines)
+
+
+def _short(value: Estimate) -> str:
+    return f"{value.mean:.3f} [{value.low:.2f}, {value.high:.2f}]".replace("0.", ".")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", type=Path, help="folder with grocery/, copies/ and clothing/")
+    parser.add_argument("work", type=Path, help="folder for vectors and evaluation.json")
+    parser.add_argument("--models", type=Path, help="folder with the teachers' .onnx files")
+    parser.add_argument("--bundle", type=Path, default=BUNDLED, help="(default: the bundled model)")
+    parser.add_argument("--float", type=Path, metavar="ONNX", help="ours before quantisation")
+    parser.add_argument("--ours", action="store_true", help="only our own rows")
+    arguments = parser.parse_args()
+    vectors, listed = Vectors(arguments.data, arguments.work / "vectors"), tasks(arguments.data)
+    found: list[Cell] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        if not arguments.ours:
+            for title in _HASHES:
+                found += cells(title, vectors.of_hash(title), listed)
+            found += cells(
+                "fixed filters", vectors.of_bundle("fixed filters", FIXED_FILTERS), listed
+            )
+            for name in PEERS if arguments.models else ():
+                folder = Path(tempfile.mkdtemp(dir=scratch))
+                peer = peer_bundle(folder, arguments.models / f"{name}.onnx")
+                found += cells(name, vectors.of_bundle(name, peer), listed)
+        if arguments.float:
+            folder = Path(tempfile.mkdtemp(dir=scratch))
+            ours = float_bundle(folder, arguments.bundle, arguments.float)
+            found += cells("ours float32", vectors.of_bundle("ours float32", ours), listed)
+        found += cells("ours", vectors.of_bundle("ours", arguments.bundle), listed)
+    path = arguments.work / "evaluation.json"
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(found)))
+    print(table(found))
+    print(f"\nR@5 and mAP with their intervals: {path}")
+
+
+if __name__ == "__main__":
+    main()
