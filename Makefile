@@ -90,6 +90,10 @@ e2e: $(READY) $(SAM_ENVS) ## deploy the template into a local AWS, and use it ov
 		LAMBDA_PYTHON=$$(.venv-ministack/bin/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 	@$(BIN)/python -m pytest -m e2e tests/e2e $(ARGS)
 
+evaluate: $(READY) ## DATA=folder [MODELS=folder]: our model beside its peers, on photos it never saw
+	@test -n "$(DATA)" || { echo "Name the folder that holds grocery/, copies/ and clothing/: make evaluate DATA=…"; exit 1; }
+	@$(BIN)/python training/evaluate.py "$(DATA)" .likeness/evaluation $(if $(MODELS),--models "$(MODELS)")
+
 openapi: $(READY) ## write docs/openapi.json anew
 	@$(BIN)/python -c 'from functions.search.openapi import document_json; print(document_json().decode())' > docs/openapi.json
 
@@ -106,4 +110,4 @@ clean: ## everything that was built here
 		.ruff_cache .import_linter_cache build *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help setup demo serve test check build deploy e2e openapi lock clean
+.PHONY: help setup demo serve test check build deploy e2e evaluate openapi lock clean

@@ -25,6 +25,7 @@ from PIL import Image
 
 from likeness.embedding import Embedder
 from likeness.images import decode
+from likeness.model import ModelSpec
 from likeness.settings import Limits
 
 MODEL = Path(__file__).resolve().parent.parent / "layers" / "model"
@@ -51,13 +52,15 @@ def bare_session(threads: int = 1) -> ort.InferenceSession:
     return ort.InferenceSession(MODEL / "image.onnx", options, providers=["CPUExecutionProvider"])
 
 
-def bare_tensor(data: bytes, size: tuple[int, int], draft: int | None = None) -> np.ndarray:
+def bare_tensor(data: bytes, spec: ModelSpec, draft: int | None = None) -> np.ndarray:
     """What anyone would write: open, resize, to float32 NCHW. No limit, no check, no EXIF."""
     image = Image.open(io.BytesIO(data))
     if draft:
         image.draft("RGB", (draft, draft))
-    small = image.convert("RGB").resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
-    pixels = np.asarray(small, np.float32) / 255
+    size, resample = (spec.input.width, spec.input.height), spec.resize.filter.upper()
+    small = image.convert("RGB").resize(size, Image.Resampling[resample], reducing_gap=2.0)
+    mean, std = (np.array(v, np.float32) for v in (spec.normalise.mean, spec.normalise.std))
+    pixels = (np.asarray(small, np.float32) / 255 - mean) / std
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))[np.newaxis]
 
 
@@ -78,7 +81,6 @@ def interleaved_ms(
 def measure() -> dict[str, float]:
     embedder = Embedder(MODEL)
     limits, spec = Limits(), embedder.spec
-    size = (spec.input.width, spec.input.height)
     session = bare_session()
     names = [spec.embedding.name], spec.input.name
 
@@ -87,7 +89,7 @@ def measure() -> dict[str, float]:
         return embedder.embed([embedder.prepare(image)])[0]
 
     def floor(data: bytes) -> np.ndarray:
-        return session.run(names[0], {names[1]: bare_tensor(data, size)})[0][0]
+        return session.run(names[0], {names[1]: bare_tensor(data, spec)})[0][0]
 
     def our_tensor(data: bytes) -> np.ndarray:
         return embedder.prepare(decode(data, limits, embedder.decode_size)[0])
@@ -97,13 +99,13 @@ def measure() -> dict[str, float]:
     slow = interleaved_ms(
         {
             "ours": our_tensor,
-            "full": lambda data: bare_tensor(data, size),
-            "draft": lambda data: bare_tensor(data, size, draft=2 * embedder.decode_size),
+            "full": lambda data: bare_tensor(data, spec),
+            "draft": lambda data: bare_tensor(data, spec, draft=2 * embedder.decode_size),
         },
         large,
         rounds=6,
     )
-    cosines = [float(ours(data) @ embedder.embed([bare_tensor(data, size)])[0]) for data in large]
+    cosines = [float(ours(data) @ embedder.embed([bare_tensor(data, spec)])[0]) for data in large]
     return {
         "ratio": fast["ours"] / fast["floor"],
         "ours_ms": fast["ours"],

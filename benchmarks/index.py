@@ -63,11 +63,11 @@ def sqs_event(bucket: FakeBucket, first: int) -> dict[str, Any]:
 
 def floor_rate(pictures: list[bytes], count: int) -> float:
     spec = Embedder(MODEL).spec
-    session, size = bare_session(), (spec.input.width, spec.input.height)
+    session = bare_session()
     start = time.perf_counter()
     for first in range(0, count, BATCH):
         batch = [
-            bare_tensor(pictures[i % len(pictures)], size) for i in range(first, first + BATCH)
+            bare_tensor(pictures[i % len(pictures)], spec) for i in range(first, first + BATCH)
         ]
         session.run([spec.embedding.name], {spec.input.name: np.concatenate(batch)})
     return count / (time.perf_counter() - start)
