@@ -20,19 +20,12 @@ from PIL import Image
 from rich.progress import track
 
 import listing
-from teachers import (
-    COARSE,
-    FINE,
-    POOLED,
-    XFEAT_CHANNELS,
-    Teachers,
-    unit,
-)
+from teachers import COARSE, FINE, POOLED, Teachers, unit
 from views import SIDE, make_view
 
 COARSE_DIM, FINE_DIM = 256, 64
 SHARD = 512
-# What one view takes: 168 kB. Descriptors are unit vectors times 127.
+# What one view takes: 155 kB. Fine descriptors are unit vectors times 127.
 RECORD = np.dtype(
     [
         ("view", np.uint8, (SIDE, SIDE, 3)),
@@ -41,7 +34,6 @@ RECORD = np.dtype(
         ("pooled", np.float16, (sum(POOLED.values()),)),
         ("coarse", np.float16, (COARSE**2, COARSE_DIM)),
         ("fine", np.int8, (FINE**2, FINE_DIM)),
-        ("spots", np.int8, (FINE**2, XFEAT_CHANNELS)),
         ("salience", np.float16, (FINE**2,)),
     ]
 )
@@ -55,9 +47,9 @@ def fit_basis(data: Path, models: Path, work: Path, seed: int, photos: int = 600
     chosen = rng.choice(len(listed), min(photos, len(listed)), replace=False)
     coarse, fine = [], []
     for index in track(chosen, "principal axes"):
-        lessons = teachers([_open(data, listed[index].path)])
-        coarse.append(lessons.coarse[0])
-        fine.append(lessons.fine[0, rng.choice(FINE**2, 64, replace=False)])
+        lessons = teachers(_open(data, listed[index].path))
+        coarse.append(lessons.coarse)
+        fine.append(lessons.fine[rng.choice(FINE**2, 64, replace=False)])
     basis = {}
     for name, rows, dim in (("coarse", coarse, COARSE_DIM), ("fine", fine, FINE_DIM)):
         stacked = np.concatenate(rows).astype(np.float64)
@@ -82,14 +74,13 @@ def write_shard(number: int, data: Path, models: Path, work: Path, seed: int) ->
 
     for record, index in zip(records, chosen, strict=True):
         view = make_view(_open(data, photos[index].path), another, rng)
-        lessons = teachers([view.image])
+        lessons = teachers(view.image)
         record["view"], record["to_photo"], record["photo"] = view.image, view.to_photo, index
-        record["pooled"] = lessons.pooled[0]
-        record["coarse"] = (lessons.coarse[0] - basis["coarse_mean"]) @ basis["coarse_axes"]
-        fine = unit((lessons.fine[0] - basis["fine_mean"]) @ basis["fine_axes"])
+        record["pooled"] = lessons.pooled
+        record["coarse"] = (lessons.coarse - basis["coarse_mean"]) @ basis["coarse_axes"]
+        fine = unit((lessons.fine - basis["fine_mean"]) @ basis["fine_axes"])
         record["fine"] = np.rint(fine * 127)
-        record["spots"] = np.rint(lessons.spots[0] * 127)
-        record["salience"] = lessons.salience[0]
+        record["salience"] = lessons.salience
     np.save(_partial(path), records)
     _partial(path).rename(path)
 
@@ -115,7 +106,7 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="folder that the listing's paths start from")
     parser.add_argument("models", type=Path, help="folder with the teachers' .onnx files")
     parser.add_argument("work", type=Path, help="folder with photos.csv, see listing.py")
-    parser.add_argument("--views", type=int, default=61440, help="10 GB (default: %(default)s)")
+    parser.add_argument("--views", type=int, default=61440, help="9.5 GB (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     data, models, work = arguments.data, arguments.models, arguments.work

@@ -1,13 +1,12 @@
 """The pretrained networks that the student learns from, through onnxruntime, one core each.
 
 Three ImageNet classifiers give what a picture shows: their pooled features side by side, and the
-last map of the first of them place by place. XFeat (arXiv 2404.19174) and the classifier's middle
-map give what a spot looks like, and XFeat how well it can be found again.
+last map of the first of them place by place; its middle map gives what a spot looks like, and XFeat
+(arXiv 2404.19174) how well a spot can be found again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,23 +20,21 @@ from pixels import normalised, squashed
 
 COARSE, FINE = 7, 14  # cells of the two grids, on a side
 POOLED = {"mobilenetv2_fp32": 1280, "mobilenetv1_int8": 1024, "squeezenet1.1_fp32": 512}
-COARSE_CHANNELS, FINE_CHANNELS, XFEAT_CHANNELS = 1280, 576, 64
 # Inner tensors of mobilenetv2_fp32.onnx: the last map, and the last one of stride 16.
 _COARSE_MAP, _FINE_MAP = "t203", "t157"
 
 
 class Lessons(NamedTuple):
-    """What the teachers say of N views, raw float32.
+    """What the teachers say of a view, raw float32.
 
-    pooled (N, sum of POOLED): each teacher's vector, unit length. coarse (N, 49, 1280) and
-    fine (N, 196, 576): maps of MobileNetV2. spots (N, 196, 64): XFeat's descriptors at the fine
-    cells' centres. salience (N, 196): the best keypoint in the cell times its reliability.
+    pooled (sum of POOLED,): each teacher's vector, unit length. coarse (49, 1280) and
+    fine (196, 576): maps of MobileNetV2. salience (196,): XFeat's best keypoint in the cell times
+    its reliability.
     """
 
     pooled: NDArray[np.float32]
     coarse: NDArray[np.float32]
     fine: NDArray[np.float32]
-    spots: NDArray[np.float32]
     salience: NDArray[np.float32]
 
 
@@ -50,11 +47,8 @@ class Teachers:
             name: _open(models / f"{name}.onnx", inner.get(name, [])) for name in (*POOLED, "xfeat")
         }
 
-    def __call__(self, views: Sequence[Image.Image]) -> Lessons:
-        """RGB views, one by one: batches are no faster on a CPU. Sizes as in Lessons."""
-        return Lessons(*map(np.concatenate, zip(*map(self._teach, views), strict=True)))
-
-    def _teach(self, view: Image.Image) -> Lessons:
+    def __call__(self, view: Image.Image) -> Lessons:
+        """One RGB view: batches are no faster on a CPU."""
         pixels = squashed(view)
         normal = normalised(pixels)
         first, coarse, fine = self._run(
@@ -62,17 +56,16 @@ class Teachers:
         )
         [second] = self._run("mobilenetv1_int8", ["embedding"], pixels[None])
         [third] = self._run("squeezenet1.1_fp32", ["embedding"], normal)
-        feats, logits, reliability = self._run(
+        logits, reliability = self._run(
             "xfeat",
-            ["feats", "keypoint_logits", "reliability"],
+            ["keypoint_logits", "reliability"],
             pixels[None].transpose(0, 3, 1, 2) / np.float32(255),
         )
         return Lessons(
-            np.concatenate([unit(first), unit(second), unit(third)], axis=1),
+            np.concatenate([unit(first), unit(second), unit(third)], axis=1)[0],
             _cells(coarse),
             _cells(fine),
-            unit(_cells(_halved(feats, np.mean))),
-            _cells(_halved(_keypoints(logits) * reliability, np.max))[..., 0],
+            _cells(_halved(_keypoints(logits) * reliability))[:, 0],
         )
 
     def _run(self, name: str, outputs: list[str], tensor: NDArray[Any]) -> list[NDArray[Any]]:
@@ -92,16 +85,16 @@ def _keypoints(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     return best / powers.sum(axis=1, keepdims=True)
 
 
-def _halved(maps: NDArray[np.float32], reduce: Any) -> NDArray[np.float32]:
-    """(N, C, 2h, 2w) → (N, C, h, w)."""
+def _halved(maps: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(N, C, 2h, 2w) → (N, C, h, w), the best of each four."""
     n, channels, height, width = maps.shape
     blocks = maps.reshape(n, channels, height // 2, 2, width // 2, 2)
-    return np.asarray(reduce(blocks, axis=(3, 5)), np.float32)
+    return np.asarray(blocks.max(axis=(3, 5)), np.float32)
 
 
 def _cells(maps: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(N, C, h, w) → (N, h·w, C), row by row."""
-    return maps.reshape(*maps.shape[:2], -1).transpose(0, 2, 1)
+    """(1, C, h, w) → (h·w, C), row by row."""
+    return maps.reshape(maps.shape[1], -1).T
 
 
 def _open(path: Path, inner: list[str]) -> ort.InferenceSession:

@@ -35,7 +35,12 @@ from likeness.settings import MIB, Limits
 
 # API Gateway passes 10 MB, Lambda 6 MB with base64's third on top: 4.5 MiB of image.
 MAX_QUERY_BYTES = int(4.5 * MIB)
-_OTHER_MODEL = "the index was made by model {}, this service embeds with {}"
+_OTHER_MODEL = (
+    "the index was made by model {0}, this service embeds with {1}, and their vectors cannot be "
+    "compared. To re-embed: `likeness index s3://BUCKET/` fills the collection of {1}; then point "
+    "the alias at it (a local service: begin anew with another --data). Or set LIKENESS_MODEL_DIR "
+    "to the model that made the index"
+)
 
 
 class ByImage(Struct, frozen=True):

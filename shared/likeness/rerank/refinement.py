@@ -1,0 +1,48 @@
+"""Global refinement: candidates that agree with each other support each other.
+
+SuperGlobal (Shao et al., ICCV 2023, arXiv 2308.06954, section 3.3), without its regional pooling:
+each candidate's vector is drawn towards its neighbours in the list, and the query towards the best.
+It assumes several right answers a query; with one picture of each product it costs accuracy, so the
+caller decides by the list's own shape (see `promising`).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+NEIGHBOURS = 9
+_SUPPORT = 0.15  # β: what a neighbour counts, times its cosine
+_CROWD = 3
+
+
+def refine(query: NDArray[np.float32], candidates: NDArray[np.float32]) -> NDArray[np.float32]:
+    """New scores (M,) of M candidates.
+
+    query float32 (D,) and candidates (M, D): unit rows, in any order.
+    """
+    if not len(candidates):
+        return np.zeros(0, np.float32)
+    similarity = candidates @ candidates.T
+    kept = min(NEIGHBOURS + 1, len(candidates))
+    # each candidate is its own nearest neighbour: it counts 1, the others β · cosine
+    nearest = np.argpartition(-similarity, kept - 1, axis=1)[:, :kept]
+    rows = np.arange(len(candidates))[:, None]
+    weights = np.zeros_like(similarity)
+    weights[rows, nearest] = _SUPPORT * np.maximum(0, similarity[rows, nearest])
+    np.fill_diagonal(weights, 1)
+    refined = (weights @ candidates) / weights.sum(axis=1, keepdims=True)
+    first = refined @ query
+    best = np.argpartition(-first, kept - 1)[:kept]
+    expanded = refined[best].max(axis=0)
+    return np.asarray((first + refined @ expanded) / 2, np.float32)
+
+
+def promising(scores: NDArray[np.float32], least_best: float, least_spread: float) -> bool:
+    """Whether a list, best first, has a crowd of good answers that could support each other.
+
+    False where even the best is poor (the query would drift), and where the scores are flat.
+    """
+    if len(scores) <= _CROWD:
+        return False
+    return bool(scores[0] >= least_best and scores[_CROWD] - scores[-1] >= least_spread)
