@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -59,17 +60,20 @@ def list_bundles(models: Models = DEFAULT_MODELS) -> None:
     """Known bundles with licence, size, dimensions and what they are good for; then your own."""
     from console import packaging  # noqa: PLC0415 - loads onnxruntime
 
-    table = Table("name", "licence", "size", "dims", "words", "good for", "figures")
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in ("name", "licence", "size", "dims", "words"):
+        table.add_column(column, no_wrap=True)  # names are there to be typed
+    table.add_column("good for")
     with contextlib.suppress(ModelBundleError):
         spec, room = packaging.room_for(BUNDLED_MODEL)
         size = f"{room.bundle_bytes / 1e6:.1f} MB"
         note = "the default, in the repository: see training/README.md"
-        table.add_row(spec.name, spec.licence, size, str(spec.embedding.dim), "", note, "")
+        table.add_row(spec.name, spec.licence, size, str(spec.embedding.dim), "", note)
     for known in KNOWN:
         words = "yes" if known.has_words else ""
         size = f"{known.mb:g} MB"
-        row = (known.name, known.licence, size, str(known.dim), words, known.good_for)
-        table.add_row(*row, known.figures)
+        told = "; ".join(filter(None, [known.good_for, known.figures]))
+        table.add_row(known.name, known.licence, size, str(known.dim), words, told)
     out.print(table)
     for folder in sorted(path.parent for path in models.glob(f"[!.]*/{MANIFEST}")):
         out.print(f"  here  {escape(str(folder))}")

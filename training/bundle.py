@@ -1,6 +1,6 @@
 """Puts a run's network into a bundle: image.onnx, model.json and MODEL_CARD.md.
 
-The card's figures are those of WORK/evaluation.json and the runs' logs: nothing is typed by hand.
+The card's figures are those of evaluate.py and of the runs' logs: nothing is typed by hand.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from evaluate import BUNDLED, Cell, table
+from evaluate import BUNDLED, Cell, tables
 from network import EMBEDDING_DIM, LOCAL_DIM
 from pixels import MEAN, SIDE, STD
 from teachers import COARSE, FINE
@@ -48,10 +48,10 @@ def write(folder: Path, network: Path, version: str) -> None:
     (folder / "model.json").write_text(text, encoding="utf-8")
 
 
-def card(work: Path) -> str:
+def card(work: Path, evaluation: Path) -> str:
     """The template with its tables filled in."""
-    cells = msgspec.json.decode((work / "evaluation.json").read_bytes(), type=list[Cell])
-    parts = {"evaluation": table(cells), "tries": tries(work)}
+    cells = msgspec.json.decode(evaluation.read_bytes(), type=list[Cell])
+    parts = {"evaluation": tables(cells), "tries": tries(work)}
     filled = _CARD.read_text(encoding="utf-8")
     for name, text in parts.items():
         filled = filled.replace(f"{{{{{name}}}}}", text)
@@ -74,11 +74,13 @@ def main() -> None:
     parser.add_argument("work", type=Path)
     parser.add_argument("run")
     parser.add_argument("--version", default="1")
+    parser.add_argument("--evaluation", type=Path, help="evaluation.json, for the model card")
     parser.add_argument("--out", type=Path, default=BUNDLED, help="(default: layers/model)")
     arguments = parser.parse_args()
     write(arguments.out, arguments.work / arguments.run / "image.onnx", arguments.version)
-    if (arguments.work / "evaluation.json").exists():
-        (arguments.out / "MODEL_CARD.md").write_text(card(arguments.work), encoding="utf-8")
+    if arguments.evaluation:
+        text = card(arguments.work, arguments.evaluation)
+        (arguments.out / "MODEL_CARD.md").write_text(text, encoding="utf-8")
     print(f"{arguments.out}: {(arguments.out / 'image.onnx').stat().st_size / 1e6:.2f} MB")
 
 

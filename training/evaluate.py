@@ -1,4 +1,4 @@
-"""Measures models side by side on photos that training never saw: a table and WORK/evaluation.json.
+"""Measures models side by side on photos that training never saw: tables and WORK/evaluation.json.
 
 Rows: our bundle, as shipped and in float32 where WORK/RUN holds it; the networks of MODELS;
 fixed filters; perceptual hashes. Columns: five tasks, by the global vector alone, then with
@@ -36,9 +36,7 @@ BUNDLED = _REPOSITORY / "layers" / "model"
 FIXED_FILTERS = _REPOSITORY / "tests" / "models" / "fixed-filters"
 RERANKED = 50
 STORED = 64  # descriptors that the index would keep of an image: those of the highest salience
-# Matches of weak agreement say nothing; above that, agreement leads. 99.9 % of the pairs of
-# different validation photos score below this: `geometry_floor.py`.
-GEOMETRY_FLOOR, GEOMETRY_GAIN = 1.0, 1.0
+GEOMETRY_GAIN = 0.1  # what a verified match adds to the cosine: `geometry_gain.py` chose it
 _SETS = ("grocery", "copies", "clothing")
 # Clothing photos that copies/ uses as a background: as distractors they would be right answers.
 _BACKGROUNDS = {f"images/{n}.jpg" for n in ("00641", "03471", "03642", "04326", "04541", "04725")}
@@ -210,12 +208,12 @@ def _verified(
     for row, query in enumerate(queries.local):
         first = np.argsort(-scores[row], kind="stable")[:RERANKED]
         found = verify(query, at, kept[first], kept_at[first])
-        fused[row, first] += GEOMETRY_GAIN * np.maximum(0, found.score - GEOMETRY_FLOOR)
+        fused[row, first] += GEOMETRY_GAIN * found.score
     return fused
 
 
 def peer_bundle(folder: Path, network: Path) -> Path:
-    """A teacher's file as a bundle, whole pictures squashed as ours are."""
+    """A teacher's file as a bundle, with the centre crop that it was trained with."""
     dim, fields = PEERS[network.stem]
     data = network.read_bytes()
     (folder / network.name).write_bytes(data)
@@ -308,20 +306,31 @@ def cells(title: str, sets: dict[str, Described], listed: list[Task]) -> list[Ce
     return found
 
 
-def table(found: list[Cell]) -> str:
-    """Markdown: methods down, tasks across, R@1 with its interval; last, the mean of all."""
+def table(found: list[Cell], title: str, value: Callable[[Cell], Estimate]) -> str:
+    """Markdown: methods down, tasks across, one metric with its interval; last, the mean of all."""
     names = list(dict.fromkeys(cell.task for cell in found))
-    lines = [f"| R@1 [95 %] | {' | '.join(names)} | mean |", "|---" * (len(names) + 2) + "|"]
+    lines = [f"| {title} | {' | '.join(names)} | mean |", "|---" * (len(names) + 2) + "|"]
     for method in dict.fromkeys(cell.method for cell in found):
-        row = {cell.task: cell for cell in found if cell.method == method}
-        shown = [_short(row[name].r_at_1) for name in names]
-        mean = np.mean([row[name].r_at_1.mean for name in names])
-        lines.append(f"| {method} | {' | '.join(shown)} | {mean:.3f} |")
+        row = {cell.task: value(cell) for cell in found if cell.method == method}
+        mean = np.mean([row[name].mean for name in names])
+        shown = " | ".join(_short(row[name]) for name in names)
+        lines.append(f"| {method} | {shown} | {mean:.3f} |".replace("| 0.", "| ."))
     return "\n".join(lines)
 
 
 def _short(value: Estimate) -> str:
     return f"{value.mean:.3f} [{value.low:.2f}, {value.high:.2f}]".replace("0.", ".")
+
+
+def tables(found: list[Cell]) -> str:
+    """R@1, R@5 and mAP of all methods on all tasks."""
+    return "\n\n".join(
+        [
+            table(found, "R@1", lambda cell: cell.r_at_1),
+            table(found, "R@5", lambda cell: cell.r_at_5),
+            table(found, "mAP", lambda cell: cell.mean_ap),
+        ]
+    )
 
 
 def main() -> None:
@@ -355,8 +364,7 @@ def main() -> None:
         found += cells("ours", vectors.of_bundle("ours", arguments.bundle), listed)
     path = arguments.work / "evaluation.json"
     path.write_bytes(msgspec.json.format(msgspec.json.encode(found)))
-    print(table(found))
-    print(f"\nR@5 and mAP with their intervals: {path}")
+    print(tables(found))
 
 
 if __name__ == "__main__":

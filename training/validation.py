@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +18,20 @@ from pixels import SIDE, squashed
 from views import make_view
 
 
+class Task(NamedTuple):
+    """Numbers of the photos (Q,), the cosines of all pairs, and which are right (Q, Q)."""
+
+    name: str
+    rows: NDArray[np.intp]
+    cosines: NDArray[np.float32]
+    right: NDArray[np.bool_]
+
+    def right_first(self) -> float:
+        """R@1."""
+        first = self.right[np.arange(len(self.rows)), self.cosines.argmax(axis=1)]
+        return round(float(first.mean()), 4)
+
+
 class Validation:
     """R@1 of three tasks, none of which shares an instance with training.
 
@@ -29,28 +43,29 @@ class Validation:
         self._photos = listing.read(work, "validation")
         rng = np.random.default_rng(0)
         opened = [Image.open(data / photo.path).convert("RGB") for photo in self._photos]
-        self._whole = [squashed(image) for image in opened]
-        self._views = [
+        self.whole = [squashed(image) for image in opened]
+        self.views = [
             squashed(make_view(image, lambda: opened[rng.integers(len(opened))], rng).image)
             for image in opened
         ]
 
     def __call__(self, network: Callable[[torch.Tensor], Any], device: str) -> dict[str, float]:
-        whole, views = (
-            self._embed(network, images, device) for images in (self._whole, self._views)
-        )
+        whole, views = (self._embed(network, images, device) for images in (self.whole, self.views))
+        return {task.name: task.right_first() for task in self.tasks(whole, views)}
+
+    def tasks(self, whole: NDArray[np.float32], views: NDArray[np.float32]) -> list[Task]:
+        """The three tasks for unit rows (N, D) of the whole photos and of their views."""
         labels = np.array([photo.label for photo in self._photos])
         instances = np.array([photo.instance for photo in self._photos])
         sources = np.array([photo.source for photo in self._photos])
-        found = {}
+        found = []
         for name, source in (("clothing", "clothing"), ("objects", "caltech101")):
-            of = sources == source
+            of = np.flatnonzero(sources == source)
             cosines = whole[of] @ whole[of].T
             cosines[instances[of][:, None] == instances[of]] = -2
-            found[name] = _right(cosines, labels[of], labels[of])
-        numbers = np.arange(len(whole))
-        found["views"] = _right(views @ whole.T, numbers, numbers)
-        return found
+            found.append(Task(name, of, cosines, labels[of][:, None] == labels[of]))
+        every = np.arange(len(whole))
+        return [*found, Task("views", every, views @ whole.T, every[:, None] == every)]
 
     @torch.no_grad()
     def _embed(
@@ -65,7 +80,3 @@ class Validation:
         vectors = np.concatenate(rows)
         centred = vectors - vectors.mean(axis=0)
         return np.asarray(centred / np.linalg.norm(centred, axis=1, keepdims=True), np.float32)
-
-
-def _right(cosines: NDArray[np.float32], query: NDArray[Any], gallery: NDArray[Any]) -> float:
-    return round(float((gallery[cosines.argmax(axis=1)] == query).mean()), 4)

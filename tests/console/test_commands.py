@@ -193,7 +193,7 @@ def test_the_doctor_checks_the_model_without_any_service(tmp_path: Path) -> None
     said = run("doctor", "--data", tmp_path)
     assert said.returncode == 1
     assert "none is running here" in said.stdout
-    assert "fixed-filters" in said.stdout
+    assert "likeness-small" in said.stdout
 
 
 def test_the_demo_wants_a_folder_with_pictures(tmp_path: Path) -> None:
