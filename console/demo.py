@@ -28,6 +28,9 @@ _FEWEST = 3
 _OWN_FILES = ("aws", "index")
 # Two pictures whose cosines differ by less are one picture twice.
 _SAME = 1e-3
+# Drawn products of one shape differ by a colour, and a phone's photo shifts colours: an edited copy
+# is found where it stands among so many first, and the summary tells how many came first of all.
+_EARLY = 3
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class Check:
     name: str
     ok: bool
     found: str
+    first: bool = False
     query: bytes | None = None
     results: Sequence[dict[str, Any]] = ()
     expected: str | None = None
@@ -78,7 +82,7 @@ class Demo:
         kind = item.key.rpartition("-")[0]
         ok = item.key not in keys and any(key.startswith(kind) for key in keys[:3])
         name = f"more like {item.key}, by its id"
-        return Check(name, ok, ", ".join(keys[:3]), item.data, answer["results"])
+        return Check(name, ok, ", ".join(keys[:3]), False, item.data, answer["results"])
 
     def search_with_filter(self, item: Item) -> Check:
         """The same picture, but only among what is cheaper than a hundred and of its kind."""
@@ -93,7 +97,7 @@ class Demo:
         found = [result["payload"] for result in answer["results"]]
         ok = bool(found) and all(p["category"] == kind and p["price"] < 100 for p in found)
         name = f"{kind} below 100, like {item.key}"
-        return Check(name, ok, f"{len(found)} results", item.data, answer["results"])
+        return Check(name, ok, f"{len(found)} results", False, item.data, answer["results"])
 
     def overwrite(self, item: Item, other: Item) -> Check:
         """Put another picture under a key: the key is found with the new one, not the old."""
@@ -188,10 +192,11 @@ def _ranked(name: str, answer: dict[str, Any], expected: str, query: bytes) -> C
     rank = keys.index(expected) + 1 if expected in keys else None
     scores = [result["score"] for result in answer["results"]]
     # a picture that was uploaded twice may come under its other name
-    ok = rank is not None and scores[0] - scores[rank - 1] < _SAME
+    first = rank is not None and scores[0] - scores[rank - 1] < _SAME
+    ok = first or (rank is not None and rank <= _EARLY)
     found = f"rank {rank}" if rank else f"{keys[0] if keys else 'nothing'} instead"
     took_ms = answer["took_ms"]["total"]
-    return Check(name, ok, found, query, answer["results"], expected, took_ms)
+    return Check(name, ok, found, first, query, answer["results"], expected, took_ms)
 
 
 def _mirrored(item: Item) -> bytes:
@@ -209,14 +214,14 @@ def _advance(progress: Progress, task: TaskID) -> uploads.Progress:
 
 
 def _print(checks: Sequence[Check], out: Console) -> None:
-    """One ranked example of each edit, every wrong one, and the statements."""
+    """One ranked example of each edit, every one that did not come first, and the statements."""
     table = Table(
         "", "query", "rank", "first answers, with their cosines", title="searched and found"
     )
     shown: set[str] = set()
     for check in checks:
         edit = check.name.partition(" ")[2]
-        if check.expected and (edit not in shown or not check.ok):
+        if check.expected and (edit not in shown or not check.first):
             shown.add(edit)
             table.add_row(_mark(check), escape(check.name), escape(check.found), _answers(check))
     out.print(table)
@@ -224,11 +229,12 @@ def _print(checks: Sequence[Check], out: Console) -> None:
         if not check.expected:
             out.print(_mark(check), f"{escape(check.name)} [dim]({escape(check.found)})[/dim]")
     ranked = [check for check in checks if check.expected]
-    right = sum(check.ok for check in ranked)
+    first, early = sum(c.first for c in ranked), sum(c.ok for c in ranked)
     median_ms = sorted(check.took_ms for check in ranked)[len(ranked) // 2]
     out.print(
-        f"[bold]{right} of {len(ranked)} edited copies came first[/bold] (median "
-        f"{median_ms:.1f} ms a search); {sum(c.ok for c in checks)} of {len(checks)} checks right"
+        f"[bold]{first} of {len(ranked)} edited copies came first[/bold], {early} among the first "
+        f"{_EARLY} (median {median_ms:.1f} ms a search); "
+        f"{sum(c.ok for c in checks)} of {len(checks)} checks right"
     )
 
 

@@ -48,7 +48,8 @@ WEIGHTS = {
 }
 # Side of the images in pixels, and the share of the steps that it lasts. Most is learnt on small,
 # cheap images; the last steps fit the network to the size it will see (arXiv 1906.06423).
-SIDES = ((128, 0.7), (160, 0.22), (224, 0.08))
+Sides = tuple[tuple[int, float], ...]
+SIDES: Sides = ((128, 0.7), (160, 0.22), (224, 0.08))
 SHORT_OF_ONE = 0.9995  # decay of the averaged weights
 SPOTS = 512  # pairs of spots that are compared in a batch
 _TEMPERATURE = 0.1
@@ -192,20 +193,21 @@ def _recoloured(images: Tensor) -> Tensor:
     return images * gain + 0.1 * torch.randn(shape, device=images.device)
 
 
-def side_at(progress: float) -> int:
+def side_at(sides: Sides, progress: float) -> int:
     """Side of the images after this share of the steps."""
-    for side, share in SIDES:
+    for side, share in sides:
         if progress < share:
             return side
         progress -= share
-    return SIDES[-1][0]
+    return sides[-1][0]
 
 
 class Run:
     """A student in training, with all that a checkpoint holds."""
 
-    def __init__(self, folder: Path, steps: int, rate: float, seed: int) -> None:
+    def __init__(self, folder: Path, steps: int, rate: float, seed: int, sides: Sides) -> None:
         torch.manual_seed(seed)
+        self._sides = sides
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self._folder, self._steps, self._rate, self._seed = folder, steps, rate, seed
         self.student = Student().to(self.device, memory_format=torch.channels_last)
@@ -224,6 +226,13 @@ class Run:
             self.averaged.load_state_dict(state["averaged"])
             self._optimizer.load_state_dict(state["optimizer"])
             self.step = state["step"]
+
+    def start_from(self, folder: Path) -> None:
+        """Take over another run's averaged weights, and its maps into the teachers' spaces."""
+        state = torch.load(folder / "checkpoint.pt", map_location=self.device, weights_only=True)
+        self.student.load_state_dict(state["student"])
+        self.student.network.load_state_dict(state["averaged"])
+        self.averaged.load_state_dict(state["averaged"])
 
     def save(self) -> None:
         """Whole or not at all."""
@@ -250,7 +259,7 @@ class Run:
         batch = shards.batch(rng.choice(len(shards), pairs, replace=False))
         batch = {name: values.to(self.device) for name, values in batch.items()}
         mirrored = bool(rng.integers(2))
-        images = _recoloured(images_of(batch["view"], side_at(progress), self.device))
+        images = _recoloured(images_of(batch["view"], side_at(self._sides, progress), self.device))
         if mirrored:
             images = images.flip(3).contiguous(memory_format=torch.channels_last)
         self.student.train()
@@ -293,16 +302,21 @@ def main() -> None:
     parser.add_argument(
         "--weight", nargs=2, action="append", default=[], metavar=("LOSS", "WEIGHT")
     )
+    parser.add_argument("--start", metavar="RUN", help="begin with the weights of another run")
+    parser.add_argument("--side", type=int, help="of all images, instead of growing ones")
     parser.add_argument("--stop", type=int, help="stop after this step, to go on later")
     arguments = parser.parse_args()
     for name, weight in arguments.weight:
         if name not in WEIGHTS:
             parser.error(f"no such loss: {name}; there are {', '.join(WEIGHTS)}")
         WEIGHTS[name] = float(weight)
+    sides = ((arguments.side, 1.0),) if arguments.side else SIDES
     torch.set_num_threads(os.cpu_count() or 1)
     folder = arguments.work / arguments.run
     folder.mkdir(parents=True, exist_ok=True)
-    run = Run(folder, arguments.steps, arguments.rate, arguments.seed)
+    run = Run(folder, arguments.steps, arguments.rate, arguments.seed, sides)
+    if arguments.start and not run.step:
+        run.start_from(arguments.work / arguments.start)
     validation = Validation(arguments.data, arguments.work)
     _train(run, Shards(arguments.work), validation, folder, arguments)
 

@@ -1,0 +1,61 @@
+"""Local descriptors in few bytes: the most salient spots, four bits a value.
+
+Four bits lose nothing that geometric verification could use (docs/decisions.md), and 64 spots of
+64 values are 2,112 bytes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from likeness.rerank.geometry import grid
+
+KEPT = 64
+_STEPS = 7  # a value is −7…7, shifted to 1…15
+_RANGE = 3.0  # a unit row's values have a spread of 1/√D: beyond three of it they are clipped
+
+
+def pack(
+    local: NDArray[np.float32], salience: NDArray[np.float32] | None = None, keep: int = KEPT
+) -> bytes:
+    """One image's local descriptors, float32 (side², D), unit rows, D even, side at most 16.
+
+    Those with the highest salience are kept, or the first. The bytes are `keep` cell numbers, then
+    D/2 bytes for each.
+    """
+    order = np.arange(len(local)) if salience is None else np.argsort(-salience, kind="stable")
+    cells = order[:keep]
+    scale = _STEPS * np.sqrt(local.shape[1]) / _RANGE
+    levels = np.clip(np.rint(local[cells] * scale), -_STEPS, _STEPS).astype(np.int8) + _STEPS + 1
+    nibbles = levels.astype(np.uint8)
+    pairs: NDArray[np.uint8] = nibbles[:, ::2] << 4 | nibbles[:, 1::2]
+    return cells.astype(np.uint8).tobytes() + pairs.tobytes()
+
+
+def unpack(
+    packed: list[bytes], side: int, dim: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """K images → descriptors float32 (K, m, dim), unit rows, and positions (K, m, 2) in cells.
+
+    Where an image has fewer than the most, the rest are zero rows, which match nothing. Raises
+    ValueError for bytes that no such map was packed into.
+    """
+    size = 1 + dim // 2
+    counts = [len(data) // size for data in packed]
+    most = max(counts, default=0)
+    descriptors = np.zeros((len(packed), most, dim), np.float32)
+    cells = np.zeros((len(packed), most), np.intp)
+    for row, (data, count) in enumerate(zip(packed, counts, strict=True)):
+        if len(data) != count * size:
+            raise ValueError(f"{len(data)} bytes are no descriptors of {dim} values")
+        raw = np.frombuffer(data, np.uint8)
+        cells[row, :count] = raw[:count]
+        pairs = raw[count:].reshape(count, dim // 2)
+        descriptors[row, :count, ::2] = pairs >> 4
+        descriptors[row, :count, 1::2] = pairs & 15
+        descriptors[row, :count] -= _STEPS + 1
+    if (cells >= side * side).any():
+        raise ValueError(f"a cell lies outside a map of {side} × {side}")
+    lengths = np.linalg.norm(descriptors, axis=2, keepdims=True)
+    return descriptors / np.maximum(lengths, 1e-9), grid(side)[cells]
