@@ -17,7 +17,7 @@ MIB = 1024 * 1024
 # AWS Lambda's quota for a deployment package with its layers, unzipped: 262,144,000 bytes.
 LAMBDA_BYTES = 250 * MIB
 # What `make build` prints without a model, rounded up.
-RUNTIME_BYTES = 125 * MIB
+RUNTIME_BYTES = 130 * MIB
 # The build's own, lower limit: MAX_UNZIPPED_MB in the Makefile.
 BUILD_BYTES = 200 * MIB
 _MAKEFILE = "Makefile"
