@@ -38,32 +38,30 @@ def read(work: Path, part: str | None = None) -> list[Photo]:
 
 
 def clothing(folder: Path, rng: np.random.Generator) -> list[Photo]:
+    """By contributor, without those of the benchmark."""
     rows = _rows(folder)
     benchmark = {row["sender_id"] for row in rows if row["split"] == "test"}
     rows = [row for row in rows if row["sender_id"] not in benchmark]
-    held_out = _held_out([row["sender_id"] for row in rows], rng)
-    return [
-        Photo(
-            f"clothing/{row['path']}",
-            "clothing",
-            f"clothing/{row['label']}",
-            f"clothing/{row['sender_id']}",
-            "validation" if row["sender_id"] in held_out else "train",
-        )
-        for row in rows
-    ]
+    return _split("clothing", rows, "sender_id", "sender_id", rng)
 
 
 def caltech101(folder: Path, rng: np.random.Generator) -> list[Photo]:
-    rows = _rows(folder)
-    held_out = _held_out([row["label"] for row in rows], rng)
+    """By category; each photo is an instance of its own."""
+    return _split("caltech101", _rows(folder), "label", "path", rng)
+
+
+def _split(
+    source: str, rows: list[dict[str, str]], by: str, instance: str, rng: np.random.Generator
+) -> list[Photo]:
+    """Columns: what keeps photos on one side, and what names the thing that they show."""
+    held_out = _held_out([row[by] for row in rows], rng)
     return [
         Photo(
-            f"caltech101/{row['path']}",
-            "caltech101",
-            f"caltech101/{row['label']}",
-            f"caltech101/{row['path']}",
-            "validation" if row["label"] in held_out else "train",
+            f"{source}/{row['path']}",
+            source,
+            f"{source}/{row['label']}",
+            f"{source}/{row[instance]}",
+            "validation" if row[by] in held_out else "train",
         )
         for row in rows
     ]

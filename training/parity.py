@@ -44,7 +44,7 @@ def embed(
     return [np.concatenate(output) for output in zip(*runs, strict=True)]
 
 
-def trained_patches(checkpoint: Path, images: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+def trained_local(checkpoint: Path, images: list[NDArray[np.float32]]) -> NDArray[np.float32]:
     """The trained network's own local descriptors, which export does not whiten."""
     network = Network().eval()
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)
@@ -82,7 +82,7 @@ def main() -> None:
     images = [tensor(arguments.data / photo.path) for photo in listed[:: -(-len(listed) // PHOTOS)]]
     full, small = open_session(folder / "image.f32.onnx"), open_session(folder / "image.onnx")
     exact, rounded = embed(full, images), embed(small, images)
-    local = cosines(trained_patches(folder / "checkpoint.pt", images), exact[2])
+    local = cosines(trained_local(folder / "checkpoint.pt", images), exact[2])
     quantised = cosines(exact[0], rounded[0])
     alone = cosines(embed(small, images, batch=8)[0], rounded[0])
     lengths = np.abs(np.linalg.norm(rounded[0], axis=1) - 1).max()
