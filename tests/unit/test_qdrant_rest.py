@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import threading
 import time
@@ -409,22 +410,31 @@ def test_only_one_of_many_threads_may_probe() -> None:
             assert sum(done.result() for done in tries) == 1
 
 
-def test_only_one_request_of_many_threads_reaches_a_server_that_is_still_down() -> None:
+def test_only_one_call_of_many_threads_reaches_a_server_that_is_still_down() -> None:
     clock = Clock()
-    hang = ok(None, wait_s=0.3)
-    script = [error(500)] * 15 + [hang]
-    with scripted(script, breaker=CircuitBreaker(clock), timeout_s=0.2) as (server, opened):
+    opening, refused = 5 * 3, 7  # requests that open the circuit; calls that are held back
+    seen, held_back = itertools.count(), threading.Semaphore(0)
+
+    def still_down(request: Request) -> Answer:
+        if next(seen) == opening:  # the probe, under way until all the others were refused
+            for _ in range(refused):
+                assert held_back.acquire(timeout=10)
+        return error(500)
+
+    with scripted(still_down, breaker=CircuitBreaker(clock), timeout_s=20.0) as (server, opened):
+
+        def call() -> str:
+            message = failure(lambda: opened.call("GET", "/collections/x"))
+            held_back.release()
+            return message
+
         for _ in range(5):
             failure(lambda: opened.call("GET", "/collections/x"))
         clock.now_s = 5.1
-        sent = len(server.requests)
-        with ThreadPoolExecutor(8) as pool:
-            tries = [
-                pool.submit(failure, lambda: opened.call("GET", "/collections/x")) for _ in range(8)
-            ]
-            messages = [done.result() for done in tries]
-        assert sum("paused" in message for message in messages) == 7
-        assert len(server.requests) == sent + 1
+        with ThreadPoolExecutor(refused + 1) as pool:
+            messages = [done.result() for done in [pool.submit(call) for _ in range(refused + 1)]]
+        assert sum("paused" in message for message in messages) == refused
+        assert len(server.requests) == opening + 3
 
 
 def test_the_next_probe_waits_for_one_that_takes_long() -> None:
