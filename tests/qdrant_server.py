@@ -90,19 +90,27 @@ class Engine:
         done = self.client.upsert(name, wanted.points, update_filter=wanted.update_filter)
         return _plain(done)
 
-    def post_points_query(self, name: str, body: Any) -> Any:
-        wanted = _valid(models.QueryRequest, body)
+    def post_points_query_batch(self, name: str, body: Any) -> Any:
+        wanted = _valid(models.QueryRequestBatch, body)
+        return [self._query(name, one) for one in wanted.searches]
+
+    def _query(self, name: str, wanted: models.QueryRequest) -> Any:
         found = self.client.query_points(
             name,
             query=wanted.query,
+            prefetch=wanted.prefetch,
             using=wanted.using,
             query_filter=wanted.filter,
             limit=wanted.limit,
             offset=wanted.offset,
             score_threshold=wanted.score_threshold,
             with_payload=wanted.with_payload,
+            with_vectors=wanted.with_vector or False,
         )
         return _plain(found)
+
+    def post_points_delete(self, name: str, body: Any) -> Any:
+        return _plain(self.client.delete(name, _valid(models.PointIdsList, body)))
 
     def post_points_scroll(self, name: str, body: Any) -> Any:
         wanted = _valid(models.ScrollRequest, body)

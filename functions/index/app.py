@@ -12,24 +12,32 @@ from aws_lambda_powertools import Logger, Metrics
 from snapshot_restore_py import register_after_restore
 
 from functions.index.handler import Handler
+from likeness.adapters.eventbridge import EventBus
 from likeness.adapters.qdrant import open_index
 from likeness.adapters.s3 import S3Store
+from likeness.duplicates import say_nothing
 from likeness.embedding import Embedder
 from likeness.indexing import Indexer
+from likeness.rerank.verdicts import load_calibration
 from likeness.settings import Settings
 
 settings = Settings.from_env(os.environ)
 index = open_index(settings)
 register_after_restore(index.reconnect)
+embedder = Embedder(settings.model_dir, settings.threads)
+logger = Logger(service="index")
 handler = Handler(
     Indexer(
         S3Store(read_tags=settings.read_tags),
         index,
-        Embedder(settings.model_dir, settings.threads),
+        embedder,
         settings.schema,
         settings.limits,
+        calibration=load_calibration(settings.model_dir, embedder.fingerprint),
+        keep_patches=settings.keep_patches,
+        announce=EventBus(settings.event_bus).announce if settings.event_bus else say_nothing,
     ),
-    Logger(service="index"),
+    logger,
     Metrics(namespace="Likeness", service="index"),
 )
 

@@ -6,7 +6,9 @@ import asyncio
 import base64
 import binascii
 import itertools
+import math
 import re
+import time
 import uuid
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -23,22 +25,31 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from functions.search import openapi, problems, schemas
+from likeness.duplicates import Duplicates
 from likeness.errors import (
     ConfigurationError,
+    FetchRefused,
     InvalidRequest,
     LikenessError,
     NotIndexed,
     QueryTooLarge,
     UnsupportedFormat,
 )
-from likeness.ports import ObjectStore
-from likeness.records import Candidate, ObjectRef, Point, State
+from likeness.feedback import Feedback, Opinion
+from likeness.ports import ObjectStore, VectorIndex
+from likeness.records import Box, ObjectRef, Point, State
+from likeness.rerank.profiles import Profile, Proof
 from likeness.search import (
     MAX_QUERY_BYTES,
+    ByExamples,
     ById,
     ByImage,
     ByObject,
+    ByText,
+    ByToken,
     ByVector,
+    Cutoff,
+    Hit,
     Query,
     Searcher,
     Source,
@@ -49,6 +60,7 @@ from likeness.settings import MIB, Settings
 _MAX_BODY_BYTES = MAX_QUERY_BYTES * 4 // 3 + MIB // 4
 _URL_EXPIRES_S = 300
 _UPLOAD_EXPIRES_S = 900
+_RESERVE_S = 0.5  # for the answer itself
 _FORMATS = {"image/heic": "HEIF", "image/avif": "AVIF"}
 _MAX_KEY_BYTES = 1024
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -57,16 +69,22 @@ if TYPE_CHECKING:
     from aws_lambda_powertools import Logger
 
 S = TypeVar("S", bound=msgspec.Struct)
+Fetch = Callable[[str, int], bytes]
 
 
 def create_app(
     searcher: Searcher,
+    index: VectorIndex,
     open_store: Callable[[], ObjectStore],
     settings: Settings,
     open_logger: Callable[[], Logger],
+    fetch: Fetch | None = None,
 ) -> App:
-    """The whole HTTP service. `open_store` and `open_logger` are called when needed."""
-    api = Api(searcher, open_store, settings)
+    """The whole HTTP service. `open_store` and `open_logger` are called when needed.
+
+    `fetch` brings the bytes of an `image_url`, at most so many.
+    """
+    api = Api(searcher, index, open_store, settings, fetch)
 
     async def on_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, LikenessError)
@@ -109,11 +127,19 @@ class Api:
     """One method for each operation in openapi.OPERATIONS."""
 
     def __init__(
-        self, searcher: Searcher, open_store: Callable[[], ObjectStore], settings: Settings
+        self,
+        searcher: Searcher,
+        index: VectorIndex,
+        open_store: Callable[[], ObjectStore],
+        settings: Settings,
+        fetch: Fetch | None,
     ) -> None:
         self._searcher = searcher
+        self._duplicates = Duplicates(index)
+        self._feedback = Feedback(index)
         self._open_store = open_store
         self._settings = settings
+        self._fetch = fetch
         self._calls = itertools.count()
 
     async def search(self, request: Request) -> Response:
@@ -150,12 +176,59 @@ class Api:
         point = await asyncio.to_thread(self._searcher.status, ref)
         return _json(_status(ref, point))
 
-    async def upload(self, request: Request) -> Response:
-        if _content_type(request) != "application/json":
-            raise UnsupportedFormat(
-                "send application/json; the image itself goes to the answer's url"
+    async def compare(self, request: Request) -> Response:
+        wanted = await _json_body(request, schemas.CompareRequest)
+        pictures = wanted.first, wanted.second
+        first, second = [await self._source(picture) for picture in pictures]
+        boxes = _box(wanted.first.box), _box(wanted.second.box)
+        score, proof = await asyncio.to_thread(self._searcher.compare, first, second, boxes)
+        answer = schemas.Comparison(
+            request_id=_request_id(request), model=self._searcher.model, score=round(score, 6)
+        )
+        if proof:
+            answer.verdict, answer.probability = _verdict(proof)
+            answer.explain = _explanation(proof, {"cosine": score, "geometry": proof.geometry})
+        return _json(answer)
+
+    async def duplicates(self, request: Request) -> Response:
+        wanted = _from_texts(request.query_params, schemas.PageOptions)
+        cursor = None if wanted.cursor is None else _known_id(wanted.cursor)
+        found = await asyncio.to_thread(self._duplicates.groups, wanted.limit, cursor)
+        groups, next_cursor = found
+        return _json(
+            schemas.DuplicateGroups(
+                groups=[
+                    schemas.DuplicateGroup(
+                        id=group.id,
+                        original=_member(group.original) if group.original else None,
+                        copies=[_member(point) for point in group.copies],
+                    )
+                    for group in groups
+                ],
+                next_cursor=next_cursor,
             )
-        wanted = _decoded(await request.body(), schemas.UploadRequest)
+        )
+
+    async def decide(self, request: Request) -> Response:
+        wanted = await _json_body(request, schemas.Decision)
+        duplicate = wanted.decision == "duplicate"
+        await asyncio.to_thread(
+            self._duplicates.decide, wanted.group, _known_id(wanted.id), duplicate
+        )
+        return _json(schemas.Done(status="ok"))
+
+    async def feedback(self, request: Request) -> Response:
+        wanted = await _json_body(request, schemas.Feedback)
+        opinion = Opinion(
+            wanted.request_id, wanted.id, wanted.kind, round(time.time(), 3), wanted.query_id
+        )
+        await asyncio.to_thread(self._feedback.add, opinion)
+        return _json(schemas.Done(status="ok"))
+
+    async def upload(self, request: Request) -> Response:
+        wanted = await _json_body(
+            request, schemas.UploadRequest, "; the image itself goes to the answer's url"
+        )
         limits = self._settings.limits
         extra = _FORMATS.get(wanted.content_type)
         if extra and extra not in limits.formats:
@@ -198,28 +271,59 @@ class Api:
     async def _answer(
         self, request: Request, source: Source, options: schemas.SearchOptions, cold: bool
     ) -> Response:
-        threshold = options.score_threshold
-        query = Query(source, options.limit, options.offset, options.filter, threshold)
-        answer = await asyncio.to_thread(self._searcher.search, query)
+        query = Query(
+            source,
+            limit=options.limit,
+            offset=options.offset,
+            filter=options.filter,
+            score_threshold=options.score_threshold,
+            box=_box(options.box),
+            rerank=Profile(options.rerank),
+            subject=options.subject,
+            regions=options.detect,
+            group_by=options.group_by,
+            group_size=options.group_size,
+            exclude=tuple(_known_id(text) for text in options.exclude),
+            cutoff=Cutoff(options.cutoff.method, options.cutoff.value) if options.cutoff else None,
+            diversity=options.diversity,
+        )
+        deadline_s = _deadline_s(request)
+        answer = await asyncio.to_thread(self._searcher.search, query, deadline_s)
         return _json(
             schemas.SearchAnswer(
                 request_id=_request_id(request),
                 model=self._searcher.model,
                 took_ms={**answer.took_ms, "cold_start": cold},
-                results=[self._result(c, options.with_url) for c in answer.results],
+                query_id=answer.query_id,
+                box=_sides(answer.box),
+                results=[self._result(hit, options) for hit in answer.results],
                 next_offset=answer.next_offset,
+                skipped=list(answer.skipped),
+                regions=[
+                    schemas.Region(
+                        box=_sides(box), results=[self._result(hit, options) for hit in hits]
+                    )
+                    for box, hits in answer.regions
+                ],
             )
         )
 
-    def _result(self, candidate: Candidate, with_url: bool) -> schemas.Result:
-        point = candidate.point
-        url: str | msgspec.UnsetType = msgspec.UNSET
-        if with_url:
-            url = self._open_store().presign_download(point.ref, _URL_EXPIRES_S)
-        score = round(candidate.score, 6)
-        return schemas.Result(
-            id=point.id, key=point.ref.key, score=score, payload=_payload(point), url=url
-        )
+    def _result(self, hit: Hit, options: schemas.SearchOptions) -> schemas.Result:
+        point = hit.point
+        result = schemas.Result(id=point.id, key=point.ref.key, score=round(hit.score, 6))
+        if hit.rerank_score is not None:
+            result.rerank_score = round(hit.rerank_score, 6)
+        if hit.proof:
+            result.verdict, result.probability = _verdict(hit.proof)
+            if options.explain:
+                result.explain = _explanation(hit.proof, hit.stages)
+        if options.with_payload:
+            result.payload = _payload(point)
+        if options.group_by:
+            result.group = hit.group
+        if options.with_url:
+            result.url = self._open_store().presign_download(point.ref, _URL_EXPIRES_S)
+        return result
 
     async def _parse_search(self, request: Request) -> tuple[Source, schemas.SearchOptions]:
         """Raw image with its options in the query string, a form, or JSON."""
@@ -233,27 +337,50 @@ class Api:
             return await _parse_form(request)
         if kind == "application/json":
             wanted = _decoded(await request.body(), schemas.SearchRequest)
-            return self._source(wanted), wanted
+            return await self._source(wanted), wanted
         raise UnsupportedFormat(
             "send an image/… body, multipart/form-data with a file named image, or application/json"
         )
 
-    def _source(self, wanted: schemas.SearchRequest) -> Source:
-        given = [n for n in ("image", "id", "key", "vector") if getattr(wanted, n) is not None]
+    async def _source(self, wanted: schemas.SearchRequest | schemas.ComparedPicture) -> Source:
+        """Exactly one of the sources that the request may name."""
+        names = ["image", "image_url", "id", "key", "query_id"]
+        if isinstance(wanted, schemas.SearchRequest):
+            names += ["text", "vector", "positive"]
+            if (wanted.vector is None) != (wanted.model is None):
+                raise InvalidRequest("vector and model, its model's fingerprint, go together")
+            if wanted.negative and wanted.positive is None:
+                raise InvalidRequest("negative needs positive: give ids of what it should be like")
+        given = [name for name in names if getattr(wanted, name) is not None]
         if len(given) != 1:
             raise InvalidRequest(
-                "give exactly one of image, id, key or vector"
+                f"give exactly one of {', '.join(names[:-1])} or {names[-1]}"
                 + (f", not {' and '.join(given)}" if given else "")
             )
-        if (wanted.vector is None) != (wanted.model is None):
-            raise InvalidRequest("vector and model, its model's fingerprint, go together")
-        if wanted.image is not None:
-            return ByImage(_query_image(_from_base64(wanted.image)))
-        if wanted.id is not None:
-            return ById(_known_id(wanted.id))
-        if wanted.key is not None:
-            return ByObject(ObjectRef(self._bucket(), _known_key(wanted.key)))
-        return ByVector(tuple(wanted.vector or ()), wanted.model or "")
+        make = self._makers()[given[0]]
+        return await asyncio.to_thread(make, wanted)
+
+    def _makers(self) -> Mapping[str, Callable[[Any], Source]]:
+        """Each source's field, and what becomes of the request that has it."""
+        return {
+            "image": lambda wanted: ByImage(_query_image(_from_base64(wanted.image))),
+            "image_url": lambda wanted: ByImage(self._fetched(wanted.image_url)),
+            "id": lambda wanted: ById(_known_id(wanted.id)),
+            "key": lambda wanted: ByObject(ObjectRef(self._bucket(), _known_key(wanted.key))),
+            "query_id": lambda wanted: ByToken(wanted.query_id),
+            "text": lambda wanted: ByText(wanted.text),
+            "vector": lambda wanted: ByVector(tuple(wanted.vector), wanted.model),
+            "positive": lambda wanted: ByExamples(
+                tuple(map(_known_id, wanted.positive)), tuple(map(_known_id, wanted.negative))
+            ),
+        }
+
+    def _fetched(self, url: str) -> bytes:
+        if self._fetch is None:
+            raise FetchRefused(
+                "image_url is switched off: LIKENESS_IMAGE_URL_HOSTS names the hosts to fetch from"
+            )
+        return self._fetch(url, MAX_QUERY_BYTES)
 
     def _bucket(self) -> str:
         if self._settings.bucket is None:
@@ -306,6 +433,12 @@ async def _parse_form(request: Request) -> tuple[Source, schemas.SearchOptions]:
     return ByImage(image), _from_texts(texts, schemas.SearchOptions)
 
 
+async def _json_body(request: Request, kind: type[S], hint: str = "") -> S:
+    if _content_type(request) != "application/json":
+        raise UnsupportedFormat(f"send application/json{hint}")
+    return _decoded(await request.body(), kind)
+
+
 async def _document(request: Request) -> Response:
     return Response(openapi.document_json(), media_type="application/json")
 
@@ -329,11 +462,11 @@ def _decoded(body: bytes, kind: type[S]) -> S:
 
 
 def _from_texts(texts: Mapping[str, str], kind: type[S]) -> S:
-    """Query-string or form fields: numbers as text, `filter` as JSON."""
+    """Query-string or form fields: numbers as text, some as JSON."""
     fields: dict[str, Any] = dict(texts)
     try:
-        if "filter" in fields:
-            fields["filter"] = msgspec.json.decode(fields["filter"])
+        for name in fields.keys() & set(openapi.JSON_OPTIONS):
+            fields[name] = msgspec.json.decode(fields[name])
         return msgspec.convert(fields, kind, strict=False)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise InvalidRequest(str(error)) from error
@@ -375,6 +508,54 @@ def _known_key(key: str) -> str:
     if len(key.encode()) > _MAX_KEY_BYTES:
         raise InvalidRequest(f"key: S3's keys have {_MAX_KEY_BYTES} bytes at most")
     return key
+
+
+def _box(sides: schemas.Sides | None) -> Box | None:
+    if sides is None:
+        return None
+    box = Box(*sides)
+    if box.left >= box.right or box.top >= box.bottom:
+        raise InvalidRequest("box: left, top, right, bottom, each pair in rising order")
+    return box
+
+
+def _sides(box: Box) -> schemas.Sides:
+    return round(box.left, 4), round(box.top, 4), round(box.right, 4), round(box.bottom, 4)
+
+
+def _verdict(proof: Proof) -> tuple[Any, float]:
+    return proof.verdict.level.value, round(proof.verdict.probability, 4)
+
+
+def _explanation(proof: Proof, scores: Mapping[str, float]) -> schemas.Explanation:
+    matches = []
+    if proof.boxes:
+        query, target = proof.boxes
+        matches.append(schemas.Match(query=_sides(query), target=_sides(target)))
+    return schemas.Explanation(
+        inliers=proof.inliers,
+        overlap_query=round(100 * proof.overlap_query, 1),
+        overlap_target=round(100 * proof.overlap_target, 1),
+        matches=matches,
+        scores={name: round(score, 6) for name, score in scores.items()},
+    )
+
+
+def _member(point: Point) -> schemas.Member:
+    member = schemas.Member(id=point.id, key=point.ref.key)
+    if point.partners:
+        member.verdict = point.partners[0].verdict
+        member.probability = point.partners[0].probability
+    return member
+
+
+def _deadline_s(request: Request) -> float:
+    """When an answer must be under way, on time.monotonic()'s clock: before Lambda stops us."""
+    context = request.scope.get("aws.context")
+    if context is None or not hasattr(context, "get_remaining_time_in_millis"):
+        return math.inf
+    left_ms: int = context.get_remaining_time_in_millis()
+    return time.monotonic() + left_ms / 1000 - _RESERVE_S
 
 
 def _status(ref: ObjectRef, point: Point | None) -> schemas.Status:

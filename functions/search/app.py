@@ -12,23 +12,30 @@ from snapshot_restore_py import register_after_restore
 
 from functions.search.api import create_app
 from functions.search.gateway import create_handler
-from functions.search.resources import open_logger, open_store
+from functions.search.resources import open_logger, open_store, open_words
+from likeness.adapters.fetch import Fetcher
 from likeness.adapters.qdrant import open_index
 from likeness.embedding import Embedder
+from likeness.rerank.verdicts import load_calibration
 from likeness.search import Searcher
 from likeness.settings import Settings
 
 settings = Settings.from_env(os.environ)
 index = open_index(settings)
 register_after_restore(index.reconnect)
+embedder = Embedder(settings.model_dir, settings.threads)
 searcher = Searcher(
     index,
-    Embedder(settings.model_dir, settings.threads),
+    embedder,
     open_store,
     settings.schema,
     settings.limits,
+    load_calibration(settings.model_dir, embedder.fingerprint),
+    lambda: open_words(settings.model_dir, settings.threads),
+    settings.keep_patches,
 )
-app = create_app(searcher, open_store, settings, open_logger)
+fetch = Fetcher(settings.image_hosts).fetch if settings.image_hosts else None
+app = create_app(searcher, index, open_store, settings, open_logger, fetch)
 handler = create_handler(app)
 
 gc.freeze()

@@ -10,6 +10,8 @@ import msgspec
 from functions.search import schemas
 
 _REF = "#/components/schemas/{name}"
+# Options that are JSON in a query string or a form too.
+JSON_OPTIONS = ("filter", "box", "exclude", "cutoff")
 _ERRORS = {
     400: "The request cannot be understood; `detail` names the field.",
     404: "No such image.",
@@ -26,6 +28,22 @@ _KEY_PARAMETER = {
     "schema": {"type": "string", "minLength": 1, "maxLength": 1024},
     "description": "The object's key in the bucket.",
 }
+_PAGE_PARAMETERS = (
+    {
+        "name": "limit",
+        "in": "query",
+        "required": False,
+        "schema": {"type": "integer", "minimum": 1, "maximum": 200, "default": 50},
+        "description": "Copies to look at.",
+    },
+    {
+        "name": "cursor",
+        "in": "query",
+        "required": False,
+        "schema": {"type": "string"},
+        "description": "The last answer's `next_cursor`.",
+    },
+)
 _ID_PARAMETER = {
     "name": "id",
     "in": "path",
@@ -79,9 +97,45 @@ OPERATIONS = (
         "/v1/images/{id}/similar",
         "More like an indexed image; it is not its own neighbour.",
         schemas.SearchAnswer,
-        (400, 404, 503),
+        (400, 404, 409, 413, 415, 422, 503),
         options=schemas.SearchOptions,
         parameters=(_ID_PARAMETER,),
+    ),
+    Operation(
+        "compare",
+        "POST",
+        "/v1/compare",
+        "What two pictures have in common: verdict, overlap, matched regions.",
+        schemas.Comparison,
+        (400, 404, 409, 413, 415, 422, 503),
+        body=schemas.CompareRequest,
+    ),
+    Operation(
+        "duplicates",
+        "GET",
+        "/v1/duplicates",
+        "Groups of images that show the same, found as they were indexed.",
+        schemas.DuplicateGroups,
+        (400, 503),
+        parameters=_PAGE_PARAMETERS,
+    ),
+    Operation(
+        "decide",
+        "POST",
+        "/v1/duplicates/decisions",
+        "Remember that an image is no duplicate of a group.",
+        schemas.Done,
+        (400, 404, 413, 415, 503),
+        body=schemas.Decision,
+    ),
+    Operation(
+        "feedback",
+        "POST",
+        "/v1/feedback",
+        "What somebody thought of a result.",
+        schemas.Done,
+        (400, 413, 415, 503),
+        body=schemas.Feedback,
     ),
     Operation(
         "upload",
@@ -174,8 +228,8 @@ def _option_parameters(
 
 
 def _parameter_schema(name: str, schema: dict[str, Any]) -> dict[str, Any]:
-    if name == "filter":
-        content = {"application/json": {"schema": {"type": "object"}}}
+    if name in JSON_OPTIONS:
+        content = {"application/json": {"schema": schema}}
         return {"content": content, "description": schema["description"]}
     return {"schema": schema}
 

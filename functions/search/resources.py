@@ -1,14 +1,16 @@
 """What few requests need, imported when one does.
 
 boto3 costs 0.3 s, and most searches never touch the bucket; powertools costs 15 ms, and only what
-fails is logged.
+fails is logged. A text tower is as large as the image network.
 """
 
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from likeness.embedding import TextEmbedder
 from likeness.ports import ObjectStore
 
 if TYPE_CHECKING:
@@ -20,6 +22,11 @@ def open_store() -> ObjectStore:
     from likeness.adapters.s3 import S3Store  # noqa: PLC0415
 
     return S3Store()
+
+
+@functools.cache
+def open_words(model_dir: Path, threads: int) -> TextEmbedder:
+    return TextEmbedder(model_dir, threads)
 
 
 @functools.cache

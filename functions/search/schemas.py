@@ -11,6 +11,19 @@ Text = Annotated[str, Meta(min_length=1, max_length=1024)]
 MAX_OFFSET = 10_000
 
 
+Id = Annotated[str, Meta(min_length=1, max_length=64)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Sides = tuple[Share, Share, Share, Share]
+_BOX = "Left, top, right, bottom, as shares of the picture's width and height."
+
+
+class Cutoff(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """relative: end below this share of the best score. gap: end before the first such fall."""
+
+    method: Literal["relative", "gap"]
+    value: Annotated[float, Meta(gt=0, le=2)]
+
+
 class SearchOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """How to search, whatever the source."""
 
@@ -24,16 +37,50 @@ class SearchOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         Annotated[float, Meta(ge=-1, le=1, description="Leave out neighbours with a lower cosine.")]
         | None
     ) = None
+    rerank: Annotated[
+        Literal["none", "fast", "precise"],
+        Meta(
+            description="precise: the first hundred are verified by geometry. fast: only refined; "
+            "those shown are verified. none: by cosine, without verdicts."
+        ),
+    ] = "precise"
+    box: Annotated[Sides | None, Meta(description=f"Search with this part only. {_BOX}")] = None
+    subject: Annotated[
+        bool, Meta(description="Search a cluttered picture by what stands out in it too.")
+    ] = True
+    detect: Annotated[
+        bool,
+        Meta(description="Answer for each of several things in the picture, in `regions`."),
+    ] = False
+    group_by: Annotated[
+        Text | None, Meta(description="A declared key: one row for each of its values.")
+    ] = None
+    group_size: Annotated[int, Meta(ge=1, le=10, description="Rows of each group.")] = 1
+    exclude: Annotated[list[Id], Meta(max_length=1000, description="Ids to leave out.")] = []
+    cutoff: Annotated[
+        Cutoff | None, Meta(description="Where the list ends by itself, by its own scores.")
+    ] = None
+    diversity: Annotated[
+        Share, Meta(description="0: nearest first. 1: as unlike each other as there are.")
+    ] = 0.0
+    explain: Annotated[
+        bool, Meta(description="Give each result the matched regions and all scores.")
+    ] = False
+    with_payload: Annotated[bool, Meta(description="Give each result its metadata.")] = True
     with_url: Annotated[
         bool, Meta(description="Give each result a download URL that lives for five minutes.")
     ] = False
 
 
-class SearchRequest(SearchOptions, forbid_unknown_fields=True, kw_only=True):
-    """Give exactly one source: image, id, key, or vector with model."""
+class Picture(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """Give exactly one: image, image_url, id, key or query_id."""
 
     image: Annotated[
         str | None, Meta(description="The query image, base64; at most 4.5 MiB when decoded.")
+    ] = None
+    image_url: Annotated[
+        Annotated[str, Meta(min_length=1, max_length=2048)] | None,
+        Meta(description="https, of a host that this service was told to fetch from."),
     ] = None
     id: Annotated[
         str | None, Meta(description="Search with an indexed image, by the id of an answer.")
@@ -41,6 +88,18 @@ class SearchRequest(SearchOptions, forbid_unknown_fields=True, kw_only=True):
     key: Annotated[
         Text | None, Meta(description="Search with an object of the bucket, indexed or not.")
     ] = None
+    query_id: Annotated[
+        Annotated[str, Meta(min_length=1, max_length=65_536)] | None,
+        Meta(description="Of an earlier answer: nothing is uploaded or embedded again."),
+    ] = None
+
+
+class SearchRequest(SearchOptions, Picture, forbid_unknown_fields=True, kw_only=True):
+    """Give exactly one source: image, image_url, id, key, query_id, text, vector with model, or
+    positive with negative.
+    """
+
+    text: Annotated[Text | None, Meta(description="Words, where the model knows any.")] = None
     vector: (
         Annotated[
             list[float],
@@ -51,14 +110,74 @@ class SearchRequest(SearchOptions, forbid_unknown_fields=True, kw_only=True):
     model: Annotated[
         Text | None, Meta(description="Fingerprint of the model that made `vector`.")
     ] = None
+    positive: Annotated[
+        list[Id] | None, Meta(min_length=1, max_length=20, description="Like these indexed images.")
+    ] = None
+    negative: Annotated[
+        list[Id], Meta(max_length=20, description="And unlike these; only with `positive`.")
+    ] = []
+
+
+class ComparedPicture(Picture, forbid_unknown_fields=True, kw_only=True):
+    box: Annotated[Sides | None, Meta(description=f"Compare this part only. {_BOX}")] = None
+
+
+class CompareRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    first: ComparedPicture
+    second: ComparedPicture
+
+
+class Match(msgspec.Struct, kw_only=True):
+    """Where the two pictures agree, in each of them. Left, top, right, bottom, as shares."""
+
+    query: Sides
+    target: Sides
+
+
+class Explanation(msgspec.Struct, kw_only=True):
+    inliers: Annotated[int, Meta(description="Matches that agree on one transform.")]
+    overlap_query: Annotated[float, Meta(description="Per cent of the query that the other shows.")]
+    overlap_target: Annotated[
+        float, Meta(description="Per cent of the other that the query shows.")
+    ]
+    matches: list[Match]
+    scores: Annotated[dict[str, float], Meta(description="Of each stage that looked at it.")]
+
+
+Level = Annotated[
+    Literal["exact", "copy", "edited", "same_item", "similar", "none"],
+    Meta(
+        description="exact: the same bytes. copy: encoded or scaled anew. edited: cropped, turned, "
+        "recoloured, overlaid. same_item: another photo of the thing. similar: of its kind."
+    ),
+]
+Probability = Annotated[
+    float, Meta(description="That it is at least so close; for none, that it is no closer.")
+]
 
 
 class Result(msgspec.Struct, kw_only=True, omit_defaults=True):
     id: str
     key: str
     score: Annotated[float, Meta(description="Cosine of the two embeddings, −1 to 1.")]
-    payload: Annotated[dict[str, Any], Meta(description="Declared metadata and image facts.")]
+    rerank_score: Annotated[
+        float | UnsetType, Meta(description="What the first hundred are ordered by.")
+    ] = UNSET
+    verdict: Level | UnsetType = UNSET
+    probability: Probability | UnsetType = UNSET
+    payload: Annotated[
+        dict[str, Any] | UnsetType, Meta(description="Declared metadata and image facts.")
+    ] = UNSET
+    group: Annotated[Any, Meta(description="Its value of `group_by`.")] = UNSET
+    explain: Explanation | UnsetType = UNSET
     url: str | UnsetType = UNSET
+
+
+class Region(msgspec.Struct, kw_only=True):
+    """One of several things in the picture."""
+
+    box: Annotated[Sides, Meta(description=_BOX)]
+    results: list[Result]
 
 
 class SearchAnswer(msgspec.Struct, kw_only=True):
@@ -66,10 +185,75 @@ class SearchAnswer(msgspec.Struct, kw_only=True):
     model: Annotated[str, Meta(description="Fingerprint of the model that embedded the query.")]
     took_ms: Annotated[
         dict[str, float | bool],
-        Meta(description="Milliseconds in decode, embed, search, total; and cold_start."),
+        Meta(description="Milliseconds in decode, embed, search, rerank, total; and cold_start."),
     ]
+    query_id: Annotated[
+        str | None, Meta(description="Send it back to search again without the picture.")
+    ]
+    box: Annotated[Sides, Meta(description=f"The part that the best result is like. {_BOX}")]
     results: list[Result]
     next_offset: int | None
+    skipped: Annotated[list[str], Meta(description="Stages that the time did not suffice for.")]
+    regions: Annotated[list[Region], Meta(description="With `detect`, instead of results.")] = []
+
+
+class Comparison(msgspec.Struct, kw_only=True, omit_defaults=True):
+    request_id: str
+    model: str
+    score: Annotated[float, Meta(description="Cosine of the two embeddings, −1 to 1.")]
+    verdict: Level | UnsetType = UNSET
+    probability: Probability | UnsetType = UNSET
+    explain: Explanation | UnsetType = UNSET
+
+
+class Member(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """An image of a group; verdict and probability say what it is to the nearest before it."""
+
+    id: str
+    key: str
+    verdict: str | UnsetType = UNSET
+    probability: float | UnsetType = UNSET
+
+
+class DuplicateGroup(msgspec.Struct, kw_only=True):
+    """Images that show the same."""
+
+    id: str
+    original: Annotated[Member | None, Meta(description="The first; null once it was deleted.")]
+    copies: list[Member]
+
+
+class DuplicateGroups(msgspec.Struct, kw_only=True):
+    groups: list[DuplicateGroup]
+    next_cursor: str | None
+
+
+class PageOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    limit: Annotated[int, Meta(ge=1, le=200)] = 50
+    cursor: str | None = None
+
+
+class Decision(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    group: Annotated[Id, Meta(description="The group's id.")]
+    id: Annotated[Id, Meta(description="The copy's id.")]
+    decision: Annotated[
+        Literal["not_duplicate", "duplicate"],
+        Meta(description="duplicate takes an earlier not_duplicate back."),
+    ]
+
+
+class Feedback(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    request_id: Annotated[Id, Meta(description="Of the answer that showed it.")]
+    id: Annotated[Id, Meta(description="The result's id.")]
+    kind: Literal["click", "relevant", "not_relevant"]
+    query_id: Annotated[
+        Annotated[str, Meta(min_length=1, max_length=65_536)] | None,
+        Meta(description="The answer's query_id: an evaluation can then ask again."),
+    ] = None
+
+
+class Done(msgspec.Struct, kw_only=True):
+    status: Literal["ok"]
 
 
 class Image(msgspec.Struct, kw_only=True, omit_defaults=True):

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from likeness.errors import ModelBundleError, NoDetail
-from likeness.model import Descriptors, ModelSpec, Output, TextTower, load_bundle
-from likeness.preprocessing import decode_size, tensor
+from likeness.model import Descriptors, ModelSpec, Output, TextTower, load_spec, read_file
+from likeness.preprocessing import Prepared, decode_size, prepare
 from likeness.records import Vector
 
 _ERRORS_ONLY = 3
@@ -37,9 +37,9 @@ class Embedder:
 
     def __init__(self, folder: Path, threads: int = 1) -> None:
         """Load and check a bundle. Raises ModelBundleError that says what is wrong with it."""
-        self.spec, files = load_bundle(folder)
+        self.spec = load_spec(folder)
         name = self.spec.image_file
-        self._session = _open_session(files[name], name, threads)
+        self._session = _open_session(read_file(folder, self.spec, name), name, threads)
         self._any_batch = _check_signature(self._session, self.spec)
 
     @property
@@ -57,7 +57,11 @@ class Embedder:
 
     def prepare(self, image: Image.Image) -> NDArray[Any]:
         """An upright RGB image as an input tensor, batch axis of 1. Raises NoDetail."""
-        return tensor(image, self.spec)
+        return self.look(image).tensor
+
+    def look(self, image: Image.Image) -> Prepared:
+        """The same with the layout of the image's colours. Raises NoDetail."""
+        return prepare(image, self.spec)
 
     def embed(self, tensors: Sequence[NDArray[Any]]) -> Vector:
         """Prepared tensors → float32 (N, dim), unit rows, in one run where the network can."""
@@ -104,12 +108,13 @@ class TextEmbedder:
 
     def __init__(self, folder: Path, threads: int = 1) -> None:
         """Raises ModelBundleError where the bundle has no text tower, or a broken one."""
-        spec, files = load_bundle(folder)
+        spec = load_spec(folder)
         if spec.text is None:
             raise ModelBundleError(f"{spec.name} has no text tower: it cannot search by words")
         self._tower, self._dim = spec.text, spec.embedding.dim
-        self._tokenizer = _open_tokenizer(files[spec.text.tokenizer], spec.text)
-        self._session = _open_session(files[spec.text.file], spec.text.file, threads)
+        self._tokenizer = _open_tokenizer(read_file(folder, spec, spec.text.tokenizer), spec.text)
+        network = read_file(folder, spec, spec.text.file)
+        self._session = _open_session(network, spec.text.file, threads)
         inputs = {i.name: i.type for i in self._session.get_inputs()}
         if set(inputs) != set(filter(None, [spec.text.input, spec.text.mask])):
             raise ModelBundleError(f"the text tower's inputs are {sorted(inputs)}")

@@ -6,6 +6,7 @@
     │   ├── UnknownFilterKey        a filter over a key that was not declared
     │   ├── ModelMismatch           a vector made by another model
     │   ├── NotIndexed              no live image has that id or key
+    │   ├── FetchRefused            an image URL that is not allowed, or gave no image
     │   └── ImageError              bytes that cannot be indexed or searched
     │       ├── ImageTooLarge       more bytes than allowed
     │       │   └── QueryTooLarge   more bytes than a request can carry
@@ -33,6 +34,7 @@ from __future__ import annotations
 
 __all__ = [
     "ConfigurationError",
+    "FetchRefused",
     "ImageError",
     "ImageTooLarge",
     "IndexContended",
@@ -81,6 +83,10 @@ class ModelMismatch(InputError):
 
 class NotIndexed(InputError):
     slug = "not-indexed"
+
+
+class FetchRefused(InputError):
+    slug = "fetch-refused"
 
 
 class ImageError(InputError):

@@ -111,6 +111,12 @@ class Schema(Struct, frozen=True):
                 misfits.append(key)
         return values, misfits
 
+    def check_declared(self, key: str, where: str) -> None:
+        """Raises UnknownFilterKey for a key that was not declared."""
+        if key not in self.types:
+            known = ", ".join(sorted(self.types)) or "none"
+            raise UnknownFilterKey(f"{where}: {key!r} is not a declared key; declared are {known}")
+
     def compile(self, filter: Any) -> dict[str, Any]:
         """Validate a caller's filter and point its keys at the stored payload.
 

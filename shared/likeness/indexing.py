@@ -6,6 +6,7 @@ reads what the bucket says now, writes where the index differs, and looks again 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,9 +16,9 @@ from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Struct
-from numpy.typing import NDArray
 
-from likeness.embedding import Embedder, check_vector
+from likeness.duplicates import Announce, Gate, say_nothing
+from likeness.embedding import Description, Embedder, check_vector
 from likeness.errors import (
     ConfigurationError,
     ImageError,
@@ -31,6 +32,7 @@ from likeness.errors import (
 from likeness.filters import Schema
 from likeness.images import decode
 from likeness.ports import ObjectStore, VectorIndex
+from likeness.preprocessing import Prepared
 from likeness.records import (
     Exactly,
     Hint,
@@ -44,8 +46,12 @@ from likeness.records import (
     State,
     Version,
 )
+from likeness.rerank.packing import pack
+from likeness.rerank.verdicts import Calibration
 from likeness.settings import MIB, Limits
 
+# Raised when points hold more than they did: a hint then takes an object in anew.
+_CONTENT = 2
 _WRITES = 3
 _PARALLEL = 4
 # One message may hold any number of records; what is under way at a time bounds the memory.
@@ -91,7 +97,7 @@ class _Prepared(Struct, frozen=True):
     """An object that was read and decoded, ready to be embedded."""
 
     look: _Look
-    tensor: NDArray[Any]
+    prepared: Prepared
     image: ImageInfo
     texts: Mapping[str, str]
 
@@ -108,8 +114,14 @@ class Indexer:
         limits: Limits | None = None,
         clock: Callable[[], float] = time.time,
         parallel: int = _PARALLEL,
+        calibration: Calibration | None = None,
+        keep_patches: bool = False,
+        announce: Announce = say_nothing,
     ) -> None:
-        """`parallel` objects are read from the store at a time; 1 keeps it in this thread."""
+        """`parallel` objects are read from the store at a time; 1 keeps it in this thread.
+
+        With a calibration, duplicates are found as they come in, and announced once written.
+        """
         self._store = store
         self._index = index
         self._embedder = embedder
@@ -118,7 +130,12 @@ class Indexer:
         self._clock = clock
         self._pool = ThreadPoolExecutor(parallel) if parallel > 1 else None
         self._prepared = False
-        decisive = msgspec.json.encode((self._schema, self._limits), order="deterministic")
+        patches = embedder.spec.patches
+        self._patches_dim = patches.dim if patches and keep_patches else None
+        self._gate = Gate(index, embedder.spec, calibration) if calibration else None
+        self._tell = announce
+        kept = (_CONTENT, self._schema, self._limits)
+        decisive = msgspec.json.encode(kept, order="deterministic")
         self._settings = hashlib.sha256(decisive).hexdigest()[:8]
 
     def reconcile(self, hints: Sequence[Hint]) -> dict[ObjectRef, Outcome]:
@@ -151,7 +168,7 @@ class Indexer:
 
     def _reconcile(self, pending: list[Hint], outcomes: dict[ObjectRef, Outcome]) -> None:
         if not self._prepared:
-            self._index.prepare(self._embedder.fingerprint, self._embedder.dim)
+            self._index.prepare(self._embedder.fingerprint, self._embedder.dim, self._patches_dim)
             self._prepared = True
         for loop in range(_WRITES + 1):
             looks = [look for look in self._look(pending, outcomes) if not self._agrees(look)]
@@ -205,13 +222,24 @@ class Indexer:
                 writes.append(self._rejected(look, error))
             except (ConfigurationError, MemoryError) as error:
                 outcomes[look.ref] = _failed(look.ref, error)
-        vectors = self._embedder.embed([item.tensor for item in prepared])
-        writes += map(self._live, prepared, vectors)
+        if prepared:
+            found = self._embedder.describe([item.prepared.tensor for item in prepared])
+            live = [self._live(item, found, row) for row, item in enumerate(prepared)]
+            writes += self._gate.marked(live) if self._gate else live
         if writes:
             self._index.write(self._embedder.fingerprint, writes)
+        self._announce([write.point for write in writes if write.point.partners])
         for point in (write.point for write in writes):
             outcomes[point.ref] = Outcome(point.ref, _RESULTS[point.state], point.reason, loop)
         return [look.hint for look in looks if not outcomes[look.ref].error]
+
+    def _announce(self, points: list[Point]) -> None:
+        """Once they are written. A bus that does not take them must not hold the index up: the
+        points say it too.
+        """
+        if points:
+            with contextlib.suppress(StoreUnavailable):
+                self._tell(points)
 
     def _read(self, look: _Look) -> tuple[_Look, ObjectBody | ImageError | None]:
         """The object's bytes, why they are too many, or None where the object has changed."""
@@ -235,16 +263,27 @@ class Indexer:
             raise body
         image, info = decode(body.data, self._limits, self._embedder.decode_size)
         texts = {**body.tags, **look.state.metadata}
-        return _Prepared(look, self._embedder.prepare(image), info, texts)
+        return _Prepared(look, self._embedder.look(image), info, texts)
 
-    def _live(self, item: _Prepared, vector: NDArray[Any]) -> PointWrite:
+    def _live(self, item: _Prepared, found: Description, row: int) -> PointWrite:
         try:
-            check_vector(vector)
+            check_vector(found.vectors[row])
         except ImageError as error:
             return self._rejected(item.look, error)
         meta, misfits = self._schema.parse(item.texts)
         detail = f"metadata left out, not of its type: {', '.join(misfits)}" if misfits else None
-        facts = {"image": item.image, "meta": meta, "detail": detail, "vector": vector}
+        facts: dict[str, Any] = {
+            "image": item.image,
+            "meta": meta,
+            "detail": detail,
+            "vector": found.vectors[row],
+            "colours": item.prepared.colours.tobytes(),
+        }
+        if found.local is not None:
+            salience = None if found.salience is None else found.salience[row]
+            facts["local"] = pack(found.local[row], salience)
+        if found.patches is not None and self._patches_dim:
+            facts["patches"] = found.patches[row]
         return self._write(item.look, State.LIVE, **facts)
 
     def _rejected(self, look: _Look, error: ImageError) -> PointWrite:

@@ -136,29 +136,36 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return hashlib.sha256(encoded).hexdigest()[:16]
 
 
-def load_bundle(folder: Path) -> tuple[ModelSpec, dict[str, bytes]]:
-    """Read and validate a bundle's model.json, and check every file's sha256.
-
-    Returns the spec and each file's bytes, the very ones that were checked.
-    Raises ModelBundleError that names the file or field at fault.
-    """
+def load_spec(folder: Path) -> ModelSpec:
+    """Read and validate a bundle's model.json. Raises ModelBundleError that names the field."""
     spec = _decode(_read(folder, MANIFEST))
     needed = [spec.image_file, *([spec.text.file, spec.text.tokenizer] if spec.text else [])]
     if missing := [name for name in needed if name not in spec.files]:
         raise ModelBundleError(f"{MANIFEST}: files does not list {', '.join(missing)}")
-    files: dict[str, bytes] = {}
-    for name, sha256 in spec.files.items():
-        if Path(name).name != name:
-            raise ModelBundleError(f"{MANIFEST}: {name!r} is not a plain file name")
-        data = _read(folder, name)
-        actual = hashlib.sha256(data).hexdigest()
-        if actual != sha256:
-            raise ModelBundleError(
-                f"{folder / name} is damaged or was replaced: its sha256 is {actual[:12]}..., "
-                f"{MANIFEST} says {sha256[:12]}..."
-            )
-        files[name] = data
-    return spec, files
+    if odd := [name for name in spec.files if Path(name).name != name]:
+        raise ModelBundleError(f"{MANIFEST}: {odd[0]!r} is not a plain file name")
+    return spec
+
+
+def read_file(folder: Path, spec: ModelSpec, name: str) -> bytes:
+    """One of the bundle's files, checked: the very bytes that have its sha256.
+
+    Raises ModelBundleError where they are missing or others.
+    """
+    data = _read(folder, name)
+    actual, sha256 = hashlib.sha256(data).hexdigest(), spec.files[name]
+    if actual != sha256:
+        raise ModelBundleError(
+            f"{folder / name} is damaged or was replaced: its sha256 is {actual[:12]}..., "
+            f"{MANIFEST} says {sha256[:12]}..."
+        )
+    return data
+
+
+def load_bundle(folder: Path) -> tuple[ModelSpec, dict[str, bytes]]:
+    """The spec and every file of it. Raises ModelBundleError that names the file or field."""
+    spec = load_spec(folder)
+    return spec, {name: read_file(folder, spec, name) for name in spec.files}
 
 
 def _read(folder: Path, name: str) -> bytes:

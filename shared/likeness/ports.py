@@ -8,13 +8,13 @@ from typing import Any, Protocol
 from likeness.records import (
     Candidate,
     CollectionInfo,
+    Lookup,
     ObjectBody,
     ObjectRef,
     ObjectState,
     Page,
     Point,
     PointWrite,
-    Vector,
 )
 
 
@@ -31,14 +31,18 @@ class VectorIndex(Protocol):
     def close(self) -> None:
         """Release connections or files; the index is not used after it."""
 
-    def prepare(self, model: str, dim: int) -> None:
+    def prepare(self, model: str, dim: int, patches: int | None = None) -> None:
         """Create the model's collection, its payload indexes and the alias, where missing.
+
+        `patches`: the dimension of the rows that late interaction compares, where they are kept.
 
         Raises ConfigurationError where the collection exists with another dimension or model.
         """
 
     def retrieve(self, model: str, ids: Sequence[str]) -> dict[str, Point]:
-        """The stored points of these ids, without vectors; unknown ids are left out."""
+        """The stored points of these ids, without vectors and descriptors; unknown ids
+        are left out.
+        """
 
     def write(self, model: str, writes: Sequence[PointWrite]) -> None:
         """Apply the conditional writes in one request; returns once they are durable.
@@ -49,18 +53,13 @@ class VectorIndex(Protocol):
     def info(self) -> CollectionInfo:
         """The collection behind the alias. Raises IndexMissing where there is none."""
 
-    def nearest(
-        self,
-        vector: Vector,
-        limit: int,
-        offset: int = 0,
-        filter: Mapping[str, Any] | None = None,
-        score_threshold: float | None = None,
-    ) -> list[Candidate]:
-        """Live neighbours of a unit vector, float32 (D,), best first."""
+    def nearest(self, lookups: Sequence[Lookup]) -> list[list[Candidate]]:
+        """The answer to each lookup, best first, all in one round trip."""
 
-    def fetch(self, point_id: str) -> Point | None:
-        """One point of the collection behind the alias, with its vector."""
+    def fetch(self, ids: Sequence[str]) -> dict[str, Point]:
+        """Points of the collection behind the alias, with all that is stored of them; unknown ids
+        are left out.
+        """
 
     def scroll(
         self,
@@ -68,7 +67,18 @@ class VectorIndex(Protocol):
         cursor: str | None = None,
         filter: Mapping[str, Any] | None = None,
     ) -> Page:
-        """Points in id order, without vectors."""
+        """Points in id order, without vectors and descriptors."""
+
+    def note(self, kind: str, note_id: str, values: Mapping[str, Any]) -> None:
+        """Keep a note of some kind beside the collections; one with the same id is replaced."""
+
+    def forget(self, kind: str, note_id: str) -> None:
+        """Remove a note; harmless where there is none."""
+
+    def notes(
+        self, kind: str, limit: int, cursor: str | None = None
+    ) -> tuple[list[Mapping[str, Any]], str | None]:
+        """Notes of a kind in id order, and the cursor of the next page."""
 
 
 class ObjectStore(Protocol):

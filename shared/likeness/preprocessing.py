@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from likeness.errors import NoDetail
 from likeness.model import Input, ModelSpec, Normalise, Resize
+from likeness.records import WHOLE, Box
 
 _FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,
@@ -20,20 +24,57 @@ _FILTERS = {
 _REDUCING_GAP = 2.0
 # Two grey levels of 255: less than this is compression noise around one flat colour.
 _FLAT_RANGE = 2
+COLOURS = 12  # cells a side of the layout of colours: 432 bytes
+
+
+class Prepared(NamedTuple):
+    """`tensor`: (1, C, H, W) or (1, H, W, C), float32 or uint8, as `spec.input` says. `colours`:
+    the mean colours of what it shows on a grid, uint8 (COLOURS, COLOURS, 3).
+    """
+
+    tensor: NDArray[np.float32] | NDArray[np.uint8]
+    colours: NDArray[np.uint8]
 
 
 def tensor(image: Image.Image, spec: ModelSpec) -> NDArray[np.float32] | NDArray[np.uint8]:
-    """One image as (1, C, H, W) or (1, H, W, C), float32 or uint8, as `spec.input` says.
+    """Just the tensor of `prepare`."""
+    return prepare(image, spec).tensor
 
-    Raises NoDetail where the picture is one flat colour.
-    """
+
+def prepare(image: Image.Image, spec: ModelSpec) -> Prepared:
+    """One upright RGB image. Raises NoDetail where the picture is one flat colour."""
     small = resized(image, spec.input, spec.resize)
     picture = small
     if spec.resize.rule == "pad":
         picture = small.crop((0, 0, *_fitted(image.size, spec.input)))
     if max(high - low for low, high in _extrema(picture)) <= _FLAT_RANGE:
         raise NoDetail("the image is one flat colour: there is nothing to compare")
-    return _normalised(np.asarray(small), spec.input, spec.normalise)
+    colours = np.asarray(picture.resize((COLOURS, COLOURS), Image.Resampling.BOX))
+    return Prepared(_normalised(np.asarray(small), spec.input, spec.normalise), colours)
+
+
+def cropped(image: Image.Image, box: Box) -> Image.Image:
+    """The part of an image inside a box, at least a pixel."""
+    width, height = image.size
+    left, top = int(box.left * width), int(box.top * height)
+    right, bottom = math.ceil(box.right * width), math.ceil(box.bottom * height)
+    left, top = min(left, width - 1), min(top, height - 1)
+    return image.crop((left, top, max(left + 1, right), max(top + 1, bottom)))
+
+
+def seen(size: tuple[int, int], spec: ModelSpec) -> Box:
+    """Where in a picture of this width and height the network's input lies.
+
+    A crop sees a part of it; a pad sees more than there is, past the right or the lower edge.
+    """
+    width, height = size
+    if spec.resize.rule == "squash":
+        return WHOLE
+    if spec.resize.rule == "crop":
+        left, top, right, bottom = _centre_box(size, spec.input, spec.resize)
+        return Box(left / width, top / height, right / width, bottom / height)
+    fitted = _fitted(size, spec.input)
+    return Box(0.0, 0.0, spec.input.width / fitted[0], spec.input.height / fitted[1])
 
 
 def _extrema(image: Image.Image) -> list[tuple[int, int]]:

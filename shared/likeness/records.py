@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from msgspec import Struct
@@ -100,12 +100,41 @@ class ImageInfo(Struct, frozen=True):
     sha256: str
 
 
+class Box(NamedTuple):
+    """A part of a picture: left, top, right, bottom, as shares of its width and height."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    @property
+    def area(self) -> float:
+        return max(0.0, self.right - self.left) * max(0.0, self.bottom - self.top)
+
+
+WHOLE = Box(0.0, 0.0, 1.0, 1.0)
+
+
+class Partner(Struct, frozen=True):
+    """An image that shows the same as another; `verdict` is exact, copy or edited."""
+
+    id: str
+    key: str
+    verdict: str
+    probability: float
+
+
 class Point(Struct, frozen=True):
     """What the index holds of one object.
 
-    `vector` is float32 (D,), a unit vector, only where the state is live; it is None on points
-    that were read without their vectors. `settings` is a digest of the schema and limits that it
-    was indexed under.
+    Only where the state is live: `vector`, float32 (D,), a unit vector; `patches`, float32
+    (n, d), unit rows, where the collection keeps them; `local`, local descriptors as
+    `rerank.packing` packs them; `colours`, the layout of `preprocessing.Prepared` as bytes. They
+    are None on points that were read without them.
+
+    `settings` is a digest of the schema and limits that it was indexed under. `partners` are its
+    duplicates that were there before it, and `original` is the id of the first of them all.
     """
 
     ref: ObjectRef
@@ -120,6 +149,11 @@ class Point(Struct, frozen=True):
     meta: Mapping[str, Any] = {}
     vector: Vector | None = None
     settings: str = ""
+    patches: Vector | None = None
+    local: bytes | None = None
+    colours: bytes | None = None
+    partners: Sequence[Partner] = ()
+    original: str | None = None
 
     @property
     def id(self) -> str:
@@ -146,6 +180,24 @@ class Exactly(Struct, frozen=True):
     """The stored version is this one: compare and set, needs strong ordering."""
 
     version: Version
+
+
+class Lookup(Struct, frozen=True):
+    """One search of the index: live neighbours of `vector`, a unit vector, float32 (D,).
+
+    `filter` is Qdrant filter JSON as `filters.Schema.compile` returns it. `full` brings vectors
+    and local descriptors along. With `patches`, float32 (n, d), the nearest `pool` by `vector` are
+    put into the order of late interaction (MaxSim) with them; scores are then its sums.
+    """
+
+    vector: Vector
+    limit: int
+    offset: int = 0
+    filter: Mapping[str, Any] | None = None
+    score_threshold: float | None = None
+    full: bool = False
+    patches: Vector | None = None
+    pool: int = 0
 
 
 class Candidate(Struct, frozen=True):

@@ -1,16 +1,19 @@
-"""Searcher: a query image, or an image that is indexed already → its nearest neighbours."""
+"""Searcher: a picture, words or what is indexed already → neighbours, in order, with proof."""
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-from msgspec import Struct
+from msgspec import Struct, structs
+from numpy.typing import NDArray
+from PIL import Image
 
-from likeness.embedding import Embedder, check_vector
+from likeness.embedding import Embedder, TextEmbedder, check_vector
 from likeness.errors import (
     ConfigurationError,
     IndexMissing,
@@ -18,23 +21,39 @@ from likeness.errors import (
     IndexRefused,
     InvalidRequest,
     ModelMismatch,
+    NoDetail,
     NotIndexed,
 )
 from likeness.filters import Schema
 from likeness.images import decode
 from likeness.ports import ObjectStore, VectorIndex
+from likeness.preprocessing import cropped, seen
 from likeness.records import (
+    WHOLE,
+    Box,
     Candidate,
     CollectionInfo,
+    Lookup,
     ObjectRef,
     Point,
     State,
     Vector,
 )
+from likeness.rerank import regions
+from likeness.rerank.appearance import Appearance, from_token, of_point, to_token
+from likeness.rerank.diversity import diversify
+from likeness.rerank.packing import pack
+from likeness.rerank.profiles import Profile, Proof, Ranker
+from likeness.rerank.selection import above_gap, above_relative, grouped
+from likeness.rerank.verdicts import Calibration
 from likeness.settings import MIB, Limits
 
 # API Gateway passes 10 MB, Lambda 6 MB with base64's third on top: 4.5 MiB of image.
 MAX_QUERY_BYTES = int(4.5 * MIB)
+# Neighbours that are reranked; options that compare results with each other see no others.
+DEPTH = 100
+# Of a picture with `detect`.
+MAX_REGIONS = 5
 _OTHER_MODEL = (
     "the index was made by model {0}, this service embeds with {1}, and their vectors cannot be "
     "compared. To re-embed: `likeness index s3://BUCKET/` fills the collection of {1}; then point "
@@ -64,25 +83,110 @@ class ByVector(Struct, frozen=True):
     model: str
 
 
-Source = ByImage | ById | ByObject | ByVector
+class ByToken(Struct, frozen=True):
+    """The `query_id` of an earlier answer."""
+
+    token: str
+
+
+class ByText(Struct, frozen=True):
+    """Words, for models with a text tower."""
+
+    text: str
+
+
+class ByExamples(Struct, frozen=True):
+    """Indexed images: like the positive ones, unlike the negative ones."""
+
+    positive: tuple[str, ...]
+    negative: tuple[str, ...] = ()
+
+
+Source = ByImage | ById | ByObject | ByVector | ByToken | ByText | ByExamples
+
+
+class Cutoff(Struct, frozen=True):
+    """Where the list ends by itself. relative: below this share of the best score. gap: before the
+    first fall of so much. Scores are those that the list is ordered by.
+    """
+
+    method: Literal["relative", "gap"]
+    value: float
 
 
 class Query(Struct, frozen=True):
-    """`filter` is Qdrant filter JSON as the caller wrote it, over declared keys."""
+    """What is asked. `filter` is Qdrant filter JSON as the caller wrote it, over declared keys.
+
+    `box`: the part of the source's picture to search with. `subject`: search a cluttered picture by
+    what stands out in it too. `regions`: answer for each of several things in the picture instead.
+    `group_by` names a declared key: `group_size` rows for each of its values.
+    """
 
     source: Source
     limit: int = 10
     offset: int = 0
     filter: Mapping[str, Any] | None = None
     score_threshold: float | None = None
+    box: Box | None = None
+    rerank: Profile = Profile.PRECISE
+    subject: bool = True
+    regions: bool = False
+    group_by: str | None = None
+    group_size: int = 1
+    exclude: tuple[str, ...] = ()
+    cutoff: Cutoff | None = None
+    diversity: float = 0.0
+
+    @property
+    def compares(self) -> bool:
+        """Whether results are chosen by each other, so that the list ends with those reranked."""
+        return bool(self.group_by or self.cutoff or self.diversity)
+
+
+class Hit(Struct, frozen=True):
+    """One result. `score` is the cosine; `rerank_score` is None beyond the reranked ones; `stages`
+    has the scores of those that looked at it.
+    """
+
+    point: Point
+    score: float
+    rerank_score: float | None = None
+    proof: Proof | None = None
+    stages: Mapping[str, float] = {}
+    group: Any = None
 
 
 class Answer(Struct, frozen=True):
-    """`next_offset` is None on the last page; `took_ms` has a key for each stage that ran."""
+    """`next_offset` is None on the last page; `took_ms` has a key for each stage that ran.
 
-    results: list[Candidate]
+    `box` is the part of the query that the best result is like; `query_id` is None for a source
+    that has no appearance of its own. `skipped`: stages that the time did not suffice for.
+    `regions`: boxes of the things in the picture, each with its own results.
+    """
+
+    results: list[Hit]
     next_offset: int | None
     took_ms: Mapping[str, float]
+    box: Box = WHOLE
+    query_id: str | None = None
+    skipped: Sequence[str] = ()
+    regions: Sequence[tuple[Box, list[Hit]]] = ()
+
+
+class _Page(Struct, frozen=True):
+    hits: list[Hit]
+    next_offset: int | None
+    box: Box
+    skipped: list[str]
+
+
+class _Looked(Struct, frozen=True):
+    """A source's appearance, the ids that it was taken from, and the picture where it was read."""
+
+    appearance: Appearance
+    own_ids: tuple[str, ...] = ()
+    picture: Image.Image | None = None
+    more: tuple[Appearance, ...] = ()
 
 
 class _Stopwatch:
@@ -93,7 +197,8 @@ class _Stopwatch:
     def stage(self, name: str) -> Iterator[None]:
         start = time.perf_counter()
         yield
-        self.took_ms[name] = round((time.perf_counter() - start) * 1000, 2)
+        took_ms = (time.perf_counter() - start) * 1000
+        self.took_ms[name] = round(self.took_ms.get(name, 0.0) + took_ms, 2)
 
 
 class Searcher:
@@ -106,13 +211,21 @@ class Searcher:
         open_store: Callable[[], ObjectStore],
         schema: Schema | None = None,
         limits: Limits | None = None,
+        calibration: Calibration | None = None,
+        open_words: Callable[[], TextEmbedder] | None = None,
+        patches: bool = False,
     ) -> None:
-        """`open_store` is only called where a query names an object that is not indexed."""
+        """`open_store` is only called where a query names an object that is not indexed, and
+        `open_words` where it is text. `patches`: the index keeps them, and chooses by them.
+        """
         self._index = index
         self._embedder = embedder
         self._open_store = open_store
         self._schema = schema or Schema()
         self._limits = limits or Limits()
+        self._ranker = Ranker(embedder.spec, calibration)
+        self._open_words = open_words
+        self._patches = patches and embedder.spec.patches is not None
 
     @property
     def model(self) -> str:
@@ -122,36 +235,58 @@ class Searcher:
     def model_name(self) -> str:
         return self._embedder.spec.name
 
-    def search(self, query: Query) -> Answer:
+    def search(self, query: Query, deadline_s: float = math.inf) -> Answer:
         """Live neighbours, best first; an indexed source is not its own neighbour.
 
-        Raises an InputError for what the caller got wrong, Unavailable where Qdrant or S3 is down.
+        `deadline_s`: on time.monotonic()'s clock; stages that would miss it are skipped. Raises an
+        InputError for what the caller got wrong, Unavailable where Qdrant or S3 is down.
         """
         watch = _Stopwatch()
         with watch.stage("total"):
             filter = self._schema.compile(query.filter) if query.filter else {}
-            vector, own_id = self._vector(query.source, watch)
-            if own_id:
-                not_itself = {"has_id": [own_id]}
-                filter = {**filter, "must_not": [*filter.get("must_not", []), not_itself]}
+            if query.group_by:
+                self._schema.check_declared(query.group_by, "group_by")
+            looked = self._look(query.source, query.box, query.regions, watch)
+            # each region is a question of its own; frame and subject are one
+            questions = self._questions(query, looked, watch)
+            if left_out := sorted({*looked.own_ids, *query.exclude}):
+                not_these = {"has_id": left_out}
+                filter = {**filter, "must_not": [*filter.get("must_not", []), not_these]}
             with watch.stage("search"):
-                found = self._nearest(vector, query, filter)
-        more = len(found) > query.limit
-        return Answer(
-            found[: query.limit], query.offset + query.limit if more else None, watch.took_ms
+                heads, tail = self._neighbours(questions, query, filter)
+            with watch.stage("rerank"):
+                pages = [
+                    self._page(query, views, head, tail, lambda: deadline_s - time.monotonic())
+                    for views, head in zip(questions, heads, strict=True)
+                ]
+        skipped = sorted({name for page in pages for name in page.skipped})
+        if query.regions:
+            regions = [(v[0].box, p.hits) for v, p in zip(questions, pages, strict=True)]
+            return Answer([], None, watch.took_ms, skipped=skipped, regions=regions)
+        [page], [views] = pages, questions
+        token = to_token(views, self.model)
+        return Answer(page.hits, page.next_offset, watch.took_ms, page.box, token, skipped)
+
+    def compare(
+        self, first: Source, second: Source, boxes: tuple[Box | None, Box | None] = (None, None)
+    ) -> tuple[float, Proof | None]:
+        """The cosine of two sources' pictures, and what they have in common."""
+        watch = _Stopwatch()
+        mine, theirs = (
+            self._look(source, box, False, watch).appearance
+            for source, box in zip((first, second), boxes, strict=True)
         )
+        proofs = self._ranker.prove(mine, [theirs])
+        return float(mine.vector @ theirs.vector), proofs[0] if proofs else None
 
     def image(self, point_id: str) -> Point:
         """A live or rejected point. Raises NotIndexed for any other id."""
-        point = self._index.fetch(point_id)
-        if point is None or point.state is State.GONE:
-            raise NotIndexed(f"no image with the id {point_id}")
-        return point
+        return self._points([point_id])[0]
 
     def status(self, ref: ObjectRef) -> Point | None:
         """What the index says of an object; None where it knows nothing of it."""
         try:
-            return self._index.fetch(ref.point_id)
+            return self._index.fetch([ref.point_id]).get(ref.point_id)
         except IndexMissing:
             return None
 
@@ -162,32 +297,129 @@ class Searcher:
             raise IndexOfOtherModel(_OTHER_MODEL.format(info.model, self.model))
         return info
 
-    def _vector(self, source: Source, watch: _Stopwatch) -> tuple[Vector, str | None]:
-        """The unit vector to search with, and the id of the point it was taken from."""
+    # --- from a source to what is compared ---
+
+    def _look(self, source: Source, box: Box | None, read: bool, watch: _Stopwatch) -> _Looked:
+        """`read`: the picture itself is wanted, even of what is indexed."""
+        read = read or box is not None
         match source:
             case ByImage(data):
-                return self._embed(data, watch), None
-            case ByVector(values, model):
-                return self._given(values, model), None
+                looked = self._see(data, box, watch)
             case ById(point_id):
-                point = self.image(point_id)
-                if point.vector is None:
-                    raise NotIndexed(f"{point.ref.key} was rejected: {point.detail}")
-                return point.vector, point_id
+                [point] = self._points([point_id])
+                if read:
+                    looked = self._see(self._read(point.ref), box, watch, (point_id,))
+                else:
+                    looked = _Looked(self._kept(point), (point_id,))
             case ByObject(ref):
-                point_or_none = self.status(ref)
-                if point_or_none and point_or_none.vector is not None:
-                    return point_or_none.vector, ref.point_id
-                return self._embed(self._read(ref), watch), None
+                known = None if read else self.status(ref)
+                if known and known.vector is not None:
+                    looked = _Looked(self._kept(known), (ref.point_id,))
+                else:
+                    looked = self._see(self._read(ref), box, watch, (ref.point_id,))
+            case _:
+                if read:
+                    raise InvalidRequest(
+                        "box and detect need the picture: give image, id or key, not a vector, "
+                        "words or a query_id"
+                    )
+                looked = self._imagine(source)
+        return looked
 
-    def _embed(self, data: bytes, watch: _Stopwatch) -> Vector:
+    def _imagine(self, source: ByToken | ByVector | ByText | ByExamples) -> _Looked:
+        """What can be searched with and has no picture."""
+        match source:
+            case ByToken(token):
+                first, *more = from_token(token, self._embedder.spec)
+                return _Looked(first, more=tuple(more))
+            case ByVector(values, model):
+                return _Looked(Appearance(self._given(values, model)))
+            case ByText(text):
+                return _Looked(Appearance(self._words(text)))
+            case ByExamples(positive, negative):
+                wanted = self._towards(positive, negative)
+                return _Looked(Appearance(wanted), (*positive, *negative))
+
+    def _see(
+        self, data: bytes, box: Box | None, watch: _Stopwatch, own_ids: tuple[str, ...] = ()
+    ) -> _Looked:
         with watch.stage("decode"):
-            image, _ = decode(data, self._limits, self._embedder.decode_size)
-            tensor = self._embedder.prepare(image)
+            side = self._embedder.decode_size
+            # a part needs as many pixels as a whole picture does
+            share = min(box.right - box.left, box.bottom - box.top) if box else 1.0
+            picture, info = decode(data, self._limits, math.ceil(side / max(share, 0.1)))
+        [appearance] = self._appearances(picture, [box or WHOLE], watch, info.sha256)
+        return _Looked(appearance, own_ids, picture)
+
+    def _appearances(
+        self,
+        picture: Image.Image,
+        boxes: Sequence[Box],
+        watch: _Stopwatch,
+        sha256: str | None,
+    ) -> list[Appearance]:
+        """Parts of a picture through one run of the network. Raises NoDetail."""
+        with watch.stage("decode"):
+            parts = [picture if box == WHOLE else cropped(picture, box) for box in boxes]
+            prepared = [self._embedder.look(part) for part in parts]
         with watch.stage("embed"):
-            vector: Vector = self._embedder.embed([tensor])[0]
-        check_vector(vector)
-        return vector
+            found = self._embedder.describe([item.tensor for item in prepared])
+        appearances = []
+        for row, (box, part, item) in enumerate(zip(boxes, parts, prepared, strict=True)):
+            check_vector(found.vectors[row])
+            local = None if found.local is None else found.local[row]
+            salience = None if found.salience is None else found.salience[row]
+            appearances.append(
+                Appearance(
+                    found.vectors[row],
+                    local,
+                    None if local is None else pack(local, salience),
+                    None if found.patches is None else found.patches[row],
+                    item.colours.tobytes(),
+                    sha256,
+                    box,
+                    seen(part.size, self._embedder.spec),
+                )
+            )
+        return appearances
+
+    def _questions(
+        self, query: Query, looked: _Looked, watch: _Stopwatch
+    ) -> list[list[Appearance]]:
+        whole = looked.appearance
+        if looked.picture is None or whole.patches is None or query.box:
+            return [[whole, *looked.more]]
+        if query.regions:
+            boxes = regions.regions(whole.patches, MAX_REGIONS)
+            found = [self._part(looked, box, watch) for box in boxes]
+            return [[part] for part in found if part] or [[whole]]
+        if not query.subject or query.rerank is Profile.NONE:
+            return [[whole]]
+        box = regions.subject(whole.patches)
+        part = None if box == WHOLE else self._part(looked, box, watch)
+        return [[whole, part] if part else [whole]]
+
+    def _part(self, looked: _Looked, box: Box, watch: _Stopwatch) -> Appearance | None:
+        """None for a part that is all of one colour."""
+        assert looked.picture is not None
+        try:
+            [part] = self._appearances(looked.picture, [box], watch, None)
+        except NoDetail:
+            return None
+        return part
+
+    def _points(self, ids: Sequence[str]) -> list[Point]:
+        """Live and rejected points. Raises NotIndexed naming the first that is neither."""
+        found = self._index.fetch(ids)
+        for point_id in ids:
+            if point_id not in found or found[point_id].state is State.GONE:
+                raise NotIndexed(f"no image with the id {point_id}")
+        return [found[point_id] for point_id in ids]
+
+    def _kept(self, point: Point) -> Appearance:
+        if point.vector is None:
+            raise NotIndexed(f"{point.ref.key} was rejected: {point.detail}")
+        return of_point(point, self._embedder.spec)
 
     def _read(self, ref: ObjectRef) -> bytes:
         store = self._open_store()
@@ -206,27 +438,160 @@ class Searcher:
             raise InvalidRequest(
                 f"vector: {self._embedder.dim} values expected, {len(values)} given"
             )
-        vector = np.array(values, np.float64)
-        length = np.linalg.norm(vector)
-        if not np.isfinite(length) or length == 0:
-            raise InvalidRequest("vector: all values must be finite, and not all zero")
-        return np.asarray(vector / length, np.float32)
+        return _direction(np.array(values, np.float64), "vector: all values must be finite, and")
 
-    def _nearest(self, vector: Vector, query: Query, filter: dict[str, Any]) -> list[Candidate]:
-        """One more than asked for, which tells whether there is a next page.
+    def _words(self, text: str) -> Vector:
+        if self._open_words is None or self._embedder.spec.text is None:
+            raise InvalidRequest(f"text: the model {self.model_name} has no text tower")
+        vector: Vector = self._open_words().embed([text])[0]
+        return vector
 
-        A vector compared with another model's is noise: that raises IndexOfOtherModel.
+    def _towards(self, positive: Sequence[str], negative: Sequence[str]) -> Vector:
+        """Qdrant's `average_vector`: the mean of the good, and as far again from the bad."""
+        points = self._points([*positive, *negative])
+        vectors = np.stack([self._kept(point).vector for point in points]).astype(np.float64)
+        wanted = vectors[: len(positive)].mean(axis=0)
+        if negative:
+            wanted = 2 * wanted - vectors[len(positive) :].mean(axis=0)
+        return _direction(wanted, "positive and negative: they must differ, and their mean")
+
+    # --- from what is compared to a page of results ---
+
+    def _neighbours(
+        self, questions: list[list[Appearance]], query: Query, filter: dict[str, Any]
+    ) -> tuple[list[list[Candidate]], list[Candidate]]:
+        """Each question's candidates, and of a single view's those that come after, in one trip.
+
+        Raises IndexOfOtherModel, as a vector compared with another model's is noise.
         """
+        views = [view for question in questions for view in question]
+        single = len(views) == 1 and not query.compares and not query.regions
+        reranks = query.rerank is not Profile.NONE
+        has_head = not single or (reranks and query.offset < DEPTH)
+        start = max(query.offset, DEPTH) if has_head else query.offset
+        end = query.offset + query.limit + 1  # one more tells whether there is a next page
+        has_tail = single and end > start
+        everywhere = Lookup(
+            views[0].vector, DEPTH, filter=filter or None, score_threshold=query.score_threshold
+        )
+        lookups = []
+        if has_head:
+            full = reranks or query.diversity > 0
+            lookups += [
+                structs.replace(
+                    everywhere,
+                    vector=view.vector,
+                    full=full,
+                    patches=view.patches if self._patches else None,
+                    pool=2 * DEPTH,
+                )
+                for view in views
+            ]
+        if has_tail:
+            lookups.append(structs.replace(everywhere, limit=end - start, offset=start))
         try:
-            found = self._index.nearest(
-                vector, query.limit + 1, query.offset, filter or None, query.score_threshold
-            )
+            found = self._index.nearest(lookups)
         except IndexRefused:
             self.ready()  # another model's dimension is the likeliest reason, and says so itself
             raise
-        if not found:
+        if not any(found):
             self.ready()
-        for candidate in found:
+        for candidate in (candidate for answer in found for candidate in answer):
             if candidate.point.model != self.model:
                 raise IndexOfOtherModel(_OTHER_MODEL.format(candidate.point.model, self.model))
-        return found
+        tail = found.pop() if has_tail else []
+        each = iter(found if has_head else [[]])
+        return [_merged([next(each) for _ in question]) for question in questions], tail
+
+    def _page(
+        self,
+        query: Query,
+        views: list[Appearance],
+        head: list[Candidate],
+        tail: list[Candidate],
+        time_left_s: Callable[[], float],
+    ) -> _Page:
+        hits, box, skipped = self._ranked(query, views, head, time_left_s)
+        hits = self._selected(query, hits)
+        after = [Hit(candidate.point, candidate.score) for candidate in tail]
+        # the tail begins where the reranked end, or at a page beyond them
+        page = [*hits[query.offset :], *after][: query.limit + 1]
+        more = len(page) > query.limit
+        return _Page(
+            page[: query.limit], query.offset + query.limit if more else None, box, skipped
+        )
+
+    def _ranked(
+        self,
+        query: Query,
+        views: list[Appearance],
+        head: list[Candidate],
+        time_left_s: Callable[[], float],
+    ) -> tuple[list[Hit], Box, list[str]]:
+        if query.rerank is Profile.NONE or not head:
+            hits = [Hit(candidate.point, candidate.score) for candidate in head]
+            return hits, views[0].box, []
+        shown = DEPTH if query.compares else query.offset + query.limit
+        seen_as = [of_point(candidate.point, self._embedder.spec) for candidate in head]
+        ranked = self._ranker.rank(views, seen_as, query.rerank, shown, time_left_s)
+        hits = [
+            Hit(
+                head[row].point,
+                float(ranked.cosine[row]),
+                float(ranked.score[row]),
+                ranked.proofs.get(row),
+                {
+                    name: float(scores[row])
+                    for name, scores in ranked.stages.items()
+                    if np.isfinite(scores[row])
+                },
+            )
+            for row in ranked.order.tolist()
+        ]
+        return hits, views[int(ranked.view[ranked.order[0]])].box, ranked.skipped
+
+    def _selected(self, query: Query, hits: list[Hit]) -> list[Hit]:
+        """Cut off, then spread out, then grouped."""
+        scores = np.array([_order_of(hit) for hit in hits], np.float32)
+        if query.cutoff:
+            cut = above_relative if query.cutoff.method == "relative" else above_gap
+            hits = hits[: cut(scores, query.cutoff.value)]
+        if query.diversity and hits:
+            vectors = np.stack([_vector_of(hit) for hit in hits])
+            # up to 1, as the cosines are that they are weighed against
+            relative = scores[: len(hits)] / max(1.0, float(scores[0]))
+            order = diversify(relative, vectors, len(hits), query.diversity)
+            hits = [hits[row] for row in order]
+        if query.group_by:
+            values = [hit.point.meta.get(query.group_by) for hit in hits]
+            rows = grouped(values, query.group_size)
+            hits = [structs.replace(hits[row], group=values[row]) for row in rows]
+        return hits
+
+
+def _direction(values: NDArray[np.float64], complaint: str) -> Vector:
+    length = np.linalg.norm(values)
+    if not np.isfinite(length) or length == 0:
+        raise InvalidRequest(f"{complaint} not all zero")
+    return np.asarray(values / length, np.float32)
+
+
+def _merged(answers: list[list[Candidate]]) -> list[Candidate]:
+    """The best of several lists, each point once with its best score; ties go by id, so that the
+    same question gets the same answer.
+    """
+    best: dict[str, Candidate] = {}
+    for candidate in (candidate for answer in answers for candidate in answer):
+        known = best.get(candidate.point.id)
+        if known is None or candidate.score > known.score:
+            best[candidate.point.id] = candidate
+    return sorted(best.values(), key=lambda c: (-c.score, c.point.id))[:DEPTH]
+
+
+def _order_of(hit: Hit) -> float:
+    return hit.score if hit.rerank_score is None else hit.rerank_score
+
+
+def _vector_of(hit: Hit) -> Vector:
+    assert hit.point.vector is not None
+    return hit.point.vector

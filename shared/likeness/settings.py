@@ -37,6 +37,9 @@ class Settings(Struct, frozen=True):
     index_api_key_secret: str | None = None
     index_timeout_s: float = 5.0
     read_tags: bool = False
+    keep_patches: bool = False
+    image_hosts: tuple[str, ...] = ()
+    event_bus: str | None = None
     schema: Schema = field(default_factory=Schema)
     limits: Limits = field(default_factory=Limits)
     threads: int = 1
@@ -46,8 +49,7 @@ class Settings(Struct, frozen=True):
         """Raises ConfigurationError naming the variable that is missing or malformed."""
         memory_mb = _number(env, "AWS_LAMBDA_FUNCTION_MEMORY_SIZE", _MEMORY_PER_VCPU_MB)
         threads = max(1, round(memory_mb / _MEMORY_PER_VCPU_MB))
-        listed = env.get("LIKENESS_EXTRA_FORMATS", "").upper().split(",")
-        extra = [name.strip() for name in listed if name.strip()]
+        extra = [name.upper() for name in _listed(env, "LIKENESS_EXTRA_FORMATS")]
         if unknown := set(extra) - {"HEIF", "AVIF"}:
             raise ConfigurationError(
                 f"LIKENESS_EXTRA_FORMATS: {', '.join(sorted(unknown))} is unknown; "
@@ -64,6 +66,9 @@ class Settings(Struct, frozen=True):
             index_api_key_secret=env.get("QDRANT_API_KEY_SECRET_ARN") or None,
             index_timeout_s=_number(env, "QDRANT_TIMEOUT_S", 5.0),
             read_tags=_switch(env, "LIKENESS_READ_TAGS"),
+            keep_patches=_switch(env, "LIKENESS_KEEP_PATCHES"),
+            image_hosts=_listed(env, "LIKENESS_IMAGE_URL_HOSTS"),
+            event_bus=env.get("LIKENESS_EVENT_BUS") or None,
             schema=_schema(env),
             limits=Limits(
                 max_bytes=_whole(env, "LIKENESS_MAX_BYTES", defaults.max_bytes),
@@ -102,6 +107,11 @@ def _switch(env: Mapping[str, str], name: str) -> bool:
         return _SWITCHES[(env.get(name) or "no").lower()]
     except KeyError:
         raise ConfigurationError(f"{name} is neither true nor false: {env[name]!r}") from None
+
+
+def _listed(env: Mapping[str, str], name: str) -> tuple[str, ...]:
+    """Names between commas."""
+    return tuple(part.strip() for part in env.get(name, "").split(",") if part.strip())
 
 
 def _schema(env: Mapping[str, str]) -> Schema:

@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import urllib3
@@ -28,9 +29,11 @@ from likeness.ports import VectorIndex
 from likeness.records import (
     Exactly,
     ImageInfo,
+    Lookup,
     ObjectRef,
     ObjectState,
     OlderThan,
+    Partner,
     Point,
     PointWrite,
     State,
@@ -119,7 +122,8 @@ def put(index: VectorIndex, key: str, vector: Vector, sequencer: int = 1, **meta
 
 
 def keys(index: VectorIndex, vector: Vector, **options: object) -> list[str]:
-    return [c.point.ref.key for c in index.nearest(vector, limit=10, **options)]  # type: ignore[arg-type]
+    [found] = index.nearest([Lookup(vector, 10, **options)])  # type: ignore[arg-type]
+    return [c.point.ref.key for c in found]
 
 
 def stored(index: VectorIndex, key: str) -> Point:
@@ -148,15 +152,15 @@ def test_readers_are_told_when_there_is_no_collection_yet(index: VectorIndex) ->
     with pytest.raises(IndexMissing):
         index.info()
     with pytest.raises(IndexMissing):
-        index.nearest(unit(1), 5)
+        index.nearest([Lookup(unit(1), 5)])
     with pytest.raises(IndexMissing):
-        index.fetch(str(uuid.uuid4()))
+        index.fetch([str(uuid.uuid4())])
 
 
 def test_a_point_comes_back_as_it_was_written(prepared: VectorIndex) -> None:
     written = put(prepared, "a ü+%.jpg", unit(3, 4), sequencer=0x55AED6DCD90281E5AB, brand="acme")
-    read = prepared.fetch(written.id)
-    assert read is not None and read.vector is not None
+    read = prepared.fetch([written.id])[written.id]
+    assert read.vector is not None
     np.testing.assert_allclose(read.vector, unit(3, 4), atol=1e-6)
     assert read.version == Version(0x55AED6DCD90281E5AB)
     bare = stored(prepared, "a ü+%.jpg")
@@ -173,13 +177,13 @@ def test_a_point_comes_back_as_it_was_written(prepared: VectorIndex) -> None:
 
 def test_unknown_ids_are_left_out(prepared: VectorIndex) -> None:
     assert prepared.retrieve(MODEL, [str(uuid.uuid4())]) == {}
-    assert prepared.fetch(str(uuid.uuid4())) is None
+    assert prepared.fetch([str(uuid.uuid4())]) == {}
 
 
 def test_neighbours_come_best_first_with_their_cosine(prepared: VectorIndex) -> None:
     for key, vector in {"far": unit(0, 1), "near": unit(1, 0.2), "same": unit(1)}.items():
         put(prepared, key, vector)
-    found = prepared.nearest(unit(1), limit=2)
+    [found] = prepared.nearest([Lookup(unit(1), 2)])
     assert [c.point.ref.key for c in found] == ["same", "near"]
     assert found[0].score == pytest.approx(1, abs=1e-5)
     assert found[1].score == pytest.approx(float(unit(1) @ unit(1, 0.2)), abs=1e-5)
@@ -306,3 +310,73 @@ def test_scroll_filters_by_state(prepared: VectorIndex) -> None:
     prepared.write(MODEL, [PointWrite(gone, OlderThan(gone.version))])
     page = prepared.scroll(5, filter={"must": [{"key": "state", "match": {"value": "gone"}}]})
     assert [p.ref.key for p in page.points] == ["b"]
+
+
+PACKED, COLOURS = bytes(range(256)) * 8, bytes(432)
+
+
+def rich(key: str, vector: Vector, patches: Vector | None = None) -> Point:
+    return msgspec.structs.replace(
+        point(key, Version(1), vector),
+        local=PACKED,
+        colours=COLOURS,
+        patches=patches,
+        partners=(Partner("0" * 36, "b.jpg", "copy", 0.75),),
+        original="0" * 36,
+    )
+
+
+def test_descriptors_are_brought_along_only_where_they_are_asked_for(prepared: VectorIndex) -> None:
+    written = rich("a", unit(1))
+    prepared.write(MODEL, [PointWrite(written, OlderThan(Version(1)))])
+    bare, full = prepared.nearest([Lookup(unit(1), 1), Lookup(unit(1), 1, full=True)])
+    read = [
+        bare[0].point,
+        stored(prepared, "a"),
+        prepared.scroll(1).points[0],
+        full[0].point,
+        prepared.fetch([written.id])[written.id],
+    ]
+    assert [(p.local, p.colours, p.vector is None) for p in read] == [
+        *[(None, None, True)] * 3,
+        *[(PACKED, COLOURS, False)] * 2,
+    ]
+    assert {p.partners for p in read} == {written.partners}
+    assert {p.original for p in read} == {written.original}
+
+
+def test_several_lookups_are_answered_in_their_order(prepared: VectorIndex) -> None:
+    for key, vector in {"x": unit(1), "y": unit(0, 1)}.items():
+        put(prepared, key, vector)
+    found = prepared.nearest([Lookup(unit(0, 1), 1), Lookup(unit(1), 2), Lookup(unit(1), 1)])
+    assert [[c.point.ref.key for c in answer] for answer in found] == [["y"], ["x", "y"], ["x"]]
+
+
+def test_patches_put_the_nearest_into_another_order(index: VectorIndex) -> None:
+    index.prepare(MODEL, DIM, patches=2)
+    across, up = np.array([[1, 0], [1, 0]], np.float32), np.array([[0, 1], [1, 0]], np.float32)
+    points = [rich("near", unit(1), across), rich("far", unit(1, 1), up), rich("out", -unit(1), up)]
+    index.write(MODEL, [PointWrite(p, OlderThan(Version(1))) for p in points])
+    [found] = index.nearest([Lookup(unit(1), 3, patches=up, pool=2)])
+    assert [c.point.ref.key for c in found] == ["far", "near"]
+    assert [c.score for c in found] == pytest.approx([2.0, 1.0], abs=1e-3)
+
+
+def test_a_collection_without_patches_is_not_taken_for_one_with_them(prepared: VectorIndex) -> None:
+    with pytest.raises(ConfigurationError, match="LIKENESS_KEEP_PATCHES"):
+        prepared.prepare(MODEL, DIM, patches=2)
+
+
+def test_notes_are_kept_replaced_listed_and_forgotten(prepared: VectorIndex) -> None:
+    assert prepared.notes("seen", 5) == ([], None)
+    prepared.forget("seen", "a")
+    for name in "abc":
+        prepared.note("seen", name, {"name": name})
+    prepared.note("other", "a", {"name": "another kind"})
+    prepared.note("seen", "b", {"name": "b", "again": True})
+    prepared.forget("seen", "c")
+    first, cursor = prepared.notes("seen", 1)
+    rest, last = prepared.notes("seen", 5, cursor)
+    found = sorted([*first, *rest], key=lambda note: str(note["name"]))
+    assert (found, last) == ([{"name": "a"}, {"name": "b", "again": True}], None)
+    assert prepared.info().points == 0

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import unquote
 
+import msgspec
 import numpy as np
 from msgspec import Struct
 
@@ -15,10 +18,12 @@ from likeness.errors import ConfigurationError, IndexUnavailable
 from likeness.filters import META, Schema
 from likeness.ports import VectorIndex
 from likeness.records import (
+    POINT_NAMESPACE,
     ImageInfo,
     ObjectRef,
     ObjectState,
     OlderThan,
+    Partner,
     Payload,
     Point,
     PointWrite,
@@ -27,7 +32,12 @@ from likeness.records import (
 )
 from likeness.settings import Settings
 
-VECTOR = "image"
+VECTOR, PATCHES = "image", "patches"
+# What only reranking reads, as base64: never brought along unasked.
+_LOCAL, _COLOURS = "local", "colours"
+BULKY = [_LOCAL, _COLOURS]
+# Notes are payload alone: what kind they are, and their values.
+NOTE_KIND, NOTE_VALUES = "kind", "note"
 # What reconciliation and listings filter by; strict mode refuses unindexed conditions.
 _SYSTEM_INDEXES = {
     "state": "keyword",
@@ -35,6 +45,7 @@ _SYSTEM_INDEXES = {
     "v_lo": "integer",
     "rev": "integer",
     "indexed_at": "float",
+    "original": "keyword",
 }
 
 
@@ -46,6 +57,11 @@ class Layout(Struct, frozen=True):
 
     def collection(self, model: str) -> str:
         return f"{self.alias}-{model}"
+
+    @property
+    def notes(self) -> str:
+        """The collection of notes: no model's, whose names are hexadecimal."""
+        return f"{self.alias}-notes"
 
     @property
     def indexes(self) -> dict[str, str]:
@@ -83,14 +99,29 @@ class Understood(contextlib.AbstractContextManager[None]):
             raise IndexUnavailable("the index answers with something that is not ours") from error
 
 
-def check_collection(name: str, metadata: Mapping[str, Any] | None, dim: int, model: str) -> None:
+def metadata_of(model: str, dim: int, patches: int | None) -> dict[str, Any]:
+    """What a collection says of itself."""
+    return {"model": model, "dim": dim, **({"patches": patches} if patches else {})}
+
+
+def check_collection(name: str, found: Mapping[str, Any] | None, wanted: dict[str, Any]) -> None:
     """Raises ConfigurationError where an existing collection is not this model's."""
-    found = (metadata or {}).get("model"), (metadata or {}).get("dim")
-    if found != (model, dim):
+    held = {key: (found or {}).get(key) for key in ("model", "dim", "patches")}
+    if (held["model"], held["dim"]) != (wanted["model"], wanted["dim"]):
         raise ConfigurationError(
-            f"collection {name} holds model {found[0]} with {found[1]} dimensions, "
-            f"not {model} with {dim}"
+            f"collection {name} holds model {held['model']} with {held['dim']} dimensions, "
+            f"not {wanted['model']} with {wanted['dim']}"
         )
+    if held["patches"] != wanted.get("patches"):
+        raise ConfigurationError(
+            f"collection {name} keeps patches of {held['patches']} dimensions, the settings ask "
+            f"for {wanted.get('patches')}: remove it and index anew, or set LIKENESS_KEEP_PATCHES "
+            "as it was"
+        )
+
+
+def note_point_id(kind: str, note_id: str) -> str:
+    return str(uuid.uuid5(POINT_NAMESPACE, f"{kind}\0{note_id}"))
 
 
 def to_payload(point: Point) -> dict[str, Any]:
@@ -126,14 +157,27 @@ def to_payload(point: Point) -> dict[str, Any]:
         payload["detail"] = point.detail
     if point.meta:
         payload[META] = dict(point.meta)
+    if point.local is not None:
+        payload[_LOCAL] = base64.b64encode(point.local).decode()
+    if point.colours is not None:
+        payload[_COLOURS] = base64.b64encode(point.colours).decode()
+    if point.partners:
+        payload["partners"] = msgspec.to_builtins(point.partners)
+    if point.original:
+        payload["original"] = point.original
     return payload
 
 
-def to_vectors(point: Point) -> dict[str, list[float]]:
-    return {} if point.vector is None else {VECTOR: point.vector.tolist()}
+def to_vectors(point: Point) -> dict[str, list[Any]]:
+    vectors = {VECTOR: point.vector, PATCHES: point.patches}
+    return {name: rows.tolist() for name, rows in vectors.items() if rows is not None}
 
 
 def from_payload(payload: Payload, vector: Sequence[float] | None = None) -> Point:
+    local, colours = (
+        None if encoded is None else base64.b64decode(encoded, validate=True)
+        for encoded in (payload.get(_LOCAL), payload.get(_COLOURS))
+    )
     return Point(
         ref=ObjectRef(payload["bucket"], payload["key"]),
         state=State(payload["state"]),
@@ -147,6 +191,10 @@ def from_payload(payload: Payload, vector: Sequence[float] | None = None) -> Poi
         detail=payload.get("detail"),
         meta=payload.get(META) or {},
         vector=None if vector is None else np.asarray(vector, np.float32),
+        local=local,
+        colours=colours,
+        partners=msgspec.convert(payload.get("partners") or [], tuple[Partner, ...]),
+        original=payload.get("original"),
     )
 
 

@@ -6,6 +6,7 @@ open it at a time; the engine's write-ahead log keeps what was written when it i
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from collections.abc import Mapping, Sequence
@@ -15,11 +16,17 @@ from typing import Any
 import qdrant_edge as edge
 
 from likeness.adapters.qdrant import (
+    BULKY,
+    NOTE_KIND,
+    NOTE_VALUES,
+    PATCHES,
     VECTOR,
     Layout,
     Understood,
     check_collection,
     from_payload,
+    metadata_of,
+    note_point_id,
     to_payload,
     to_vectors,
     update_filter,
@@ -28,11 +35,11 @@ from likeness.errors import IndexMissing, IndexRefused, IndexUnavailable
 from likeness.records import (
     Candidate,
     CollectionInfo,
+    Lookup,
     Page,
     Payload,
     Point,
     PointWrite,
-    Vector,
 )
 
 _ALIASES = "aliases.json"
@@ -43,6 +50,9 @@ _INDEX_TYPES = {
     "float": edge.PayloadSchemaType.Float,
     "datetime": edge.PayloadSchemaType.Datetime,
 }
+# The engine wants a vector of every collection; notes leave it out.
+_UNUSED = {"unused": edge.EdgeVectorParams(size=1, distance=edge.Distance.Dot)}
+_LIGHT = edge.PayloadSelector.Exclude(BULKY)
 _open: dict[str, EmbeddedIndex] = {}
 _open_lock = threading.Lock()
 
@@ -77,15 +87,13 @@ class EmbeddedIndex:
     def reconnect(self) -> None:
         """There is no connection."""
 
-    def prepare(self, model: str, dim: int) -> None:
-        name = self._layout.collection(model)
+    def prepare(self, model: str, dim: int, patches: int | None = None) -> None:
+        name, wanted = self._layout.collection(model), metadata_of(model, dim, patches)
         with self._lock:
             if not (self._folder / name / _METADATA).exists():
-                self._create(name, model, dim)
-            check_collection(name, self._metadata(name), dim, model)
-            shard = self._shard(name)
-            with _translated():
-                self._index_payload(shard)
+                self._create(name, _vectors(wanted), wanted)
+            check_collection(name, self._metadata(name), wanted)
+            self._index_payload(self._shard(name), self._layout.indexes)
             aliases = self._aliases()
             if self._layout.alias not in aliases:
                 self._write_json(_ALIASES, {**aliases, self._layout.alias: name})
@@ -93,7 +101,7 @@ class EmbeddedIndex:
     def retrieve(self, model: str, ids: Sequence[str]) -> dict[str, Point]:
         shard = self._shard(self._layout.collection(model))
         with _translated():
-            records = shard.retrieve(list(ids), with_payload=True, with_vector=False)
+            records = shard.retrieve(list(ids), with_payload=_LIGHT, with_vector=False)
             return {str(record.id): from_payload(_payload(record)) for record in records}
 
     def write(self, model: str, writes: Sequence[PointWrite]) -> None:
@@ -115,34 +123,20 @@ class EmbeddedIndex:
         metadata = self._metadata(name)
         return CollectionInfo(name, metadata["model"], metadata["dim"], points)
 
-    def nearest(
-        self,
-        vector: Vector,
-        limit: int,
-        offset: int = 0,
-        filter: Mapping[str, Any] | None = None,
-        score_threshold: float | None = None,
-    ) -> list[Candidate]:
-        request = edge.QueryRequest(
-            limit=limit,
-            offset=offset,
-            query=edge.Query.Nearest(vector.tolist(), using=VECTOR),
-            filter=_filter(filter) if filter else None,
-            score_threshold=score_threshold,
-            with_payload=True,
-        )
+    def nearest(self, lookups: Sequence[Lookup]) -> list[list[Candidate]]:
+        requests = edge.QueryBatchRequest([_request(lookup) for lookup in lookups])
         shard = self._shard(self._aliased())
         with _translated():
-            return [Candidate(from_payload(_payload(p)), p.score) for p in shard.query(request)]
+            return [
+                [Candidate(from_payload(_payload(p), _vector(p)), p.score) for p in found]
+                for found in shard.query_batch(requests)
+            ]
 
-    def fetch(self, point_id: str) -> Point | None:
+    def fetch(self, ids: Sequence[str]) -> dict[str, Point]:
         shard = self._shard(self._aliased())
         with _translated():
-            records = shard.retrieve([point_id], with_payload=True, with_vector=True)
-            if not records:
-                return None
-            vectors: Any = records[0].vector
-            return from_payload(_payload(records[0]), (vectors or {}).get(VECTOR))
+            records = shard.retrieve(list(ids), with_payload=True, with_vector=[VECTOR])
+            return {str(r.id): from_payload(_payload(r), _vector(r)) for r in records}
 
     def scroll(
         self, limit: int, cursor: str | None = None, filter: Mapping[str, Any] | None = None
@@ -151,7 +145,7 @@ class EmbeddedIndex:
             offset=cursor,
             limit=limit,
             filter=_filter(filter) if filter else None,
-            with_payload=True,
+            with_payload=_LIGHT,
         )
         shard = self._shard(self._aliased())
         with _translated():
@@ -159,22 +153,59 @@ class EmbeddedIndex:
             points = [from_payload(_payload(record)) for record in records]
         return Page(points, None if next_cursor is None else str(next_cursor))
 
-    def _create(self, name: str, model: str, dim: int) -> None:
-        (self._folder / name).mkdir(exist_ok=True)
-        config = edge.EdgeConfig(
-            vectors={VECTOR: edge.EdgeVectorParams(size=dim, distance=edge.Distance.Cosine)}
+    def note(self, kind: str, note_id: str, values: Mapping[str, Any]) -> None:
+        point = edge.Point(
+            note_point_id(kind, note_id), {}, {NOTE_KIND: kind, NOTE_VALUES: dict(values)}
         )
+        name = self._layout.notes
+        with self._lock:
+            if not (self._folder / name / _METADATA).exists():
+                self._create(name, _UNUSED, {})
+            shard = self._shard(name)
+            self._index_payload(shard, {NOTE_KIND: "keyword"})
+            with _translated():
+                shard.update(edge.UpdateOperation.upsert_points([point]))
+
+    def forget(self, kind: str, note_id: str) -> None:
+        with self._lock, contextlib.suppress(IndexMissing), _translated():
+            self._shard(self._layout.notes).update(
+                edge.UpdateOperation.delete_points([note_point_id(kind, note_id)])
+            )
+
+    def notes(
+        self, kind: str, limit: int, cursor: str | None = None
+    ) -> tuple[list[Mapping[str, Any]], str | None]:
+        of_kind = {"must": [{"key": NOTE_KIND, "match": {"value": kind}}]}
+        request = edge.ScrollRequest(
+            offset=cursor, limit=limit, filter=_filter(of_kind), with_payload=True
+        )
+        try:
+            shard = self._shard(self._layout.notes)
+        except IndexMissing:
+            return [], None
+        with _translated():
+            records, next_cursor = shard.scroll(request)
+            values = [_payload(record)[NOTE_VALUES] for record in records]
+        return values, None if next_cursor is None else str(next_cursor)
+
+    def _create(
+        self, name: str, vectors: dict[str, edge.EdgeVectorParams], metadata: dict[str, Any]
+    ) -> None:
+        (self._folder / name).mkdir(exist_ok=True)
         with _translated():
             # load, not create: it also completes what a killed process left half-made
-            self._shards[name] = edge.EdgeShard.load(str(self._folder / name), config)
+            self._shards[name] = edge.EdgeShard.load(
+                str(self._folder / name), edge.EdgeConfig(vectors=vectors)
+            )
         # Written last: a folder without it was left half-made by a killed process.
-        self._write_json(f"{name}/{_METADATA}", {"model": model, "dim": dim})
+        self._write_json(f"{name}/{_METADATA}", metadata)
 
-    def _index_payload(self, shard: edge.EdgeShard) -> None:
-        present = shard.info().payload_schema
-        for path, kind in self._layout.indexes.items():
-            if path not in present:
-                shard.update(edge.UpdateOperation.create_field_index(path, _INDEX_TYPES[kind]))
+    def _index_payload(self, shard: edge.EdgeShard, wanted: Mapping[str, str]) -> None:
+        with _translated():
+            present = shard.info().payload_schema
+            for path, kind in wanted.items():
+                if path not in present:
+                    shard.update(edge.UpdateOperation.create_field_index(path, _INDEX_TYPES[kind]))
 
     def _shard(self, name: str) -> edge.EdgeShard:
         with self._lock:
@@ -221,6 +252,46 @@ class _translated(Understood):  # noqa: N801 - reads as a verb
         super().__exit__(kind, error, trace)
 
 
+def _vectors(metadata: Mapping[str, Any]) -> dict[str, edge.EdgeVectorParams]:
+    cosine = edge.Distance.Cosine
+    vectors = {VECTOR: edge.EdgeVectorParams(size=metadata["dim"], distance=cosine)}
+    if "patches" in metadata:
+        vectors[PATCHES] = edge.EdgeVectorParams(
+            size=metadata["patches"],
+            distance=cosine,
+            multivector_config=edge.MultiVectorConfig(edge.MultiVectorComparator.MaxSim),
+            datatype=edge.VectorStorageDatatype.Float16,
+        )
+    return vectors
+
+
+def _request(lookup: Lookup) -> edge.QueryRequest:
+    """Prefetches are filtered too, or they would fill up with others."""
+    by_vector: dict[str, Any] = {
+        "query": edge.Query.Nearest(lookup.vector.tolist(), using=VECTOR),
+        "filter": _filter(lookup.filter) if lookup.filter else None,
+        "score_threshold": lookup.score_threshold,
+    }
+    if lookup.patches is not None:
+        by_vector = {
+            "prefetches": [edge.Prefetch(limit=lookup.pool, **by_vector)],
+            "query": edge.Query.Nearest(lookup.patches.tolist(), using=PATCHES),
+        }
+    return edge.QueryRequest(
+        limit=lookup.limit,
+        offset=lookup.offset,
+        with_payload=True if lookup.full else _LIGHT,
+        with_vector=[VECTOR] if lookup.full else False,
+        **by_vector,
+    )
+
+
+def _vector(record: Any) -> list[float] | None:
+    vectors: Any = record.vector
+    vector: list[float] | None = (vectors or {}).get(VECTOR)
+    return vector
+
+
 def _payload(record: Any) -> Payload:
     payload: Payload = record.payload
     return payload
@@ -238,6 +309,8 @@ def _filter(clauses: Mapping[str, Any]) -> edge.Filter:
 def _filter_condition(condition: Mapping[str, Any]) -> Any:
     if "has_id" in condition:
         return edge.HasIdCondition(set(condition["has_id"]))
+    if "is_empty" in condition:
+        return edge.IsEmptyCondition(condition["is_empty"]["key"])
     if "key" not in condition:
         return _filter(condition)
     key = condition["key"]

@@ -6,6 +6,7 @@ body that is sent here against qdrant-client's own models.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import threading
@@ -16,11 +17,17 @@ from typing import Any
 import urllib3
 
 from likeness.adapters.qdrant import (
+    BULKY,
+    NOTE_KIND,
+    NOTE_VALUES,
+    PATCHES,
     VECTOR,
     Layout,
     Understood,
     check_collection,
     from_payload,
+    metadata_of,
+    note_point_id,
     to_payload,
     to_vectors,
     update_filter,
@@ -30,10 +37,10 @@ from likeness.records import (
     Candidate,
     CollectionInfo,
     Exactly,
+    Lookup,
     Page,
     Point,
     PointWrite,
-    Vector,
 )
 
 _ATTEMPTS = 3
@@ -45,6 +52,7 @@ _NOT_FOUND = 404
 _REFUSED = {401, 403}
 _FAILURES_TO_OPEN = 5
 _OPEN_S = 5.0
+_LIGHT = {"exclude": BULKY}
 
 
 class CircuitBreaker:
@@ -193,24 +201,20 @@ class RestIndex:
     def close(self) -> None:
         self._transport.close()
 
-    def prepare(self, model: str, dim: int) -> None:
-        name = self._layout.collection(model)
+    def prepare(self, model: str, dim: int, patches: int | None = None) -> None:
+        name, wanted = self._layout.collection(model), metadata_of(model, dim, patches)
         try:
             found = self._describe(name)
         except IndexMissing:
-            self._create(name, model, dim)
+            self._create(name, wanted)
             found = self._describe(name)
-        check_collection(name, found["config"].get("metadata"), dim, model)
-        present = found.get("payload_schema", {})
-        for path, kind in self._layout.indexes.items():
-            if path not in present:
-                body = {"field_name": path, "field_schema": kind}
-                self._transport.call("PUT", f"/collections/{name}/index?wait=true", body)
+        check_collection(name, found["config"].get("metadata"), wanted)
+        self._index_payload(name, found.get("payload_schema", {}), self._layout.indexes)
         self._name_alias(name)
 
     def retrieve(self, model: str, ids: Sequence[str]) -> dict[str, Point]:
         path = f"/collections/{self._layout.collection(model)}/points?consistency=majority"
-        body = {"ids": list(ids), "with_payload": True, "with_vector": False}
+        body = {"ids": list(ids), "with_payload": _LIGHT, "with_vector": False}
         found = self._transport.call("POST", path, body)
         with Understood():
             return {point["id"]: from_payload(point["payload"]) for point in found}
@@ -246,46 +250,22 @@ class RestIndex:
             points = found.get("points_count") or 0
         return CollectionInfo(self._layout.collection(model), model, dim, points)
 
-    def nearest(
-        self,
-        vector: Vector,
-        limit: int,
-        offset: int = 0,
-        filter: Mapping[str, Any] | None = None,
-        score_threshold: float | None = None,
-    ) -> list[Candidate]:
-        body: dict[str, Any] = {
-            "query": vector.tolist(),
-            "using": VECTOR,
-            "limit": limit,
-            "offset": offset,
-            "with_payload": True,
-            "params": {
-                "hnsw_ef": 128,
-                "quantization": {"rescore": True, "oversampling": 2.0},
-            },
-        }
-        if filter:
-            body["filter"] = filter
-        if score_threshold is not None:
-            body["score_threshold"] = score_threshold
-        found = self._transport.call("POST", self._points("query"), body)
+    def nearest(self, lookups: Sequence[Lookup]) -> list[list[Candidate]]:
+        body = {"searches": [_search(lookup) for lookup in lookups]}
+        found = self._transport.call("POST", self._points("query/batch"), body)
         with Understood():
-            return [Candidate(from_payload(p["payload"]), p["score"]) for p in found["points"]]
+            return [[_candidate(p) for p in answer["points"]] for answer in found]
 
-    def fetch(self, point_id: str) -> Point | None:
-        body = {"ids": [point_id], "with_payload": True, "with_vector": [VECTOR]}
+    def fetch(self, ids: Sequence[str]) -> dict[str, Point]:
+        body = {"ids": list(ids), "with_payload": True, "with_vector": [VECTOR]}
         found = self._transport.call("POST", f"/collections/{self._layout.alias}/points", body)
-        if not found:
-            return None
         with Understood():
-            vectors = found[0].get("vector") or {}
-            return from_payload(found[0]["payload"], vectors.get(VECTOR))
+            return {p["id"]: from_payload(p["payload"], _vector(p)) for p in found}
 
     def scroll(
         self, limit: int, cursor: str | None = None, filter: Mapping[str, Any] | None = None
     ) -> Page:
-        body: dict[str, Any] = {"limit": limit, "with_payload": True, "with_vector": False}
+        body: dict[str, Any] = {"limit": limit, "with_payload": _LIGHT, "with_vector": False}
         if cursor:
             body["offset"] = cursor
         if filter:
@@ -295,19 +275,77 @@ class RestIndex:
             points = [from_payload(p["payload"]) for p in found["points"]]
             return Page(points, found["next_page_offset"])
 
+    def note(self, kind: str, note_id: str, values: Mapping[str, Any]) -> None:
+        payload = {NOTE_KIND: kind, NOTE_VALUES: values}
+        body = {"points": [{"id": note_point_id(kind, note_id), "vector": {}, "payload": payload}]}
+        path = f"/collections/{self._layout.notes}/points?wait=true"
+        try:
+            self._transport.call("PUT", path, body)
+        except IndexMissing:
+            self._put_collection(self._layout.notes, {"vectors": {}})
+            self._index_payload(self._layout.notes, {}, {NOTE_KIND: "keyword"})
+            self._transport.call("PUT", path, body)
+
+    def forget(self, kind: str, note_id: str) -> None:
+        path = f"/collections/{self._layout.notes}/points/delete?wait=true"
+        with contextlib.suppress(IndexMissing):
+            self._transport.call("POST", path, {"points": [note_point_id(kind, note_id)]})
+
+    def notes(
+        self, kind: str, limit: int, cursor: str | None = None
+    ) -> tuple[list[Mapping[str, Any]], str | None]:
+        body: dict[str, Any] = {
+            "limit": limit,
+            "with_payload": True,
+            "filter": {"must": [{"key": NOTE_KIND, "match": {"value": kind}}]},
+        }
+        if cursor:
+            body["offset"] = cursor
+        path = f"/collections/{self._layout.notes}/points/scroll"
+        try:
+            found = self._transport.call("POST", path, body)
+        except IndexMissing:
+            return [], None
+        with Understood():
+            values = [p["payload"][NOTE_VALUES] for p in found["points"]]
+            return values, found["next_page_offset"]
+
     def _points(self, verb: str) -> str:
         return f"/collections/{self._layout.alias}/points/{verb}"
+
+    def _index_payload(
+        self, name: str, present: Mapping[str, Any], wanted: Mapping[str, str]
+    ) -> None:
+        for path, kind in wanted.items():
+            if path not in present:
+                body = {"field_name": path, "field_schema": kind}
+                self._transport.call("PUT", f"/collections/{name}/index?wait=true", body)
 
     def _describe(self, name: str) -> Any:
         return self._transport.call("GET", f"/collections/{name}")
 
-    def _create(self, name: str, model: str, dim: int) -> None:
-        body = {
-            "vectors": {VECTOR: {"size": dim, "distance": "Cosine", "on_disk": True}},
-            # int8 in memory, originals on disk, rescored: .928 → .99 recall (retrieval design)
-            "quantization_config": {"scalar": {"type": "int8", "always_ram": True}},
-            "metadata": {"model": model, "dim": dim},
+    def _create(self, name: str, metadata: dict[str, Any]) -> None:
+        vectors: dict[str, Any] = {
+            VECTOR: {
+                "size": metadata["dim"],
+                "distance": "Cosine",
+                "on_disk": True,
+                # int8 in memory, originals on disk, rescored: .928 → .99 recall (retrieval design)
+                "quantization_config": {"scalar": {"type": "int8", "always_ram": True}},
+            }
         }
+        if "patches" in metadata:
+            vectors[PATCHES] = {
+                "size": metadata["patches"],
+                "distance": "Cosine",
+                "on_disk": True,
+                "datatype": "float16",
+                "multivector_config": {"comparator": "max_sim"},
+                "hnsw_config": {"m": 0},  # only ever compared with what the vector has found
+            }
+        self._put_collection(name, {"vectors": vectors, "metadata": metadata})
+
+    def _put_collection(self, name: str, body: Mapping[str, Any]) -> None:
         try:
             self._transport.call("PUT", f"/collections/{name}", body)
         except IndexUnavailable as error:
@@ -325,3 +363,38 @@ class RestIndex:
         self._transport.call(
             "POST", "/collections/aliases", {"actions": [{"create_alias": create}]}
         )
+
+
+def _search(lookup: Lookup) -> dict[str, Any]:
+    """One of a batch's searches. Prefetches are filtered too, or they would fill up with others."""
+    by_vector: dict[str, Any] = {
+        "query": lookup.vector.tolist(),
+        "using": VECTOR,
+        "params": {"hnsw_ef": 128, "quantization": {"rescore": True, "oversampling": 2.0}},
+    }
+    if lookup.filter:
+        by_vector["filter"] = lookup.filter
+    if lookup.score_threshold is not None:
+        by_vector["score_threshold"] = lookup.score_threshold
+    if lookup.patches is not None:
+        by_vector = {
+            "prefetch": {**by_vector, "limit": lookup.pool},
+            "query": lookup.patches.tolist(),
+            "using": PATCHES,
+        }
+    return {
+        **by_vector,
+        "limit": lookup.limit,
+        "offset": lookup.offset,
+        "with_payload": True if lookup.full else _LIGHT,
+        "with_vector": [VECTOR] if lookup.full else False,
+    }
+
+
+def _candidate(point: Any) -> Candidate:
+    return Candidate(from_payload(point["payload"], _vector(point)), point["score"])
+
+
+def _vector(point: Any) -> list[float] | None:
+    vector: list[float] | None = (point.get("vector") or {}).get(VECTOR)
+    return vector

@@ -2,8 +2,8 @@
 
 SuperGlobal (Shao et al., ICCV 2023, arXiv 2308.06954, section 3.3), without its regional pooling:
 each candidate's vector is drawn towards its neighbours in the list, and the query towards the best.
-It assumes several right answers a query; with one picture of each product it costs accuracy, so the
-caller decides by the list's own shape (see `promising`).
+It assumes several right answers a query; with one picture of each product it costs accuracy alone,
+but not as half of the global score (docs/decisions.md).
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 NEIGHBOURS = 9
 _SUPPORT = 0.15  # β: what a neighbour counts, times its cosine
-_CROWD = 3
 
 
 def refine(query: NDArray[np.float32], candidates: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -36,13 +35,3 @@ def refine(query: NDArray[np.float32], candidates: NDArray[np.float32]) -> NDArr
     best = np.argpartition(-first, kept - 1)[:kept]
     expanded = refined[best].max(axis=0)
     return np.asarray((first + refined @ expanded) / 2, np.float32)
-
-
-def promising(scores: NDArray[np.float32], least_best: float, least_spread: float) -> bool:
-    """Whether a list, best first, has a crowd of good answers that could support each other.
-
-    False where even the best is poor (the query would drift), and where the scores are flat.
-    """
-    if len(scores) <= _CROWD:
-        return False
-    return bool(scores[0] >= least_best and scores[_CROWD] - scores[-1] >= least_spread)

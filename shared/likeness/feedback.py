@@ -1,0 +1,44 @@
+"""What callers thought of results: notes that metrics and evaluation sets grow from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+import msgspec
+from msgspec import Struct
+
+from likeness.ports import VectorIndex
+
+_KIND = "feedback"
+_PAGE = 500
+
+
+class Opinion(Struct, frozen=True):
+    """One result of one request. `query_id`, where it was given, lets the query be asked again."""
+
+    request_id: str
+    id: str
+    kind: Literal["click", "relevant", "not_relevant"]
+    at_s: float
+    query_id: str | None = None
+
+
+class Feedback:
+    def __init__(self, index: VectorIndex) -> None:
+        self._index = index
+
+    def add(self, opinion: Opinion) -> None:
+        """Kept once: a repeated call changes nothing, another judgement replaces the first."""
+        click = "click" if opinion.kind == "click" else "judged"
+        note_id = f"{opinion.request_id} {opinion.id} {click}"
+        self._index.note(_KIND, note_id, msgspec.to_builtins(opinion))
+
+    def all(self) -> Iterator[Opinion]:
+        """Every opinion, in no order."""
+        cursor = None
+        while True:
+            notes, cursor = self._index.notes(_KIND, _PAGE, cursor)
+            yield from (msgspec.convert(note, Opinion) for note in notes)
+            if cursor is None:
+                return

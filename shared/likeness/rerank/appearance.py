@@ -1,0 +1,128 @@
+"""All that is compared of one picture, and the token that carries it back to us.
+
+A token is a picture's appearance in 4 kB of text: an answer gives it as `query_id`, and a caller
+who sends it back searches again without an upload and without a network. We keep nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+from collections.abc import Sequence
+from typing import Annotated
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from likeness.errors import InvalidRequest, ModelMismatch
+from likeness.model import ModelSpec
+from likeness.preprocessing import seen
+from likeness.records import WHOLE, Box, Point, Vector
+from likeness.rerank.packing import unpack
+
+_MAX_TOKEN = 65_536
+_FORM = 1
+
+
+class Appearance(msgspec.Struct, frozen=True):
+    """One picture, or the part of it inside `box`, as one model sees it.
+
+    vector float32 (D,), a unit vector; local float32 (n, d), unit rows, of a square map; packed,
+    the most salient of them as bytes; patches float32 (m, p); colours, the layout of
+    `preprocessing.Prepared` as bytes. None is for what the model does not have, or was not kept.
+    `sha256` is that of the whole file; `seen`, the part of the box that the network sees.
+    """
+
+    vector: Vector
+    local: NDArray[np.float32] | None = None
+    packed: bytes | None = None
+    patches: NDArray[np.float32] | None = None
+    colours: bytes | None = None
+    sha256: str | None = None
+    box: Box = WHOLE
+    seen: Box = WHOLE
+
+
+class _View(msgspec.Struct, array_like=True, frozen=True):
+    vector: bytes
+    packed: bytes | None
+    colours: bytes | None
+    sha256: str | None
+    box: Box
+    seen: Box
+
+
+class _Token(msgspec.Struct, array_like=True, frozen=True):
+    form: int
+    model: str
+    views: Annotated[tuple[_View, ...], msgspec.Meta(min_length=1, max_length=2)]
+
+
+def of_point(point: Point, spec: ModelSpec) -> Appearance:
+    """What the index keeps of a live image that was read with its vector."""
+    assert point.vector is not None
+    image = point.image
+    size = (image.width, image.height) if image else (1, 1)
+    return Appearance(
+        point.vector,
+        packed=point.local,
+        colours=point.colours,
+        sha256=image.sha256 if image else None,
+        seen=seen(size, spec),
+    )
+
+
+def to_token(views: Sequence[Appearance], model: str) -> str:
+    """One or two views of a query, as text."""
+    kept = tuple(
+        _View(
+            view.vector.astype(np.float16).tobytes(),
+            view.packed,
+            view.colours,
+            view.sha256,
+            view.box,
+            view.seen,
+        )
+        for view in views
+    )
+    encoded = msgspec.msgpack.encode(_Token(_FORM, model, kept))
+    return base64.urlsafe_b64encode(encoded).decode().rstrip("=")
+
+
+def from_token(text: str, spec: ModelSpec) -> list[Appearance]:
+    """Raises InvalidRequest for what is no token of ours, ModelMismatch for another model's."""
+    try:
+        if len(text) > _MAX_TOKEN:
+            raise ValueError(text)
+        data = base64.b64decode(text + "=" * (-len(text) % 4), b"-_", validate=True)
+        token = msgspec.msgpack.decode(data, type=_Token)
+        if token.form == _FORM and token.model != spec.fingerprint:
+            raise ModelMismatch(
+                f"query_id is of model {token.model[:16]!r}, this index of {spec.fingerprint}: "
+                "send the image again"
+            )
+        return [_restored(view, spec) for view in token.views]
+    except (binascii.Error, msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise InvalidRequest("query_id: not one that an answer gave") from error
+
+
+def _restored(view: _View, spec: ModelSpec) -> Appearance:
+    """Raises ValueError for what cannot be a view: a caller may have changed any byte."""
+    vector = np.frombuffer(view.vector, np.float16).astype(np.float32)
+    length = float(np.linalg.norm(vector))
+    if len(vector) != spec.embedding.dim or not np.isfinite(length) or length == 0:
+        raise ValueError(len(vector))
+    if not all(math.isfinite(end) for end in (*view.box, *view.seen)):
+        raise ValueError(view.box)
+    if view.packed is not None:
+        unpack([view.packed], *((spec.local.side, spec.local.dim) if spec.local else (0, 0)))
+    return Appearance(
+        vector / np.float32(length),
+        packed=view.packed,
+        colours=view.colours,
+        sha256=view.sha256,
+        box=view.box,
+        seen=view.seen,
+    )

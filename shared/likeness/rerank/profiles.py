@@ -1,0 +1,205 @@
+"""Profiles: which stages put a list of neighbours into its final order, and what they find.
+
+none: the cosine alone. fast: global refinement; geometry for what is shown, as proof. precise:
+geometry decides too. What each stage gains is measured by `likeness evaluate`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from likeness.model import ModelSpec
+from likeness.preprocessing import COLOURS
+from likeness.records import WHOLE, Box
+from likeness.rerank.appearance import Appearance
+from likeness.rerank.geometry import grid, verify
+from likeness.rerank.packing import unpack
+from likeness.rerank.refinement import refine
+from likeness.rerank.verdicts import Calibration, Level, Verdict, evidence, judge
+
+# A best answer so near and so far ahead is right: only what is shown is verified then.
+_CLEAR, _AHEAD = 0.95, 0.1
+# More than either stage takes of 100 candidates on a slow core, in seconds.
+_REFINEMENT_S, _GEOMETRY_S = 0.02, 0.1
+
+
+class Profile(StrEnum):
+    NONE = "none"
+    FAST = "fast"
+    PRECISE = "precise"
+
+
+class Proof(NamedTuple):
+    """What two pictures were found to have in common.
+
+    geometry: the soft inlier score. overlaps: shares of either picture that the other shows.
+    boxes: where the matches are, in the query's picture and in the candidate's, if any are.
+    """
+
+    verdict: Verdict
+    geometry: float
+    inliers: int
+    overlap_query: float
+    overlap_target: float
+    boxes: tuple[Box, Box] | None
+
+
+class Ranked(NamedTuple):
+    """K candidates: `order` (K,) puts them best first, all else is in their own order.
+
+    score (K,): what they are ordered by. cosine (K,): of the nearest view, whose number is in view
+    (K,). stages: each stage's own scores (K,), NaN where it did not look. proofs: of the rows that
+    were verified. skipped: stages that the time did not suffice for.
+    """
+
+    order: NDArray[np.intp]
+    score: NDArray[np.float32]
+    cosine: NDArray[np.float32]
+    view: NDArray[np.intp]
+    stages: dict[str, NDArray[np.float32]]
+    proofs: dict[int, Proof]
+    skipped: list[str]
+
+
+class Ranker:
+    """Puts neighbours into order with one model's descriptors and calibration."""
+
+    def __init__(self, spec: ModelSpec, calibration: Calibration | None) -> None:
+        """Without a calibration there is no order but the cosine's, and no verdict."""
+        self._spec = spec
+        self._calibration = calibration
+
+    def rank(
+        self,
+        views: Sequence[Appearance],
+        candidates: Sequence[Appearance],
+        profile: Profile,
+        shown: int,
+        time_left_s: Callable[[], float] = lambda: math.inf,
+    ) -> Ranked:
+        """Order candidates by the one of the query's views that each is nearest to.
+
+        `shown`: how many rows the caller will look at. Ties keep the candidates' order.
+        """
+        count, dim = len(candidates), len(views[0].vector)
+        vectors = np.array([c.vector for c in candidates], np.float32).reshape(count, dim)
+        scores = cosines = np.stack([vectors @ view.vector for view in views])
+        stages, skipped = {"cosine": cosines.max(axis=0)}, list[str]()
+        calibration = self._calibration if profile is not Profile.NONE else None
+        if calibration and count > 1:
+            if time_left_s() < _REFINEMENT_S:
+                skipped.append("refinement")
+            else:
+                refined = np.stack([refine(view.vector, vectors) for view in views])
+                share = np.float32(calibration.refinement)
+                scores = (1 - share) * cosines + share * refined
+                stages["refinement"] = refined.max(axis=0)
+        view = scores.argmax(axis=0)
+        score, cosine = scores.max(axis=0), cosines[view, np.arange(count)]
+        order = np.argsort(-score, kind="stable")
+        proofs: dict[int, Proof] = {}
+        if calibration and count and self._spec.local and time_left_s() < _GEOMETRY_S:
+            skipped.append("geometry")
+        elif calibration and count:
+            every = profile is Profile.PRECISE and not _clear(cosine[order])
+            rows = order if every else order[:shown]
+            for number, mine in enumerate(views):
+                of_view = rows[view[rows] == number]
+                found = self._prove(mine, [candidates[row] for row in of_view], cosine[of_view])
+                proofs |= dict(zip(of_view.tolist(), found, strict=True))
+            geometry = np.full(count, np.nan, np.float32)
+            geometry[list(proofs)] = [proof.geometry for proof in proofs.values()]
+            stages["geometry"] = geometry
+            if profile is Profile.PRECISE:
+                score = score + np.float32(calibration.geometry) * np.nan_to_num(geometry)
+                order = np.argsort(-score, kind="stable")
+        return Ranked(order, score, cosine, view, stages, proofs, skipped)
+
+    def prove(self, query: Appearance, candidates: Sequence[Appearance]) -> list[Proof]:
+        """What the query has in common with each; nothing is known without a calibration."""
+        vectors = np.array([c.vector for c in candidates], np.float32)
+        return self._prove(query, candidates, vectors @ query.vector if len(vectors) else vectors)
+
+    def _prove(
+        self,
+        query: Appearance,
+        candidates: Sequence[Appearance],
+        cosines: NDArray[np.float32],
+    ) -> list[Proof]:
+        if not self._calibration or not candidates:
+            return []
+        side, dim = (self._spec.local.side, self._spec.local.dim) if self._spec.local else (1, 2)
+        local, at = unpack([c.packed or b"" for c in candidates], side, dim)
+        if not local.shape[1]:  # nothing is kept: one row of zeros each, which matches nothing
+            local, at = _nothing(len(candidates), dim)
+        mine, mine_at = _of_query(query, side, dim)
+        found = verify(mine, mine_at, local, at)
+        colours = np.stack([_layout(c.colours, 255) for c in candidates])
+        facts = evidence(cosines, found, side, _layout(query.colours, 0), colours)
+        proofs = []
+        for row, verdict in enumerate(judge(self._calibration, facts)):
+            theirs, agree = candidates[row], found.inlier[row]
+            same = query.sha256 is not None and query.sha256 == theirs.sha256
+            whole = query.box == theirs.box == WHOLE
+            boxes = None
+            if agree.any():
+                ones, others = found.matches[row][agree].T
+                boxes = (
+                    _around(mine_at[ones], side, query),
+                    _around(at[row][others], side, theirs),
+                )
+            proofs.append(
+                Proof(
+                    Verdict(Level.EXACT, 1.0) if same and whole else verdict,
+                    float(found.score[row]),
+                    int(found.inliers[row]),
+                    float(facts.overlap_query[row]),
+                    float(facts.overlap_target[row]),
+                    boxes,
+                )
+            )
+        return proofs
+
+
+def _of_query(
+    query: Appearance, side: int, dim: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """All its descriptors, where it was just looked at, or those that were kept."""
+    if query.local is not None:
+        return query.local, grid(side)
+    local, at = unpack([query.packed or b""], side, dim)
+    if not local.shape[1]:
+        local, at = _nothing(1, dim)
+    return local[0], at[0]
+
+
+def _nothing(count: int, dim: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    return np.zeros((count, 1, dim), np.float32), np.zeros((count, 1, 2), np.float32)
+
+
+def _clear(cosines: NDArray[np.float32]) -> bool:
+    second = cosines[1] if len(cosines) > 1 else -1.0
+    return bool(cosines[0] >= _CLEAR and cosines[0] - second >= _AHEAD)
+
+
+def _layout(colours: bytes | None, unknown: int) -> NDArray[np.uint8]:
+    """Query and candidate take other values for unknown: they are not alike then."""
+    shape = (COLOURS, COLOURS, 3)
+    if colours is None or len(colours) != math.prod(shape):
+        return np.full(shape, unknown, np.uint8)
+    return np.frombuffer(colours, np.uint8).reshape(shape)
+
+
+def _around(at: NDArray[np.float32], side: int, of: Appearance) -> Box:
+    """The box of some cells in the whole picture."""
+    ends = np.stack([at.min(axis=0), at.max(axis=0) + 1]) / side
+    for part in (of.seen, of.box):
+        least, most = np.array(part[:2]), np.array(part[2:])
+        ends = np.clip(least + ends * (most - least), 0, 1)
+    return Box(*(float(end) for end in ends.ravel()))
