@@ -94,6 +94,12 @@ evaluate: $(READY) ## DATA=folder [MODELS=folder]: our model beside its peers, o
 	@test -n "$(DATA)" || { echo "Name the folder that holds grocery/, copies/ and clothing/: make evaluate DATA=…"; exit 1; }
 	@$(BIN)/python training/evaluate.py "$(DATA)" .likeness/evaluation $(if $(MODELS),--models "$(MODELS)")
 
+gate: $(READY) ## does the bundled model find what it found before? a part of `make test`
+	@$(BIN)/python -m pytest tests/quality $(ARGS)
+
+baseline: $(READY) ## measure anew what `make gate` compares with
+	@$(BIN)/python -m tests.quality.gate
+
 openapi: $(READY) ## write docs/openapi.json anew
 	@$(BIN)/python -c 'from functions.search.openapi import document_json; print(document_json().decode())' > docs/openapi.json
 
@@ -110,4 +116,4 @@ clean: ## everything that was built here
 		.ruff_cache .import_linter_cache build *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help setup demo serve test check build deploy e2e evaluate openapi lock clean
+.PHONY: help setup demo serve test check build deploy e2e evaluate gate baseline openapi lock clean

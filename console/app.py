@@ -31,7 +31,7 @@ from console import doctor as checks
 from console import models, uploads
 from console.client import Client, ServiceError
 from console.hub import HubError
-from console.local import DEFAULT_DATA, LocalService, use_aws
+from console.local import BUNDLED_MODEL, DEFAULT_DATA, LocalService, use_aws
 from likeness.errors import LikenessError
 
 app = typer.Typer(
@@ -180,7 +180,9 @@ def search(
     url: Url = None,
     api_key: Key = None,
 ) -> None:
-    """Find the pictures most like one."""
+    """Find the pictures most like one, and what each is to it: a copy, edited, the same item."""
+    from console import report  # noqa: PLC0415 - loads the decoder
+
     client = _client(LocalService.running(data), url, api_key)
     options: dict[str, Any] = {"limit": limit}
     if filter:
@@ -199,11 +201,14 @@ def search(
     if as_json:
         out.print_json(data=answer)
         return
-    table = Table("", "score", "key", "payload")
+    table = Table("", "score", "verdict", "key", "payload")
     for rank, result in enumerate(answer["results"], 1):
         payload = "  ".join(f"{k}={v}" for k, v in result["payload"].items())
-        table.add_row(str(rank), f"{result['score']:.3f}", escape(result["key"]), escape(payload))
+        row = (f"{result['score']:.3f}", report.verdict(result), result["key"], payload)
+        table.add_row(str(rank), *map(escape, row))
     out.print(table if answer["results"] else "nothing found")
+    if answer["skipped"]:
+        out.print(f"[yellow]no time was left for {' and '.join(answer['skipped'])}[/yellow]")
     took = "  ".join(f"{k} {v:.1f}" for k, v in answer["took_ms"].items() if k != "cold_start")
     out.print(f"[dim]model {answer['model']}   milliseconds: {took}[/dim]")
 
@@ -224,6 +229,97 @@ def status(
         for name, value in answer.items():
             out.print(f"{name:>11}  {escape(str(value))}")
     raise typer.Exit(0 if answer["state"] == "live" else 1)
+
+
+@app.command()
+def calibrate(
+    dataset: Annotated[
+        Path, typer.Argument(help="A folder of pictures, or a CSV: path, label, instance, split.")
+    ],
+    model: Annotated[
+        Path, typer.Option(envvar="LIKENESS_MODEL_DIR", help="The bundle to calibrate.")
+    ] = BUNDLED_MODEL,
+    split: Annotated[str | None, typer.Option(help="Only these rows of a CSV.")] = None,
+    pictures: Annotated[int, typer.Option(min=20, help="How many of them to take.")] = 300,
+    target: Annotated[
+        Path | None, typer.Option("--out", help="Folder for calibration.json; the bundle's own.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how it would do.")] = False,
+    seed: Annotated[int, typer.Option(help="Draws pictures and edits.")] = 0,
+) -> None:
+    """Teach verdicts what your pictures look like: exact, copy, edited, same item, similar.
+
+    Each picture is edited in known ways, and held against what looks most like it. Half of the
+    pictures try what was learnt from the others; then all are learnt from, and calibration.json is
+    written beside the model. Labels, where there are any, tell what is similar; instances, what is
+    the same item. Deploy the bundle again afterwards.
+
+    [bold]likeness calibrate photos/[/bold]
+    """
+    from console import calibrating  # noqa: PLC0415 - loads onnxruntime
+
+    calibrating.run(dataset, split, model, target or model, pictures, seed, dry_run, out)
+
+
+@app.command()
+def evaluate(
+    dataset: Annotated[
+        Path,
+        typer.Argument(
+            help="A folder of pictures, a folder for each class, or a CSV: path, label, instance, "
+            "split."
+        ),
+    ],
+    synthetic: Annotated[
+        bool, typer.Option("--synthetic", help="Make the queries, by editing the pictures.")
+    ] = False,
+    model: Annotated[
+        Path, typer.Option(envvar="LIKENESS_MODEL_DIR", help="The bundle to evaluate.")
+    ] = BUNDLED_MODEL,
+    queries: Annotated[int, typer.Option(min=1, help="How many to ask.")] = 500,
+    split: Annotated[
+        str | None,
+        typer.Option(help="Only these rows of a CSV; test:iconic are queries and gallery."),
+    ] = None,
+    target: Annotated[
+        Path, typer.Option("--out", help="Folder for evaluation.json, report.html and vectors.")
+    ] = DEFAULT_DATA / "evaluate",
+    baseline: Annotated[
+        Path | None, typer.Option(help="An earlier evaluation.json to compare with.")
+    ] = None,
+    tolerance: Annotated[
+        float, typer.Option(min=0, max=1, help="How far R@1 and mAP may fall below it.")
+    ] = 0.01,
+    seed: Annotated[int, typer.Option(min=0, help="Draws queries and edits.")] = 0,
+) -> None:
+    """Measure how well pictures are found, how fast, and what each stage gains.
+
+    Pictures are searched as the service does it, with each profile. Splits
+    named query or test are searched among those named gallery, train or iconic;
+    without any, each picture among the others. Vectors are kept in --out.
+
+    [bold]likeness evaluate photos/ --synthetic[/bold]  any pictures: are edited copies found?
+
+    [bold]likeness evaluate products.csv --baseline old/evaluation.json[/bold]  a gate for CI:
+    exits with 1 where R@1 or mAP of a profile fell
+    """
+    from console import evaluating, evaluation_report  # noqa: PLC0415 - loads onnxruntime
+
+    before = evaluating.read(baseline) if baseline else None
+    options = evaluating.Options(model, target, synthetic, split, queries, seed)
+    with _progress() as progress:
+        found, misses = evaluating.evaluate(dataset, options, progress, before)
+    evaluation_report.show(found, out)
+    evaluating.write(found, target / evaluating.RESULTS)
+    page = target / evaluation_report.PAGE
+    page.write_text(evaluation_report.page(found, misses), encoding="utf-8")
+    out.print(f"written: {target / evaluating.RESULTS}, and with pictures {page}", soft_wrap=True)
+    fallen = evaluating.falls(before, found, tolerance) if before else []
+    for line in fallen:
+        err.print(f"[red]fell by more than {tolerance:g}[/red]  {escape(line)}", soft_wrap=True)
+    if before and not fallen:
+        out.print(f"nothing fell by more than {tolerance:g} below {baseline}", soft_wrap=True)
+    raise typer.Exit(1 if fallen else 0)
 
 
 @app.command()

@@ -32,10 +32,8 @@ class Client:
 
     def search_image(self, data: bytes, **options: Any) -> dict[str, Any]:
         """Neighbours of an image's bytes; options as in POST /v1/search."""
-        if "filter" in options:
-            options["filter"] = json.dumps(options["filter"])
         kind = f"image/{(sniff(data) or 'jpeg').lower().replace(' ', '-')}"
-        path = f"/v1/search?{urlencode(options)}"
+        path = f"/v1/search?{_query(options)}"
         return self._call("POST", path, data, {"content-type": kind})
 
     def search(self, **fields: Any) -> dict[str, Any]:
@@ -44,7 +42,7 @@ class Client:
         return self._call("POST", "/v1/search", body, {"content-type": "application/json"})
 
     def similar(self, image_id: str, **options: Any) -> dict[str, Any]:
-        return self._call("GET", f"/v1/images/{image_id}/similar?{urlencode(options)}")
+        return self._call("GET", f"/v1/images/{image_id}/similar?{_query(options)}")
 
     def status(self, key: str) -> dict[str, Any]:
         return self._call("GET", f"/v1/status?{urlencode({'key': key})}")
@@ -76,3 +74,12 @@ class Client:
             why = answer.get("detail") or answer.get("message") or response.reason
             raise ServiceError(f"HTTP {response.status}: {why}")
         return answer
+
+
+def _query(options: Mapping[str, Any]) -> str:
+    """As a query string has them: text as it is, all else as JSON."""
+    texts = {
+        name: value if isinstance(value, str) else json.dumps(value)
+        for name, value in options.items()
+    }
+    return urlencode(texts)

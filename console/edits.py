@@ -29,7 +29,7 @@ Colour = tuple[int, int, int]
 Floats = NDArray[np.float64]
 
 _LONGEST = 1024  # pixels of the long side that is worked on: more is scaled down, a copy still
-_SHORTEST = 64  # pixels of the short side that scaling down leaves
+_SHORTEST = 96  # pixels of the short side that scaling down leaves
 _GRAINS = 320  # of noise along the long side; finer noise would vanish where pictures are scaled
 _UNIT_SQUARE = np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, 2.5.1
@@ -41,7 +41,7 @@ _SMOOTH = (
 # differ. An encoder alone makes about 1.
 _CLEAR = 12.0
 _CELLS = (12, 12)
-_TRIES = 10
+_TRIES = 20
 
 
 class Edit(NamedTuple):

@@ -115,7 +115,7 @@ def run(
         from functions.search.app import app, index  # noqa: PLC0415
 
         _hint_at_everything(queue_url, index)
-        with _poller(queue_url, handler), _http_server(app, port) as api_url:
+        with _poller(queue_url, handler), http_server(app, port) as api_url:
             service = LocalService(api_url, aws_url, BUCKET, queue_url, os.getpid())
             state = data / "service.json"
             state.write_text(json.dumps(asdict(service)))
@@ -322,7 +322,7 @@ def feed(
 
 
 @contextlib.contextmanager
-def _http_server(app: Any, port: int) -> Iterator[str]:
+def http_server(app: Any, port: int) -> Iterator[str]:
     import uvicorn  # noqa: PLC0415 - only the commands that serve need it
 
     config = uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning", lifespan="off")

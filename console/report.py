@@ -1,4 +1,4 @@
-"""The demo's results as one self-contained HTML page."""
+"""Results as one self-contained HTML page: the demo's, and the frame of any other."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from html import escape
-from typing import Protocol
+from typing import Any, Protocol
 
 from likeness.images import decode
 from likeness.settings import Limits
@@ -51,17 +51,24 @@ def page(checks: Sequence[Check], pictures: Mapping[str, bytes], model: str) -> 
     right = sum(check.ok for check in checks)
     thumbnails: dict[str, str] = {}
     rows = "".join(_row(check, pictures, thumbnails) for check in checks)
+    lead = (
+        f"{right} of {len(checks)} checks right · model {escape(model)} · "
+        "the expected picture is framed"
+    )
+    return document("Likeness demo", lead, rows)
+
+
+def document(title: str, lead: str, body: str, style: str = "") -> str:
+    """A page that needs no other file. `lead` and `body` are HTML, `title` is text."""
     return (
-        "<!doctype html><html lang=en><meta charset=utf-8><title>Likeness demo</title>"
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>{escape(title)}</title>"
         '<meta name=viewport content="width=device-width, initial-scale=1">'
-        f"<style>{_STYLE}</style><h1>Likeness demo</h1>"
-        f"<p class=sum>{right} of {len(checks)} checks right · model {escape(model)} · "
-        f"the expected picture is framed</p>{rows}"
+        f"<style>{_STYLE}{style}</style><h1>{escape(title)}</h1><p class=sum>{lead}</p>{body}"
     )
 
 
 def _row(check: Check, pictures: Mapping[str, bytes], thumbnails: dict[str, str]) -> str:
-    query = f'<img alt="the query" src="{_thumbnail(check.query)}">' if check.query else ""
+    query = f'<img alt="the query" src="{thumbnail(check.query)}">' if check.query else ""
     answers = "".join(
         _answer(result, check.expected, pictures, thumbnails) for result in check.results
     )
@@ -82,15 +89,24 @@ def _answer(
 ) -> str:
     key = str(result["key"])
     if key not in thumbnails:
-        thumbnails[key] = _thumbnail(pictures[key])
+        thumbnails[key] = thumbnail(pictures[key])
     hit = " class=hit" if key == expected else ""
     return (
         f'<figure{hit}><img alt="{escape(key)}" src="{thumbnails[key]}">'
-        f"<figcaption>{escape(key)}<br>{result['score']:.3f}</figcaption></figure>"
+        f"<figcaption>{escape(key)}<br>{result['score']:.3f} "
+        f"<b>{verdict(result)}</b></figcaption></figure>"
     )
 
 
-def _thumbnail(data: bytes) -> str:
+def verdict(result: Mapping[str, Any]) -> str:
+    """“same item 93 %”; nothing where the service has no calibration for its model."""
+    if "verdict" not in result:
+        return ""
+    return f"{result['verdict'].replace('_', ' ')} {result['probability']:.0%}".replace("%", " %")
+
+
+def thumbnail(data: bytes) -> str:
+    """A small JPEG of a picture, as a data: URL."""
     image, _ = decode(data, Limits(), _THUMBNAIL)
     image.thumbnail((_THUMBNAIL, _THUMBNAIL))
     out = io.BytesIO()

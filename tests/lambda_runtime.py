@@ -309,10 +309,10 @@ def _headers(invocation: _Invocation) -> dict[str, str]:
 
 @contextmanager
 def local_aws() -> Iterator[str]:
-    """S3 and Secrets Manager in MiniStack on loopback, empty; yields the endpoint's URL."""
+    """MiniStack on loopback, empty, with what the functions use; yields the endpoint's URL."""
     with (
         tempfile.TemporaryDirectory() as folder,
-        local.ministack(Path(folder), "s3,secretsmanager") as url,
+        local.ministack(Path(folder), "s3,secretsmanager,events,sqs") as url,
     ):
         yield url
 

@@ -1,10 +1,13 @@
-"""Random ONNX networks of the known architectures' shapes, tiny inside.
+"""Random ONNX networks of the known architectures' shapes, tiny inside, and bundles of them.
 
 What counts is what they take and give. `Network` builds others.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -164,3 +167,22 @@ def transformer(name: str = "image", output: str = "image_embeds", batch: int | 
     network = Network([batch, 3, 224, 224], name=name).patches(24, 32).tokens(24, 49)
     network.times(24, 512).times(512, 512).then("ReduceMean", axes=[1], keepdims=0)
     return network.model([batch, 512], output)
+
+
+def write_bundle(folder: Path, files: dict[str, bytes], **fields: Any) -> Path:
+    """A bundle of 512 dimensions from 224 × 224 pixels, with further fields of model.json."""
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    manifest = {
+        "name": "random",
+        "version": "1",
+        "licence": "none",
+        "source": "here",
+        "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
+        "input": {"name": "image", "height": 224, "width": 224},
+        "resize": {"rule": "crop"},
+        "normalise": {},
+        "embedding": {"name": "embedding", "dim": 512},
+    }
+    (folder / "model.json").write_text(json.dumps(manifest | fields))
+    return folder

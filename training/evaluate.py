@@ -301,7 +301,8 @@ def cells(title: str, sets: dict[str, Described], listed: list[Task]) -> list[Ce
     for name, stored in ways:
         for task in track(listed, name, transient=True):
             ranking = judge(task, sets, stored)
-            estimates = [estimate(values, task.groups) for values in ranking]
+            shown = (ranking.at_1, ranking.at_5, ranking.average_precision)
+            estimates = [estimate(values, task.groups) for values in shown]
             found.append(Cell(name, task.name, len(task.groups), *estimates))
     return found
 

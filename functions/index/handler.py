@@ -85,3 +85,8 @@ class Handler:
             self._logger.warning("to be tried again", why=str(outcome.error), **facts)
         else:
             self._logger.info("reconciled", **facts)
+        if outcome.unannounced:
+            self._metrics.add_metric("Unannounced", MetricUnit.Count, 1)
+            self._logger.warning(
+                "duplicates not announced", key=outcome.ref.key, why=outcome.unannounced
+            )

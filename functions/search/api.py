@@ -63,6 +63,7 @@ _UPLOAD_EXPIRES_S = 900
 _RESERVE_S = 0.5  # for the answer itself
 _FORMATS = {"image/heic": "HEIF", "image/avif": "AVIF"}
 _MAX_KEY_BYTES = 1024
+_MAX_FIELDS = 2 * len(schemas.SearchOptions.__struct_fields__)  # a wrong one is still named
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 if TYPE_CHECKING:
@@ -168,11 +169,8 @@ class Api:
         )
 
     async def status(self, request: Request) -> Response:
-        params = dict(request.query_params)
-        key = params.pop("key", "")
-        if not key or params:
-            raise InvalidRequest("give the object's key, and nothing else, as ?key=…")
-        ref = ObjectRef(self._bucket(), _known_key(key))
+        wanted = _from_texts(request.query_params, schemas.StatusOptions)
+        ref = ObjectRef(self._bucket(), _known_key(wanted.key))
         point = await asyncio.to_thread(self._searcher.status, ref)
         return _json(_status(ref, point))
 
@@ -192,9 +190,9 @@ class Api:
 
     async def duplicates(self, request: Request) -> Response:
         wanted = _from_texts(request.query_params, schemas.PageOptions)
-        cursor = None if wanted.cursor is None else _known_id(wanted.cursor)
-        found = await asyncio.to_thread(self._duplicates.groups, wanted.limit, cursor)
-        groups, next_cursor = found
+        groups, next_cursor = await asyncio.to_thread(
+            self._duplicates.groups, wanted.limit, wanted.cursor
+        )
         return _json(
             schemas.DuplicateGroups(
                 groups=[
@@ -202,6 +200,7 @@ class Api:
                         id=group.id,
                         original=_member(group.original) if group.original else None,
                         copies=[_member(point) for point in group.copies],
+                        more=group.more,
                     )
                     for group in groups
                 ],
@@ -215,7 +214,7 @@ class Api:
         await asyncio.to_thread(
             self._duplicates.decide, wanted.group, _known_id(wanted.id), duplicate
         )
-        return _json(schemas.Done(status="ok"))
+        return _json(schemas.Ok(status="ok"))
 
     async def feedback(self, request: Request) -> Response:
         wanted = await _json_body(request, schemas.Feedback)
@@ -223,7 +222,7 @@ class Api:
             wanted.request_id, wanted.id, wanted.kind, round(time.time(), 3), wanted.query_id
         )
         await asyncio.to_thread(self._feedback.add, opinion)
-        return _json(schemas.Done(status="ok"))
+        return _json(schemas.Ok(status="ok"))
 
     async def upload(self, request: Request) -> Response:
         wanted = await _json_body(
@@ -254,7 +253,7 @@ class Api:
         return _json(ticket, 201)
 
     async def health(self, request: Request) -> Response:
-        return _json(schemas.Health(status="ok"))
+        return _json(schemas.Ok(status="ok"))
 
     async def ready(self, request: Request) -> Response:
         info = await asyncio.to_thread(self._searcher.ready)
@@ -283,12 +282,11 @@ class Api:
             regions=options.detect,
             group_by=options.group_by,
             group_size=options.group_size,
-            exclude=tuple(_known_id(text) for text in options.exclude),
+            exclude=tuple(options.exclude),
             cutoff=Cutoff(options.cutoff.method, options.cutoff.value) if options.cutoff else None,
             diversity=options.diversity,
         )
-        deadline_s = _deadline_s(request)
-        answer = await asyncio.to_thread(self._searcher.search, query, deadline_s)
+        answer = await asyncio.to_thread(self._searcher.search, query, _deadline_s(request))
         return _json(
             schemas.SearchAnswer(
                 request_id=_request_id(request),
@@ -419,7 +417,7 @@ def _content_type(request: Request) -> str:
 
 async def _parse_form(request: Request) -> tuple[Source, schemas.SearchOptions]:
     try:
-        form = await request.form(max_files=1, max_fields=16)
+        form = await request.form(max_files=1, max_fields=_MAX_FIELDS)
     except (UnicodeError, LookupError) as error:  # a charset that is none
         raise InvalidRequest(f"form: {error}") from error
     texts = {name: value for name, value in form.items() if isinstance(value, str)}
@@ -464,11 +462,14 @@ def _decoded(body: bytes, kind: type[S]) -> S:
 def _from_texts(texts: Mapping[str, str], kind: type[S]) -> S:
     """Query-string or form fields: numbers as text, some as JSON."""
     fields: dict[str, Any] = dict(texts)
-    try:
-        for name in fields.keys() & set(openapi.JSON_OPTIONS):
+    for name in fields.keys() & set(openapi.JSON_OPTIONS):
+        try:
             fields[name] = msgspec.json.decode(fields[name])
+        except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+            raise InvalidRequest(f"{name}: {error}") from error
+    try:
         return msgspec.convert(fields, kind, strict=False)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except msgspec.MsgspecError as error:
         raise InvalidRequest(str(error)) from error
 
 
@@ -552,7 +553,7 @@ def _member(point: Point) -> schemas.Member:
 def _deadline_s(request: Request) -> float:
     """When an answer must be under way, on time.monotonic()'s clock: before Lambda stops us."""
     context = request.scope.get("aws.context")
-    if context is None or not hasattr(context, "get_remaining_time_in_millis"):
+    if context is None:
         return math.inf
     left_ms: int = context.get_remaining_time_in_millis()
     return time.monotonic() + left_ms / 1000 - _RESERVE_S

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from html import escape
 from typing import Any
+
+from functions.search.openapi import without_null
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 56rem; margin: 2rem auto; padding: 0 1rem;
@@ -17,7 +19,7 @@ h2 { margin-top: 2.5rem; font-size: 1.1rem } code, pre { font-family: ui-monospa
 table { border-collapse: collapse; width: 100% } td, th { text-align: left; vertical-align: top;
         border-bottom: 1px solid #d8dee4; padding: .3rem .6rem .3rem 0 }
 td { overflow-wrap: anywhere } table { margin-top: 1rem }
-th { white-space: nowrap } td:first-child { min-width: 7rem }
+th, td:first-child { white-space: nowrap } td:first-child { min-width: 7rem }
 pre { overflow-x: auto; padding: .8rem; border: 1px solid #d8dee4; border-radius: 6px }
 @media (prefers-color-scheme: dark) { body { color: #e6edf3; background: #0d1117 }
   td, th { border-color: #30363d } a { color: #79b8ff } }
@@ -31,23 +33,27 @@ stable name such as <code>urn:likeness:problem:image-too-large</code>, its <code
 what was wrong.</p>
 <pre>curl -H 'content-type: image/jpeg' --data-binary @photo.jpg '…/v1/search?limit=5'
 curl -F image=@photo.jpg -F limit=5 …/v1/search
-curl --json '{"key": "products/mug.jpg", "limit": 5}' …/v1/search</pre>
+curl --json '{"key": "products/mug.jpg", "limit": 5}' …/v1/search
+curl --json '{"first": {"key": "a.jpg"}, "second": {"key": "b.jpg"}}' …/v1/compare</pre>
 """
 
 
 def page(document: dict[str, Any]) -> str:
     schemas = document["components"]["schemas"]
-    parts = [
-        _operation(method, path, operation, schemas)
-        for path, operations in document["paths"].items()
-        for method, operation in operations.items()
+    operations = [
+        (method, path, operation)
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
     ]
+    bodies = {_name(body) for _, _, operation in operations if (body := _body(operation))}
+    shapes = (_shape(name, schemas[name]) for name in sorted(schemas.keys() - bodies))
     title = escape(document["info"]["title"])
     return (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{title} API</title>"
         '<meta name=viewport content="width=device-width, initial-scale=1">'
         f"<style>{_STYLE}</style><h1>{title} API</h1>"
-        f"<p>{escape(document['info']['description'])}</p>{_INTRO}{''.join(parts)}"
+        f"<p>{escape(document['info']['description'])}</p>{_INTRO}"
+        f"{''.join(_operation(*each, schemas) for each in operations)}{''.join(shapes)}"
     )
 
 
@@ -61,35 +67,45 @@ def _operation(method: str, path: str, operation: dict[str, Any], schemas: dict[
         for place in ("path", "query")
     ]
     tables = [_table(title, map(_parameter, found)) for title, found in places if found]
-    body = operation.get("requestBody", {}).get("content", {}).get("application/json")
-    if body:
-        schema = schemas[body["schema"]["$ref"].rpartition("/")[2]]
-        fields = [
-            (name, _flat(field), name in schema.get("required", []))
-            for name, field in schema["properties"].items()
-        ]
-        tables.append(_table("In the JSON body", fields))
+    if body := _body(operation):
+        shown = {parameter["name"] for parameter in operation["parameters"]}
+        fields = [field for field in _fields(schemas[_name(body)]) if field[0] not in shown]
+        tables.append(_table(f"In the JSON body{', all of these and' if shown else ''}", fields))
     answers = "".join(
-        _answer(status, response, schemas) for status, response in operation["responses"].items()
+        _answer(status, response) for status, response in operation["responses"].items()
     )
     return f"{head}{''.join(tables)}<table><tr><th>Answer<th>{answers}</table>"
 
 
-def _parameter(parameter: dict[str, Any]) -> tuple[str, dict[str, Any], bool]:
-    schema = parameter.get("schema") or {"type": "JSON"}
-    facts = {"description": parameter.get("description", ""), **_flat(schema)}
-    return parameter["name"], facts, parameter["required"]
+def _shape(name: str, schema: dict[str, Any]) -> str:
+    table = _table("Field", _fields(schema))
+    return f"<h2 id={name}>{name}</h2><p>{_prose(schema.get('description', ''))}</p>{table}"
 
 
-def _flat(schema: dict[str, Any]) -> dict[str, Any]:
-    """“This or null” as this: no field needs to be told that it may be left out."""
-    kinds = [kind for kind in schema.get("anyOf", []) if kind.get("type") != "null"]
-    return {**kinds[0], **schema} if kinds else schema
+def _body(operation: dict[str, Any]) -> dict[str, Any]:
+    content = operation.get("requestBody", {}).get("content", {})
+    schema: dict[str, Any] = content.get("application/json", {}).get("schema", {})
+    return schema
 
 
-def _table(title: str, fields: Iterable[tuple[str, dict[str, Any], bool]]) -> str:
+Field = tuple[str, dict[str, Any], bool]
+
+
+def _fields(schema: dict[str, Any]) -> Iterator[Field]:
+    for name, field in schema["properties"].items():
+        yield name, without_null(field), name in schema.get("required", [])
+
+
+def _parameter(parameter: dict[str, Any]) -> Field:
+    as_json = parameter.get("content", {}).get("application/json")
+    schema = as_json["schema"] | {"as_json": True} if as_json else parameter["schema"]
+    said = {"description": parameter["description"]}
+    return parameter["name"], {**schema, **said}, parameter["required"]
+
+
+def _table(title: str, fields: Iterable[Field]) -> str:
     rows = "".join(
-        f"<tr><td><code>{escape(name)}</code><td>{escape(_kind(schema, required))}"
+        f"<tr><td><code>{escape(name)}</code><td>{_kind(schema, required)}"
         f"<td>{_prose(schema.get('description', ''))}"
         for name, schema, required in fields
     )
@@ -98,21 +114,40 @@ def _table(title: str, fields: Iterable[tuple[str, dict[str, Any], bool]]) -> st
 
 def _kind(schema: dict[str, Any], required: bool) -> str:
     """Type, bounds, default: “integer 1 … 100, default 10”."""
-    facts = [str(schema.get("type", "one of " + ", ".join(schema.get("enum", []))))]
-    if "minimum" in schema:
-        facts[0] += f" {schema['minimum']} … {schema['maximum']}"
+    facts = [_type(schema)]
+    if "maxItems" in schema and "prefixItems" not in schema:
+        facts.append(f"at most {schema['maxItems']}")
+    if schema.get("as_json"):
+        facts.append("as JSON")
     if required:
         facts.append("required")
-    elif schema.get("default") not in (None, {}):
-        facts.append(f"default {json.dumps(schema['default'])}")
+    elif schema.get("default") not in (None, {}, []):
+        facts.append(f"default {escape(json.dumps(schema['default'], ensure_ascii=False))}")
     return ", ".join(facts)
 
 
-def _answer(status: str, response: dict[str, Any], schemas: dict[str, Any]) -> str:
-    schema = response["content"].get("application/json", {}).get("schema")
-    names = schemas[schema["$ref"].rpartition("/")[2]]["properties"] if schema else []
-    fields = f" <code>{escape(', '.join(names))}</code>" if names else ""
-    return f"<tr><td><code>{status}</code><td>{_prose(response['description'])}{fields}"
+def _type(schema: dict[str, Any]) -> str:
+    """“list of string”, “list of 4: number 0 … 1”, or the name of a shape, as a link."""
+    if "enum" in schema:
+        return "one of " + ", ".join(map(escape, schema["enum"]))
+    if "$ref" in schema:
+        return f"<a href=#{_name(schema)}>{_name(schema)}</a>"
+    if "prefixItems" in schema:
+        kinds = dict.fromkeys(map(_type, schema["prefixItems"]))
+        return f"list of {len(schema['prefixItems'])}: {', '.join(kinds)}"
+    if schema.get("type") == "array":
+        return f"list of {_type(schema['items'])}"
+    bounds = [str(schema[key]) for key in ("minimum", "maximum") if key in schema]
+    return " ".join([schema.get("type", "any"), " … ".join(bounds)]).rstrip()
+
+
+def _name(reference: dict[str, Any]) -> str:
+    return str(reference["$ref"]).rpartition("/")[2]
+
+
+def _answer(status: str, response: dict[str, Any]) -> str:
+    shapes = "".join(f" {_type(content['schema'])}" for content in response["content"].values())
+    return f"<tr><td><code>{status}</code><td>{_prose(response['description'])}{shapes}"
 
 
 def _prose(text: str) -> str:

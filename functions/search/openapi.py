@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -21,29 +22,6 @@ _ERRORS = {
     422: "The image cannot be used; `type` and `detail` say why.",
     503: "The index or the bucket is not answering: try again after Retry-After seconds.",
 }
-_KEY_PARAMETER = {
-    "name": "key",
-    "in": "query",
-    "required": True,
-    "schema": {"type": "string", "minLength": 1, "maxLength": 1024},
-    "description": "The object's key in the bucket.",
-}
-_PAGE_PARAMETERS = (
-    {
-        "name": "limit",
-        "in": "query",
-        "required": False,
-        "schema": {"type": "integer", "minimum": 1, "maximum": 200, "default": 50},
-        "description": "Copies to look at.",
-    },
-    {
-        "name": "cursor",
-        "in": "query",
-        "required": False,
-        "schema": {"type": "string"},
-        "description": "The last answer's `next_cursor`.",
-    },
-)
 _ID_PARAMETER = {
     "name": "id",
     "in": "path",
@@ -54,7 +32,9 @@ _ID_PARAMETER = {
 
 
 class Operation(msgspec.Struct, frozen=True):
-    """One route: `name` is also its method of api.Api."""
+    """One route: `name` is also its method of api.Api. `options` are those of the query string;
+    with `images`, the body may be an image, or a form with one and the options.
+    """
 
     name: str
     method: str
@@ -117,14 +97,14 @@ OPERATIONS = (
         "Groups of images that show the same, found as they were indexed.",
         schemas.DuplicateGroups,
         (400, 503),
-        parameters=_PAGE_PARAMETERS,
+        options=schemas.PageOptions,
     ),
     Operation(
         "decide",
         "POST",
         "/v1/duplicates/decisions",
         "Remember that an image is no duplicate of a group.",
-        schemas.Done,
+        schemas.Ok,
         (400, 404, 413, 415, 503),
         body=schemas.Decision,
     ),
@@ -133,7 +113,7 @@ OPERATIONS = (
         "POST",
         "/v1/feedback",
         "What somebody thought of a result.",
-        schemas.Done,
+        schemas.Ok,
         (400, 413, 415, 503),
         body=schemas.Feedback,
     ),
@@ -154,9 +134,9 @@ OPERATIONS = (
         "Was this object indexed: when, with which model, or why not.",
         schemas.Status,
         (400, 503),
-        parameters=(_KEY_PARAMETER,),
+        options=schemas.StatusOptions,
     ),
-    Operation("health", "GET", "/v1/health", "The process is up.", schemas.Health),
+    Operation("health", "GET", "/v1/health", "The process is up.", schemas.Ok),
     Operation(
         "ready",
         "GET",
@@ -175,16 +155,12 @@ def document_json() -> bytes:
 
 @functools.cache
 def document() -> dict[str, Any]:
-    named: dict[str, type[msgspec.Struct]] = {"Problem": schemas.Problem}
-    for operation in OPERATIONS:
-        for kind in (operation.answer, operation.body, operation.options):
-            if kind:
-                named[kind.__name__] = kind
-    _, components = msgspec.json.schema_components(named.values(), ref_template=_REF)
+    kinds: list[type[msgspec.Struct]] = [schemas.Problem]
     paths: dict[str, Any] = {}
     for operation in OPERATIONS:
-        entry = _describe(operation, components)
-        paths.setdefault(operation.path, {})[operation.method.lower()] = entry
+        kinds += [operation.answer, *([operation.body] if operation.body else [])]
+        paths.setdefault(operation.path, {})[operation.method.lower()] = _describe(operation)
+    _, components = msgspec.json.schema_components(kinds, ref_template=_REF)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -202,53 +178,76 @@ def document() -> dict[str, Any]:
     }
 
 
-def _describe(operation: Operation, components: dict[str, Any]) -> dict[str, Any]:
-    parameters = list(operation.parameters)
-    if operation.options:
-        parameters += _option_parameters(operation.options, components)
+def _describe(operation: Operation) -> dict[str, Any]:
+    options = _schema(operation.options) if operation.options else {}
     entry: dict[str, Any] = {
         "operationId": operation.name,
         "summary": operation.summary,
-        "parameters": parameters,
+        "parameters": [*operation.parameters, *_option_parameters(options)],
         "responses": _responses(operation),
     }
     if operation.body:
-        entry["requestBody"] = {"required": True, "content": _contents(operation, components)}
+        contents = {"application/json": {"schema": _ref(operation.body)}}
+        if operation.images:
+            contents |= _image_contents(options)
+        entry["requestBody"] = {"required": True, "content": contents}
     return entry
 
 
-def _option_parameters(
-    options: type[msgspec.Struct], components: dict[str, Any]
-) -> list[dict[str, Any]]:
-    properties = components[options.__name__]["properties"]
+def without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """“This or null” as this: of a field that may be left out."""
+    kinds = [kind for kind in schema.get("anyOf", []) if kind.get("type") != "null"]
+    if len(kinds) != 1:
+        return schema
+    rest = {name: value for name, value in schema.items() if name not in ("anyOf", "default")}
+    return {**kinds[0], **rest}
+
+
+def _schema(kind: type[msgspec.Struct]) -> dict[str, Any]:
+    """Of a struct whose fields stand in a query string or a form, where there is no null."""
+    _, components = msgspec.json.schema_components([kind], ref_template=_REF)
+    schema: dict[str, Any] = components[kind.__name__]
+    properties = schema["properties"].items()
+    return {**schema, "properties": {name: without_null(field) for name, field in properties}}
+
+
+def _option_parameters(options: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [
-        {"name": name, "in": "query", "required": False, **_parameter_schema(name, schema)}
-        for name, schema in properties.items()
+        {
+            "name": name,
+            "in": "query",
+            "required": name in options["required"],
+            **_parameter_schema(name, schema),
+        }
+        for name, schema in options.get("properties", {}).items()
     ]
 
 
 def _parameter_schema(name: str, schema: dict[str, Any]) -> dict[str, Any]:
+    """The description stands beside the schema, where tools for parameters look for it."""
+    kept = {key: value for key, value in schema.items() if key != "description"}
+    said = {key: value for key, value in schema.items() if key == "description"}
     if name in JSON_OPTIONS:
-        content = {"application/json": {"schema": schema}}
-        return {"content": content, "description": schema["description"]}
-    return {"schema": schema}
+        return {"content": {"application/json": {"schema": kept}}, **said}
+    return {"schema": kept, **said}
 
 
-def _contents(operation: Operation, components: dict[str, Any]) -> dict[str, Any]:
-    assert operation.body
-    contents: dict[str, Any] = {"application/json": {"schema": _ref(operation.body)}}
-    if operation.images and operation.options:
-        binary = {"type": "string", "format": "binary"}
-        properties = components[operation.options.__name__]["properties"]
-        contents["image/*"] = {"schema": binary}
-        contents["multipart/form-data"] = {
+def _image_contents(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The image as the body, or as a form's file beside the options."""
+    binary = {"type": "string", "format": "binary"}
+    return {
+        "image/*": {"schema": binary},
+        "multipart/form-data": {
             "schema": {
                 "type": "object",
                 "required": ["image"],
-                "properties": {"image": binary, **properties},
-            }
-        }
-    return contents
+                "properties": {"image": binary, **options["properties"]},
+                "additionalProperties": False,
+            },
+            # a list would be sent as a field for each item
+            "encoding": {name: {"contentType": "application/json"} for name in JSON_OPTIONS},
+        },
+    }
 
 
 def _responses(operation: Operation) -> dict[str, Any]:

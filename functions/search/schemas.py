@@ -7,11 +7,14 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-Text = Annotated[str, Meta(min_length=1, max_length=1024)]
 MAX_OFFSET = 10_000
 
-
+Text = Annotated[str, Meta(min_length=1, max_length=1024)]
+# What is looked up: one that is none of ours is not found.
 Id = Annotated[str, Meta(min_length=1, max_length=64)]
+# What is only compared. The length refuses a newline at the end, which Python's $ lets pass.
+Uuid = Annotated[str, Meta(max_length=36, pattern="^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
+Token = Annotated[str, Meta(min_length=1, max_length=65_536)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Sides = tuple[Share, Share, Share, Share]
 _BOX = "Left, top, right, bottom, as shares of the picture's width and height."
@@ -33,10 +36,10 @@ class SearchOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         dict[str, Any] | None,
         Meta(description="Qdrant filter JSON (must, should, must_not) over declared keys."),
     ] = None
-    score_threshold: (
-        Annotated[float, Meta(ge=-1, le=1, description="Leave out neighbours with a lower cosine.")]
-        | None
-    ) = None
+    score_threshold: Annotated[
+        Annotated[float, Meta(ge=-1, le=1)] | None,
+        Meta(description="Leave out neighbours with a lower cosine."),
+    ] = None
     rerank: Annotated[
         Literal["none", "fast", "precise"],
         Meta(
@@ -56,7 +59,7 @@ class SearchOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         Text | None, Meta(description="A declared key: one row for each of its values.")
     ] = None
     group_size: Annotated[int, Meta(ge=1, le=10, description="Rows of each group.")] = 1
-    exclude: Annotated[list[Id], Meta(max_length=1000, description="Ids to leave out.")] = []
+    exclude: Annotated[list[Uuid], Meta(max_length=1000, description="Ids to leave out.")] = []
     cutoff: Annotated[
         Cutoff | None, Meta(description="Where the list ends by itself, by its own scores.")
     ] = None
@@ -72,53 +75,61 @@ class SearchOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     ] = False
 
 
-class Picture(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """Give exactly one: image, image_url, id, key or query_id."""
-
-    image: Annotated[
-        str | None, Meta(description="The query image, base64; at most 4.5 MiB when decoded.")
-    ] = None
-    image_url: Annotated[
-        Annotated[str, Meta(min_length=1, max_length=2048)] | None,
-        Meta(description="https, of a host that this service was told to fetch from."),
-    ] = None
-    id: Annotated[
-        str | None, Meta(description="Search with an indexed image, by the id of an answer.")
-    ] = None
-    key: Annotated[
-        Text | None, Meta(description="Search with an object of the bucket, indexed or not.")
-    ] = None
-    query_id: Annotated[
-        Annotated[str, Meta(min_length=1, max_length=65_536)] | None,
-        Meta(description="Of an earlier answer: nothing is uploaded or embedded again."),
-    ] = None
+# The sources that show a picture.
+Base64 = Annotated[
+    str | None, Meta(description="The query image, base64; at most 4.5 MiB when decoded.")
+]
+Url = Annotated[
+    Annotated[str, Meta(min_length=1, max_length=2048)] | None,
+    Meta(description="https, of a host that this service was told to fetch from."),
+]
+IndexedId = Annotated[
+    str | None, Meta(description="Search with an indexed image, by the id of an answer.")
+]
+Key = Annotated[
+    Text | None, Meta(description="Search with an object of the bucket, indexed or not.")
+]
+QueryId = Annotated[
+    Token | None,
+    Meta(description="Of an earlier answer: nothing is uploaded or embedded again."),
+]
 
 
-class SearchRequest(SearchOptions, Picture, forbid_unknown_fields=True, kw_only=True):
+class SearchRequest(SearchOptions, forbid_unknown_fields=True, kw_only=True):
     """Give exactly one source: image, image_url, id, key, query_id, text, vector with model, or
     positive with negative.
     """
 
+    image: Base64 = None
+    image_url: Url = None
+    id: IndexedId = None
+    key: Key = None
+    query_id: QueryId = None
     text: Annotated[Text | None, Meta(description="Words, where the model knows any.")] = None
-    vector: (
-        Annotated[
-            list[float],
-            Meta(min_length=1, max_length=8192, description="A vector made by `model`."),
-        ]
-        | None
-    ) = None
+    vector: Annotated[
+        Annotated[list[float], Meta(min_length=1, max_length=8192)] | None,
+        Meta(description="A vector made by `model`."),
+    ] = None
     model: Annotated[
         Text | None, Meta(description="Fingerprint of the model that made `vector`.")
     ] = None
     positive: Annotated[
-        list[Id] | None, Meta(min_length=1, max_length=20, description="Like these indexed images.")
+        Annotated[list[Id], Meta(min_length=1, max_length=20)] | None,
+        Meta(description="Like these indexed images."),
     ] = None
     negative: Annotated[
         list[Id], Meta(max_length=20, description="And unlike these; only with `positive`.")
     ] = []
 
 
-class ComparedPicture(Picture, forbid_unknown_fields=True, kw_only=True):
+class ComparedPicture(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """Give exactly one: image, image_url, id, key or query_id."""
+
+    image: Base64 = None
+    image_url: Url = None
+    id: IndexedId = None
+    key: Key = None
+    query_id: QueryId = None
     box: Annotated[Sides | None, Meta(description=f"Compare this part only. {_BOX}")] = None
 
 
@@ -211,8 +222,8 @@ class Member(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     id: str
     key: str
-    verdict: str | UnsetType = UNSET
-    probability: float | UnsetType = UNSET
+    verdict: Annotated[str | UnsetType, Meta(description="exact, copy or edited.")] = UNSET
+    probability: Probability | UnsetType = UNSET
 
 
 class DuplicateGroup(msgspec.Struct, kw_only=True):
@@ -221,16 +232,25 @@ class DuplicateGroup(msgspec.Struct, kw_only=True):
     id: str
     original: Annotated[Member | None, Meta(description="The first; null once it was deleted.")]
     copies: list[Member]
+    more: Annotated[bool, Meta(description="There are copies beyond those listed.")]
 
 
 class DuplicateGroups(msgspec.Struct, kw_only=True):
+    """A group is on the page of its first copy, whole; a page may have none, and yet a next one."""
+
     groups: list[DuplicateGroup]
     next_cursor: str | None
 
 
 class PageOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    limit: Annotated[int, Meta(ge=1, le=200)] = 50
-    cursor: str | None = None
+    limit: Annotated[int, Meta(ge=1, le=200, description="Copies to look at.")] = 50
+    cursor: Annotated[
+        Uuid | None, Meta(description="The last answer's `next_cursor`; none for the first page.")
+    ] = None
+
+
+class StatusOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    key: Annotated[Text, Meta(description="The object's key in the bucket.")]
 
 
 class Decision(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -244,16 +264,12 @@ class Decision(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 class Feedback(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     request_id: Annotated[Id, Meta(description="Of the answer that showed it.")]
-    id: Annotated[Id, Meta(description="The result's id.")]
+    id: Annotated[Uuid, Meta(description="The result's id.")]
     kind: Literal["click", "relevant", "not_relevant"]
     query_id: Annotated[
-        Annotated[str, Meta(min_length=1, max_length=65_536)] | None,
+        Token | None,
         Meta(description="The answer's query_id: an evaluation can then ask again."),
     ] = None
-
-
-class Done(msgspec.Struct, kw_only=True):
-    status: Literal["ok"]
 
 
 class Image(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -323,7 +339,7 @@ class UploadTicket(msgspec.Struct, kw_only=True):
     status_url: Annotated[str, Meta(description="Poll this until the state is live or rejected.")]
 
 
-class Health(msgspec.Struct, kw_only=True):
+class Ok(msgspec.Struct, kw_only=True):
     status: Literal["ok"]
 
 

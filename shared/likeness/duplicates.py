@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+import uuid
+from collections import defaultdict
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from msgspec import Struct, structs
 
 from likeness.errors import IndexMissing, IndexRefused, InvalidRequest, NotIndexed
 from likeness.model import ModelSpec
 from likeness.ports import VectorIndex
-from likeness.records import Lookup, Partner, Point, PointWrite, State
+from likeness.records import (
+    POINT_NAMESPACE,
+    Candidate,
+    Lookup,
+    Partner,
+    Point,
+    PointWrite,
+    State,
+)
 from likeness.rerank.appearance import of_point
 from likeness.rerank.profiles import Ranker
 from likeness.rerank.verdicts import Calibration, Level
 
 # Nearest neighbours that a new image is held against, and how many partners it keeps.
 _LOOKED_AT, _KEPT = 20, 10
+# Copies of one group that are listed: a picture that says "no photo yet" may have thousands.
+_LISTED = 100
 _SAME = (Level.EXACT, Level.COPY, Level.EDITED)
 _DECISION = "not-duplicate"
 _PAGE = 200
+_NO_COPY = {"is_empty": {"key": "original"}}
 
 Announce = Callable[[Sequence[Point]], None]
 
@@ -40,33 +52,39 @@ class Gate:
         """The same writes, live points with their partners: those in the index, and those before
         them in this batch. Two functions that index one picture at the same moment miss each
         other; the next look at either of them finds the pair.
+
+        It compares with what stands behind the alias: while that is another model's, just with the
+        batch. Raises IndexUnavailable.
         """
-        live = [write.point for write in writes if write.point.vector is not None]
-        if not live:
-            return list(writes)
-        lookups = [
-            Lookup(
-                point.vector,
-                _LOOKED_AT,
-                filter={"must_not": [{"has_id": [point.id]}]},
-                full=True,
-            )
-            for point in live
-            if point.vector is not None
-        ]
-        try:
-            answers = self._index.nearest(lookups)
-        except (IndexMissing, IndexRefused):  # the alias is another model's, or nobody's yet
-            answers = [[] for _ in lookups]
+        batch = {write.point.id: write.point for write in writes}
+        live = [point for point in batch.values() if point.vector is not None]
         marked: dict[str, Point] = {}
-        for point, found in zip(live, answers, strict=True):
-            others = {candidate.point.id: candidate.point for candidate in found}
+        for point, found in zip(live, self._neighbours(live), strict=True):
+            others = {
+                other.id: other
+                for other in (candidate.point for candidate in found)
+                # what this batch replaces by something else is no longer there
+                if other.sha256 == batch.get(other.id, other).sha256
+            }
             others |= marked  # fresher than what is stored
             marked[point.id] = self._with_partners(point, list(others.values()))
         return [
             structs.replace(write, point=marked.get(write.point.id, write.point))
             for write in writes
         ]
+
+    def _neighbours(self, live: list[Point]) -> list[list[Candidate]]:
+        lookups = [
+            Lookup(
+                point.vector, _LOOKED_AT, filter={"must_not": [{"has_id": [point.id]}]}, full=True
+            )
+            for point in live
+            if point.vector is not None
+        ]
+        try:
+            return self._index.nearest(lookups) if lookups else []
+        except (IndexMissing, IndexRefused):  # the alias is another model's, or nobody's yet
+            return [[] for _ in lookups]
 
     def _with_partners(self, point: Point, others: list[Point]) -> Point:
         others = [
@@ -80,27 +98,33 @@ class Gate:
             for proof, other in zip(proofs, others, strict=True)
             if proof.verdict.level in _SAME
         ]
-        found.sort(key=lambda pair: (_SAME.index(pair[0].level), -pair[0].probability))
-        partners = tuple(
-            Partner(other.id, other.ref.key, verdict.level.value, round(verdict.probability, 4))
-            for verdict, other in found[:_KEPT]
-        )
-        if not partners:
+        if not found:
             return point
+        # the id, so that equals come in the same order each time
+        found.sort(key=lambda pair: (_SAME.index(pair[0].level), -pair[0].probability, pair[1].id))
         first = found[0][1]
-        # two that were each found beside the other must not each call the other its original
         original = first.original or first.id
         return structs.replace(
-            point, partners=partners, original=None if original == point.id else original
+            point,
+            partners=tuple(
+                Partner(other.id, other.ref.key, verdict.level.value, round(verdict.probability, 4))
+                for verdict, other in found[:_KEPT]
+            ),
+            group=first.group or _group_of(first),
+            # what was found beside its own copy stays the original
+            original=None if original == point.id else original,
         )
 
 
 class Group(Struct, frozen=True):
-    """Images that show the same: `original` is the first of them, where it is still there."""
+    """Images that show the same: `original` is the first of them, None once it was deleted or
+    replaced by another picture. `more`: there are copies beyond those listed.
+    """
 
     id: str
     original: Point | None
     copies: list[Point]
+    more: bool = False
 
 
 class Duplicates:
@@ -110,59 +134,78 @@ class Duplicates:
         self._index = index
 
     def groups(self, limit: int, cursor: str | None = None) -> tuple[list[Group], str | None]:
-        """Groups that begin among the next `limit` copies, and the cursor of what follows."""
-        page = self._index.scroll(limit, cursor, {"must_not": [{"is_empty": {"key": "original"}}]})
-        names = sorted({point.original for point in page.points if point.original})
-        if not names:
-            return [], page.next_cursor
-        members = self._all({"must": [{"key": "original", "match": {"any": names}}]})
-        dismissed = self._decided()
+        """Groups that begin among the next `limit` copies, and the cursor of what follows.
+
+        A page may have no group and still a cursor: its copies are of groups that began earlier.
+        """
+        page = self._index.scroll(limit, cursor, {"must_not": [_NO_COPY]})
         here = {point.id for point in page.points}
-        originals = self._index.fetch(names)
+        dismissed = self._dismissed() if here else {}
         groups = []
-        for name in names:
-            copies = sorted((p for p in members if p.original == name), key=lambda p: p.id)
-            if not copies or copies[0].id not in here:
-                continue  # it begins on an earlier page
-            copies = [p for p in copies if (name, p.id) not in dismissed and p.state is State.LIVE]
-            original = originals.get(name)
-            if original and original.state is not State.LIVE:
-                original = None
-            if len(copies) + bool(original) > 1:
-                groups.append(Group(name, original, copies))
-        return groups, page.next_cursor
+        for name in sorted({point.group for point in page.points if point.group}):
+            group = self._listed(name, dismissed.get(name, []))
+            if group.copies and group.copies[0].id in here:
+                groups.append(group)
+        originals = self._originals(groups)
+        groups = [structs.replace(group, original=originals.get(group.id)) for group in groups]
+        return [g for g in groups if len(g.copies) + bool(g.original) > 1], page.next_cursor
 
     def decide(self, group: str, image: str, duplicate: bool) -> None:
         """Remember that an image is no duplicate of a group, or forget it again.
 
-        Raises NotIndexed where there is no such image, InvalidRequest where it is of another group.
+        It is remembered for as long as the object's picture falls into this group, however often it
+        is indexed. Raises NotIndexed where there is no such image, InvalidRequest where it is no
+        copy of this group.
         """
         point = self._index.fetch([image]).get(image)
         if point is None or point.state is not State.LIVE:
             raise NotIndexed(f"no image with the id {image}")
-        if point.original != group:
-            raise InvalidRequest(f"{image} is not in the group {group}")
+        if point.original is None or point.group != group:
+            raise InvalidRequest(f"{image} is no copy of the group {group}")
         note_id = f"{group} {image}"
         if duplicate:
             self._index.forget(_DECISION, note_id)
         else:
             self._index.note(_DECISION, note_id, {"group": group, "image": image})
 
-    def _decided(self) -> set[tuple[str, str]]:
-        pairs: set[tuple[str, str]] = set()
+    def _listed(self, name: str, dismissed: list[str]) -> Group:
+        """The group's first copies, without its original."""
+        page = self._index.scroll(
+            _LISTED,
+            None,
+            {
+                "must": [{"key": "group", "match": {"value": name}}],
+                "must_not": [_NO_COPY, *([{"has_id": dismissed}] if dismissed else [])],
+            },
+        )
+        return Group(name, None, list(page.points), page.next_cursor is not None)
+
+    def _originals(self, groups: list[Group]) -> dict[str, Point]:
+        """Of the groups by their names, where it still shows the same."""
+        ids = {group.id: group.copies[0].original or "" for group in groups}
+        if not ids:
+            return {}
+        wanted = {"must": [{"has_id": sorted(set(ids.values()))}]}
+        found = {point.id: point for point in self._index.scroll(len(ids), None, wanted).points}
+        return {
+            name: found[point_id]
+            for name, point_id in ids.items()
+            # it is as it was, or it was found beside its copies when it was encoded anew
+            if point_id in found and name in (_group_of(found[point_id]), found[point_id].group)
+        }
+
+    def _dismissed(self) -> dict[str, list[str]]:
+        """Ids that are no duplicates, by the group that they are not of."""
+        images: defaultdict[str, list[str]] = defaultdict(list)
         cursor = None
         while True:
             notes, cursor = self._index.notes(_DECISION, _PAGE, cursor)
-            pairs |= {(note["group"], note["image"]) for note in notes}
+            for note in notes:
+                images[note["group"]].append(note["image"])
             if cursor is None:
-                return pairs
+                return images
 
-    def _all(self, filter: dict[str, Any]) -> list[Point]:
-        points: list[Point] = []
-        cursor = None
-        while True:
-            page = self._index.scroll(_PAGE, cursor, filter)
-            points += page.points
-            cursor = page.next_cursor
-            if cursor is None:
-                return points
+
+def _group_of(point: Point) -> str:
+    """The name of a point's own group. Another picture under the same key begins another group."""
+    return str(uuid.uuid5(POINT_NAMESPACE, f"{point.id}\0{point.sha256}"))

@@ -1,4 +1,6 @@
-"""Ranking metrics, with intervals that respect how errors come: by product, not by photo."""
+"""Ranking metrics, with intervals that respect how errors come: by product, not by photo; and how
+far claimed probabilities can be believed.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +12,11 @@ from numpy.typing import NDArray
 
 
 class Ranking(NamedTuple):
-    """One value for each of Q queries: the first relevant result's rank is 1 (R@1), within 5."""
+    """One value for each of Q queries: the first relevant result has rank 1, at most 5, 10."""
 
     at_1: NDArray[np.float64]
     at_5: NDArray[np.float64]
+    at_10: NDArray[np.float64]
     average_precision: NDArray[np.float64]
 
 
@@ -26,6 +29,23 @@ class Estimate(Struct, frozen=True):
 
     def __str__(self) -> str:
         return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+class Bin(Struct, frozen=True):
+    """Claims of a probability from `low` to `high`: how many, their mean, how often they held."""
+
+    low: float
+    high: float
+    count: int
+    claimed: float
+    held: float
+
+
+class Reliability(Struct, frozen=True):
+    """Bins without claims are left out. `error`: the expected calibration error, 0 to 1."""
+
+    bins: tuple[Bin, ...]
+    error: float
 
 
 def rank(
@@ -48,6 +68,7 @@ def rank(
     return Ranking(
         np.asarray(hits[:, 0], np.float64),
         np.asarray(hits[:, :5].any(axis=1), np.float64),
+        np.asarray(hits[:, :10].any(axis=1), np.float64),
         np.asarray((precision * hits).sum(axis=1) / found, np.float64),
     )
 
@@ -67,3 +88,27 @@ def estimate(
     means = totals[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
     low, high = np.percentile(means, [2.5, 97.5])
     return Estimate(float(values.mean()), float(low), float(high))
+
+
+def reliability(
+    claimed: NDArray[np.float64], held: NDArray[np.bool_], bins: int = 10
+) -> Reliability:
+    """Claimed probabilities (N,) and whether each held (N,), in bins of equal width.
+
+    The error is the mean distance of what was claimed from how often it held, each bin weighted by
+    its claims (Guo et al., On Calibration of Modern Neural Networks, ICML 2017, section 2).
+    """
+    place = np.minimum((claimed * bins).astype(np.intp), bins - 1)
+    filled = [
+        Bin(
+            number / bins,
+            (number + 1) / bins,
+            int(inside.sum()),
+            float(claimed[inside].mean()),
+            float(held[inside].mean()),
+        )
+        for number in np.unique(place).tolist()
+        for inside in [place == number]
+    ]
+    error = sum(b.count * abs(b.claimed - b.held) for b in filled) / max(1, len(claimed))
+    return Reliability(tuple(filled), float(error))

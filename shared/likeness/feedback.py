@@ -29,9 +29,10 @@ class Feedback:
         self._index = index
 
     def add(self, opinion: Opinion) -> None:
-        """Kept once: a repeated call changes nothing, another judgement replaces the first."""
-        click = "click" if opinion.kind == "click" else "judged"
-        note_id = f"{opinion.request_id} {opinion.id} {click}"
+        """Kept once: the same again, or another judgement, replaces the first."""
+        kind = "click" if opinion.kind == "click" else "judgement"
+        # callers choose these texts: put together by any separator, two opinions could be one
+        note_id = msgspec.json.encode((opinion.request_id, opinion.id, kind)).decode()
         self._index.note(_KIND, note_id, msgspec.to_builtins(opinion))
 
     def all(self) -> Iterator[Opinion]:

@@ -6,7 +6,6 @@ reads what the bucket says now, writes where the index differs, and looks again 
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +27,7 @@ from likeness.errors import (
     LikenessError,
     ObjectChanged,
     StoreUnavailable,
+    Unavailable,
 )
 from likeness.filters import Schema
 from likeness.images import decode
@@ -72,13 +72,17 @@ class Result(StrEnum):
 
 
 class Outcome(Struct, frozen=True):
-    """`loops` counts the writes it took; `error` is why it failed and must be tried again."""
+    """`loops` counts the writes it took; `error` is why it failed and must be tried again.
+
+    `unannounced` is why nobody was told of its duplicates: the point names them all the same.
+    """
 
     ref: ObjectRef
     result: Result
     reason: str | None = None
     loops: int = 0
     error: LikenessError | None = None
+    unannounced: str | None = None
 
 
 class _Look(Struct, frozen=True):
@@ -170,12 +174,17 @@ class Indexer:
         if not self._prepared:
             self._index.prepare(self._embedder.fingerprint, self._embedder.dim, self._patches_dim)
             self._prepared = True
+        news: set[ObjectRef] = set()
         for loop in range(_WRITES + 1):
-            looks = [look for look in self._look(pending, outcomes) if not self._agrees(look)]
+            looks: list[_Look] = []
+            agreed: list[_Look] = []
+            for look in self._look(pending, outcomes):
+                (agreed if self._agrees(look) else looks).append(look)
+            self._announce([look for look in agreed if look.ref in news], outcomes)
             if not looks:
                 return
             if loop < _WRITES:
-                pending = self._mend(looks, outcomes, loop + 1)
+                pending = self._mend(looks, outcomes, loop + 1, news)
         for look in looks:
             error = IndexContended(f"{look.ref.key} kept changing while it was indexed")
             outcomes[look.ref] = Outcome(look.ref, Result.FAILED, error.slug, _WRITES, error)
@@ -205,9 +214,15 @@ class Indexer:
         )
 
     def _mend(
-        self, looks: list[_Look], outcomes: dict[ObjectRef, Outcome], loop: int
+        self,
+        looks: list[_Look],
+        outcomes: dict[ObjectRef, Outcome],
+        loop: int,
+        news: set[ObjectRef],
     ) -> list[Hint]:
-        """Write what the bucket said; returns the hints that need another look."""
+        """Write what the bucket said; returns the hints that need another look. `news` gets those
+        whose picture was not there before.
+        """
         writes = [self._write(look, State.GONE) for look in looks if look.state is None]
         present = [look for look in looks if look.state]
         prepared = []
@@ -224,22 +239,32 @@ class Indexer:
                 outcomes[look.ref] = _failed(look.ref, error)
         if prepared:
             found = self._embedder.describe([item.prepared.tensor for item in prepared])
-            live = [self._live(item, found, row) for row, item in enumerate(prepared)]
-            writes += self._gate.marked(live) if self._gate else live
+            writes += [self._live(item, found, row) for row, item in enumerate(prepared)]
+        if self._gate:
+            writes = self._gate.marked(writes)
         if writes:
             self._index.write(self._embedder.fingerprint, writes)
-        self._announce([write.point for write in writes if write.point.partners])
+        before = {look.ref: look.point.sha256 for look in looks if look.point}
         for point in (write.point for write in writes):
+            if point.sha256 != before.get(point.ref):
+                news.add(point.ref)
             outcomes[point.ref] = Outcome(point.ref, _RESULTS[point.state], point.reason, loop)
         return [look.hint for look in looks if not outcomes[look.ref].error]
 
-    def _announce(self, points: list[Point]) -> None:
-        """Once they are written. A bus that does not take them must not hold the index up: the
-        points say it too.
+    def _announce(self, looks: list[_Look], outcomes: dict[ObjectRef, Outcome]) -> None:
+        """Tell of duplicates that stand in the index now: a write may have lost to another.
+
+        A bus that does not take them must not hold the index up: the points say it too.
         """
-        if points:
-            with contextlib.suppress(StoreUnavailable):
-                self._tell(points)
+        points = [look.point for look in looks if look.point and look.point.partners]
+        if not points:
+            return
+        try:
+            self._tell(points)
+        except Unavailable as error:
+            for point in points:
+                outcome = outcomes[point.ref]
+                outcomes[point.ref] = msgspec.structs.replace(outcome, unannounced=str(error))
 
     def _read(self, look: _Look) -> tuple[_Look, ObjectBody | ImageError | None]:
         """The object's bytes, why they are too many, or None where the object has changed."""

@@ -24,12 +24,12 @@ _FILTERS = {
 _REDUCING_GAP = 2.0
 # Two grey levels of 255: less than this is compression noise around one flat colour.
 _FLAT_RANGE = 2
-COLOURS = 12  # cells a side of the layout of colours: 432 bytes
+COLOURS = 16  # cells a side of the layout of colours: 768 bytes
 
 
 class Prepared(NamedTuple):
     """`tensor`: (1, C, H, W) or (1, H, W, C), float32 or uint8, as `spec.input` says. `colours`:
-    the mean colours of what it shows on a grid, uint8 (COLOURS, COLOURS, 3).
+    the mean colours of the same on a grid, uint8 (COLOURS, COLOURS, 3).
     """
 
     tensor: NDArray[np.float32] | NDArray[np.uint8]
@@ -49,7 +49,8 @@ def prepare(image: Image.Image, spec: ModelSpec) -> Prepared:
         picture = small.crop((0, 0, *_fitted(image.size, spec.input)))
     if max(high - low for low, high in _extrema(picture)) <= _FLAT_RANGE:
         raise NoDetail("the image is one flat colour: there is nothing to compare")
-    colours = np.asarray(picture.resize((COLOURS, COLOURS), Image.Resampling.BOX))
+    # of all that the network sees, padding included: geometry aligns the two by its map
+    colours = np.asarray(small.resize((COLOURS, COLOURS), Image.Resampling.BOX))
     return Prepared(_normalised(np.asarray(small), spec.input, spec.normalise), colours)
 
 

@@ -133,8 +133,9 @@ class Point(Struct, frozen=True):
     `rerank.packing` packs them; `colours`, the layout of `preprocessing.Prepared` as bytes. They
     are None on points that were read without them.
 
-    `settings` is a digest of the schema and limits that it was indexed under. `partners` are its
-    duplicates that were there before it, and `original` is the id of the first of them all.
+    `settings` is a digest of the schema and limits that it was indexed under. `partners` are the
+    duplicates that were there when it was indexed, the closest first. `group` names all that show
+    the same, and `original` is the id of the first of them, None on that one itself.
     """
 
     ref: ObjectRef
@@ -154,10 +155,16 @@ class Point(Struct, frozen=True):
     colours: bytes | None = None
     partners: Sequence[Partner] = ()
     original: str | None = None
+    group: str | None = None
 
     @property
     def id(self) -> str:
         return self.ref.point_id
+
+    @property
+    def sha256(self) -> str | None:
+        """Of the object's bytes, where they are an image."""
+        return self.image.sha256 if self.image else None
 
 
 class PointWrite(Struct, frozen=True):

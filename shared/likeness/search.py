@@ -13,7 +13,7 @@ from msgspec import Struct, structs
 from numpy.typing import NDArray
 from PIL import Image
 
-from likeness.embedding import Embedder, TextEmbedder, check_vector
+from likeness.embedding import Embedder, TextEmbedder
 from likeness.errors import (
     ConfigurationError,
     IndexMissing,
@@ -26,8 +26,8 @@ from likeness.errors import (
 )
 from likeness.filters import Schema
 from likeness.images import decode
+from likeness.looking import appearances
 from likeness.ports import ObjectStore, VectorIndex
-from likeness.preprocessing import cropped, seen
 from likeness.records import (
     WHOLE,
     Box,
@@ -42,7 +42,6 @@ from likeness.records import (
 from likeness.rerank import regions
 from likeness.rerank.appearance import Appearance, from_token, of_point, to_token
 from likeness.rerank.diversity import diversify
-from likeness.rerank.packing import pack
 from likeness.rerank.profiles import Profile, Proof, Ranker
 from likeness.rerank.selection import above_gap, above_relative, grouped
 from likeness.rerank.verdicts import Calibration
@@ -52,6 +51,9 @@ from likeness.settings import MIB, Limits
 MAX_QUERY_BYTES = int(4.5 * MIB)
 # Neighbours that are reranked; options that compare results with each other see no others.
 DEPTH = 100
+# Equals come from the index in any order, another one each time. Where no more than so many stand
+# on either side of a page's edge, we put them into ours, and pages join without a gap or a double.
+_EDGE = 16
 # Of a picture with `detect`.
 MAX_REGIONS = 5
 _OTHER_MODEL = (
@@ -348,52 +350,22 @@ class Searcher:
             # a part needs as many pixels as a whole picture does
             share = min(box.right - box.left, box.bottom - box.top) if box else 1.0
             picture, info = decode(data, self._limits, math.ceil(side / max(share, 0.1)))
-        [appearance] = self._appearances(picture, [box or WHOLE], watch, info.sha256)
+        [appearance] = appearances(
+            self._embedder, picture, [box or WHOLE], info.sha256, watch.stage
+        )
         return _Looked(appearance, own_ids, picture)
-
-    def _appearances(
-        self,
-        picture: Image.Image,
-        boxes: Sequence[Box],
-        watch: _Stopwatch,
-        sha256: str | None,
-    ) -> list[Appearance]:
-        """Parts of a picture through one run of the network. Raises NoDetail."""
-        with watch.stage("decode"):
-            parts = [picture if box == WHOLE else cropped(picture, box) for box in boxes]
-            prepared = [self._embedder.look(part) for part in parts]
-        with watch.stage("embed"):
-            found = self._embedder.describe([item.tensor for item in prepared])
-        appearances = []
-        for row, (box, part, item) in enumerate(zip(boxes, parts, prepared, strict=True)):
-            check_vector(found.vectors[row])
-            local = None if found.local is None else found.local[row]
-            salience = None if found.salience is None else found.salience[row]
-            appearances.append(
-                Appearance(
-                    found.vectors[row],
-                    local,
-                    None if local is None else pack(local, salience),
-                    None if found.patches is None else found.patches[row],
-                    item.colours.tobytes(),
-                    sha256,
-                    box,
-                    seen(part.size, self._embedder.spec),
-                )
-            )
-        return appearances
 
     def _questions(
         self, query: Query, looked: _Looked, watch: _Stopwatch
     ) -> list[list[Appearance]]:
-        whole = looked.appearance
+        whole, both = looked.appearance, query.subject and query.rerank is not Profile.NONE
         if looked.picture is None or whole.patches is None or query.box:
-            return [[whole, *looked.more]]
+            return [[whole, *looked.more]] if both else [[whole]]
         if query.regions:
             boxes = regions.regions(whole.patches, MAX_REGIONS)
             found = [self._part(looked, box, watch) for box in boxes]
             return [[part] for part in found if part] or [[whole]]
-        if not query.subject or query.rerank is Profile.NONE:
+        if not both:
             return [[whole]]
         box = regions.subject(whole.patches)
         part = None if box == WHOLE else self._part(looked, box, watch)
@@ -403,7 +375,7 @@ class Searcher:
         """None for a part that is all of one colour."""
         assert looked.picture is not None
         try:
-            [part] = self._appearances(looked.picture, [box], watch, None)
+            [part] = appearances(self._embedder, looked.picture, [box], stage=watch.stage)
         except NoDetail:
             return None
         return part
@@ -465,14 +437,19 @@ class Searcher:
         Raises IndexOfOtherModel, as a vector compared with another model's is noise.
         """
         views = [view for question in questions for view in question]
-        single = len(views) == 1 and not query.compares and not query.regions
         reranks = query.rerank is not Profile.NONE
+        patches = [view.patches if self._patches and reranks else None for view in views]
+        # those chosen by their patches are other ones than the nearest: nothing comes after them
+        single = len(views) == 1 and patches == [None] and not (query.compares or query.regions)
         has_head = not single or (reranks and query.offset < DEPTH)
         start = max(query.offset, DEPTH) if has_head else query.offset
         end = query.offset + query.limit + 1  # one more tells whether there is a next page
         has_tail = single and end > start
         everywhere = Lookup(
-            views[0].vector, DEPTH, filter=filter or None, score_threshold=query.score_threshold
+            views[0].vector,
+            DEPTH + _EDGE,
+            filter=filter or None,
+            score_threshold=query.score_threshold,
         )
         lookups = []
         if has_head:
@@ -482,13 +459,15 @@ class Searcher:
                     everywhere,
                     vector=view.vector,
                     full=full,
-                    patches=view.patches if self._patches else None,
+                    patches=chosen_by,
                     pool=2 * DEPTH,
                 )
-                for view in views
+                for view, chosen_by in zip(views, patches, strict=True)
             ]
+        before = min(start, _EDGE)
         if has_tail:
-            lookups.append(structs.replace(everywhere, limit=end - start, offset=start))
+            limit = before + end - start + _EDGE
+            lookups.append(structs.replace(everywhere, limit=limit, offset=start - before))
         try:
             found = self._index.nearest(lookups)
         except IndexRefused:
@@ -496,12 +475,14 @@ class Searcher:
             raise
         if not any(found):
             self.ready()
+        model = self.model  # worked out anew each time
         for candidate in (candidate for answer in found for candidate in answer):
-            if candidate.point.model != self.model:
-                raise IndexOfOtherModel(_OTHER_MODEL.format(candidate.point.model, self.model))
-        tail = found.pop() if has_tail else []
+            if candidate.point.model != model:
+                raise IndexOfOtherModel(_OTHER_MODEL.format(candidate.point.model, model))
+        tail = _merged([found.pop()])[before : before + end - start] if has_tail else []
         each = iter(found if has_head else [[]])
-        return [_merged([next(each) for _ in question]) for question in questions], tail
+        heads = [_merged([next(each) for _ in question])[:DEPTH] for question in questions]
+        return heads, tail
 
     def _page(
         self,
@@ -570,22 +551,23 @@ class Searcher:
 
 
 def _direction(values: NDArray[np.float64], complaint: str) -> Vector:
-    length = np.linalg.norm(values)
-    if not np.isfinite(length) or length == 0:
+    largest = np.abs(values).max(initial=0)
+    if not np.isfinite(largest) or largest == 0:
         raise InvalidRequest(f"{complaint} not all zero")
-    return np.asarray(values / length, np.float32)
+    values = values / largest  # whose squares neither overflow nor vanish
+    return np.asarray(values / np.linalg.norm(values), np.float32)
 
 
 def _merged(answers: list[list[Candidate]]) -> list[Candidate]:
     """The best of several lists, each point once with its best score; ties go by id, so that the
     same question gets the same answer.
     """
-    best: dict[str, Candidate] = {}
+    best: dict[ObjectRef, Candidate] = {}  # ids are hashes of these, and take longer
     for candidate in (candidate for answer in answers for candidate in answer):
-        known = best.get(candidate.point.id)
+        known = best.get(candidate.point.ref)
         if known is None or candidate.score > known.score:
-            best[candidate.point.id] = candidate
-    return sorted(best.values(), key=lambda c: (-c.score, c.point.id))[:DEPTH]
+            best[candidate.point.ref] = candidate
+    return sorted(best.values(), key=lambda c: (-c.score, c.point.id))
 
 
 def _order_of(hit: Hit) -> float:

@@ -21,8 +21,10 @@ from likeness.adapters.qdrant_embedded import EmbeddedIndex, shared_index
 from likeness.errors import ConfigurationError, IndexMissing, IndexUnavailable
 from likeness.filters import Schema
 from likeness.records import (
+    Candidate,
     Exactly,
     ImageInfo,
+    Lookup,
     ObjectRef,
     ObjectState,
     OlderThan,
@@ -85,6 +87,11 @@ def live(key: str, seed: int = 0, sequencer: int = 1) -> PointWrite:
     return PointWrite(point, OlderThan(point.version))
 
 
+def nearest(index: EmbeddedIndex, seed: int, limit: int) -> list[Candidate]:
+    [found] = index.nearest([Lookup(vector(seed), limit)])
+    return found
+
+
 def prepared(index: EmbeddedIndex) -> EmbeddedIndex:
     index.prepare(MODEL, DIM)
     return index
@@ -118,11 +125,11 @@ def test_a_reopened_folder_has_its_points_its_alias_and_its_indexes(open_index: 
     assert reopened.info() == info
     assert (info.model, info.dim, info.points, info.name) == (MODEL, DIM, 20, COLLECTION)
     assert reopened.scroll(100).points == points
-    best = reopened.nearest(vector(7), 3)
-    assert best[0].point.ref.key == "7.jpg"
-    assert best[0].score == pytest.approx(1, abs=1e-5)
-    stored = reopened.fetch(best[0].point.id)
-    assert stored is not None
+    best = nearest(reopened, 7, 3)[0]
+    assert best.point.ref.key == "7.jpg"
+    assert best.score == pytest.approx(1, abs=1e-5)
+    stored = reopened.fetch([best.point.id])[best.point.id]
+    assert stored.vector is not None
     np.testing.assert_allclose(stored.vector, vector(7), atol=1e-6)
 
 
@@ -141,7 +148,8 @@ def test_keys_declared_later_get_their_index_when_it_is_prepared_again(
     first.write(MODEL, [live("a.jpg")])
     again = prepared(open_index())
     wanted = SCHEMA.compile({"must": {"key": "brand", "match": {"value": "acme"}}})
-    assert [c.point.ref.key for c in again.nearest(vector(0), 5, filter=wanted)] == ["a.jpg"]
+    [found] = again.nearest([Lookup(vector(0), 5, filter=wanted)])
+    assert [c.point.ref.key for c in found] == ["a.jpg"]
     again.close()
     shard = edge.EdgeShard.load(str(folder / COLLECTION))
     assert shard.info().payload_schema.keys() == LAYOUT.indexes.keys()
@@ -179,7 +187,7 @@ def test_a_closed_index_tells_that_it_is(open_index: Opener) -> None:
     for call in (
         index.info,
         lambda: index.write(MODEL, [live("a.jpg")]),
-        lambda: index.nearest(vector(0), 1),
+        lambda: nearest(index, 0, 1),
         lambda: index.scroll(1),
         lambda: index.prepare(MODEL, DIM),
     ):
@@ -213,7 +221,7 @@ for i in range(10_000):
         index = open_index()
         points = index.retrieve(MODEL, [live(f"{i}-2").point.id for i in range(last + 1)])
         assert len(points) == last + 1
-        found = index.nearest(vector(last), 3)
+        found = nearest(index, last, 3)
         assert {candidate.point.ref.key for candidate in found} == {f"{last}-{j}" for j in range(3)}
         index.close()
 
@@ -234,7 +242,7 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
     [point] = open_index().scroll(5).points
     assert (point.state, point.version) == (State.GONE, Version(5, 1))
-    assert open_index().nearest(vector(1), 5) == []
+    assert nearest(open_index(), 1, 5) == []
 
 
 @pytest.mark.parametrize(
@@ -278,7 +286,7 @@ time.sleep(60)
         assert process.returncode == -signal.SIGKILL
         index = prepared(open_index())
         index.write(MODEL, [live("a.jpg")])
-        assert [c.point.ref.key for c in index.nearest(vector(0), 5)] == ["a.jpg"]
+        assert [c.point.ref.key for c in nearest(index, 0, 5)] == ["a.jpg"]
 
 
 def test_a_collection_without_its_alias_gets_it(open_index: Opener, folder: Path) -> None:
@@ -308,7 +316,7 @@ for call in (
     lambda: index.prepare(MODEL, DIM),
     lambda: index.info(),
     lambda: index.write(MODEL, [live("b.jpg")]),
-    lambda: index.nearest(vector(0), 1),
+    lambda: nearest(index, 0, 1),
     lambda: index.scroll(1),
 ):
     try:
@@ -411,7 +419,7 @@ def test_threads_may_write_and_search_at_once(open_index: Opener) -> None:
 
     def work(i: int) -> int:
         index.write(MODEL, [live(f"{i}.jpg", i)])
-        return len(index.nearest(vector(i), 1)) + len(index.scroll(1).points)
+        return len(nearest(index, i, 1)) + len(index.scroll(1).points)
 
     with ThreadPoolExecutor(8) as pool:
         assert set(pool.map(work, range(64))) == {2}

@@ -323,6 +323,7 @@ def rich(key: str, vector: Vector, patches: Vector | None = None) -> Point:
         patches=patches,
         partners=(Partner("0" * 36, "b.jpg", "copy", 0.75),),
         original="0" * 36,
+        group="1" * 36,
     )
 
 
@@ -342,7 +343,7 @@ def test_descriptors_are_brought_along_only_where_they_are_asked_for(prepared: V
         *[(PACKED, COLOURS, False)] * 2,
     ]
     assert {p.partners for p in read} == {written.partners}
-    assert {p.original for p in read} == {written.original}
+    assert {(p.original, p.group) for p in read} == {(written.original, written.group)}
 
 
 def test_several_lookups_are_answered_in_their_order(prepared: VectorIndex) -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from aws_lambda_powertools import Logger
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from msgspec.structs import replace
 from PIL import Image
 from starlette.testclient import TestClient
@@ -19,68 +22,65 @@ from starlette.testclient import TestClient
 from functions.search import openapi
 from functions.search.api import create_app
 from functions.search.gateway import create_handler
-from likeness.adapters.qdrant import Layout
-from likeness.adapters.qdrant_embedded import EmbeddedIndex
-from likeness.embedding import Embedder
-from likeness.filters import Schema
-from likeness.indexing import Indexer
-from likeness.records import (
-    Hint,
-    ObjectRef,
-    OlderThan,
-    Point,
-    PointWrite,
-    State,
-    Version,
-)
-from likeness.search import Searcher
-from likeness.settings import Settings
-from tests.fake_bucket import FakeBucket
-from tests.pictures import encoded, jpeg, png
+from likeness.adapters.fetch import Fetcher, is_public
+from likeness.feedback import Feedback
+from likeness.records import OlderThan, Point, PointWrite, State, Version
+from tests.networks import clip, text_tower, tokenizer, write_bundle
+from tests.pictures import encoded, jpeg, picture, png
+from tests.service import BUNDLED, ROOT, Service
+from tests.tls_server import Keys, serve, whole
 
-ROOT = Path(__file__).parents[2]
-MODEL = ROOT / "tests" / "models" / "fixed-filters"
-SCHEMA = Schema.declare({"brand": "keyword", "price": "float"})
 PICTURES = 12
+# Enough that lists go on beyond the hundred that are reranked.
+MANY = 140
+SIZE = (320, 240)
+NOWHERE = "00000000-0000-5000-8000-000000000000"
+Send = Callable[[Service, bytes, Mapping[str, Any]], Any]
 
 
 class Context:
+    """What Lambda hands to a handler, of which we read two things."""
+
     aws_request_id = "request-1"
 
+    def __init__(self, left_ms: int = 10_000) -> None:
+        self._left_ms = left_ms
 
-class Service:
-    def __init__(self, folder: Path) -> None:
-        self.index = EmbeddedIndex(folder, Layout("images", SCHEMA))
-        self.bucket = FakeBucket("photos")
-        self.embedder = Embedder(MODEL)
-        self.settings = Settings("file:///unused", MODEL, "photos", "uploads/", schema=SCHEMA)
-        limits = self.settings.limits
-        self.searcher = Searcher(self.index, self.embedder, lambda: self.bucket, SCHEMA, limits)
-        logger = Logger(service="search", logger_handler=logging.NullHandler())
-        self.app = create_app(self.searcher, lambda: self.bucket, self.settings, lambda: logger)
-        self.http = TestClient(self.app, raise_server_exceptions=False)
+    def get_remaining_time_in_millis(self) -> int:
+        return self._left_ms
 
-    def fill(self) -> None:
-        for seed in range(PICTURES):
-            metadata = {"brand": "acme" if seed % 2 else "zeta", "price": str(seed)}
-            self.bucket.put(f"{seed}.png", png(seed), metadata)
-        self.bucket.put("bad.png", b"no picture")
-        hints = [Hint(self.bucket.ref(f"{seed}.png")) for seed in [*range(PICTURES), "bad"]]
-        Indexer(self.bucket, self.index, self.embedder, SCHEMA).reconcile(hints)
 
-    def id(self, key: str) -> str:
-        return ObjectRef("photos", key).point_id
-
-    def search(self, **fields: Any) -> Any:
-        return self.http.post("/v1/search", json=fields)
+def fill(service: Service) -> None:
+    pictures = {f"{seed}.png": png(seed) for seed in range(PICTURES)}
+    brands = ("zeta", "acme")
+    metadata = {
+        f"{seed}.png": {"brand": brands[seed % 2], "price": str(seed)} for seed in range(PICTURES)
+    }
+    service.fill({**pictures, "bad.png": b"no picture"}, metadata)
 
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    service = Service(tmp_path_factory.mktemp("index"))
-    service.fill()
-    yield service
-    service.index.close()
+    """Twelve pictures of two brands, and one that is none."""
+    with Service(tmp_path_factory.mktemp("index")) as service:
+        fill(service)
+        yield service
+
+
+@pytest.fixture(scope="module")
+def gallery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """Larger pictures, seen by the model that is shipped: with subjects, and with geometry."""
+    with Service(tmp_path_factory.mktemp("gallery"), BUNDLED) as service:
+        service.fill({f"{seed}.png": png(seed, *SIZE) for seed in range(20)})
+        yield service
+
+
+@pytest.fixture(scope="module")
+def crowd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """More pictures than are reranked, with many that are the same under other keys."""
+    with Service(tmp_path_factory.mktemp("crowd"), BUNDLED) as service:
+        service.fill({f"{n:03}.png": png(n % (MANY // 2)) for n in range(MANY)})
+        yield service
 
 
 def keys(response: Any) -> list[str]:
@@ -100,6 +100,29 @@ def problem(response: Any, status: int, slug: str) -> str:
     return detail
 
 
+def text(value: Any) -> str:
+    """As a query string or a form has it."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def send_raw(service: Service, image: bytes, options: Mapping[str, Any]) -> Any:
+    params = {name: text(value) for name, value in options.items()}
+    headers = {"content-type": "application/octet-stream"}
+    return service.http.post("/v1/search", params=params, content=image, headers=headers)
+
+
+def send_form(service: Service, image: bytes, options: Mapping[str, Any]) -> Any:
+    data = {name: text(value) for name, value in options.items()}
+    return service.http.post("/v1/search", files={"image": ("q", image)}, data=data)
+
+
+def send_json(service: Service, image: bytes, options: Mapping[str, Any]) -> Any:
+    return service.search(image=base64.b64encode(image).decode(), **options)
+
+
+ways = pytest.mark.parametrize("send", [send_raw, send_form, send_json])
+
+
 def test_a_raw_image_finds_its_like(service: Service) -> None:
     response = service.http.post(
         "/v1/search?limit=3", content=jpeg(4), headers={"content-type": "image/jpeg"}
@@ -110,7 +133,9 @@ def test_a_raw_image_finds_its_like(service: Service) -> None:
     assert answer["model"] == service.embedder.fingerprint
     assert answer["request_id"]
     assert answer["next_offset"] == 3
-    assert {"decode", "embed", "search", "total", "cold_start"} == set(answer["took_ms"])
+    stages = {"decode", "embed", "search", "rerank", "total", "cold_start"}
+    assert stages == set(answer["took_ms"])
+    assert answer["skipped"] == answer["regions"] == []
     first = answer["results"][0]
     assert first["id"] == service.id("4.png")
     assert first["score"] > 0.95
@@ -153,8 +178,8 @@ def test_a_key_is_searched_with_indexed_or_not(service: Service) -> None:
 
 
 def test_a_vector_needs_the_fingerprint_of_its_model(service: Service) -> None:
-    point = service.index.fetch(service.id("7.png"))
-    assert point is not None and point.vector is not None
+    point = service.index.fetch([service.id("7.png")])[service.id("7.png")]
+    assert point.vector is not None
     vector = (point.vector * 3).tolist()
     found = service.search(vector=vector, model=service.embedder.fingerprint, limit=1)
     assert keys(found) == ["7.png"]
@@ -166,17 +191,6 @@ def test_a_vector_needs_the_fingerprint_of_its_model(service: Service) -> None:
     assert "483 values" in problem(short, 400, "invalid-request")
     zeros = service.search(vector=[0.0] * len(vector), model=service.embedder.fingerprint)
     problem(zeros, 400, "invalid-request")
-
-
-def test_pages_follow_each_other(service: Service) -> None:
-    source = {"id": service.id("0.png")}
-    seen: list[str] = []
-    offset: int | None = 0
-    while offset is not None:
-        response = service.search(**source, limit=4, offset=offset)
-        seen += keys(response)
-        offset = response.json()["next_offset"]
-    assert seen == keys(service.search(**source, limit=100))
 
 
 def test_a_threshold_cuts_the_tail(service: Service) -> None:
@@ -223,9 +237,33 @@ def test_filters_take_ranges_and_negations(service: Service) -> None:
         ({"image": ""}, 422, "not-an-image", "empty"),
         ({"image": base64.b64encode(b"text").decode()}, 422, "not-an-image", "signature"),
         ({"key": "nowhere.png"}, 404, "not-indexed", "nowhere.png"),
+        ({"key": "1.png", "offset": 10_001}, 400, "invalid-request", "$.offset"),
+        ({"key": "1.png", "box": [0.5, 0, 0.4, 1]}, 400, "invalid-request", "box"),
+        ({"key": "1.png", "box": [0, 0.5, 1, 0.5]}, 400, "invalid-request", "box"),
+        ({"key": "1.png", "box": [0, 0, 1]}, 400, "invalid-request", "$.box"),
+        ({"key": "1.png", "box": [0, 0, 1, 1.1]}, 400, "invalid-request", "$.box"),
+        ({"key": "1.png", "group_by": "colour"}, 400, "unknown-filter-key", "group_by: 'colour'"),
+        ({"key": "1.png", "group_size": 11}, 400, "invalid-request", "$.group_size"),
+        ({"key": "1.png", "exclude": ["1.png"]}, 400, "invalid-request", "$.exclude[0]"),
+        ({"key": "1.png", "rerank": "best"}, 400, "invalid-request", "$.rerank"),
+        ({"key": "1.png", "diversity": 1.5}, 400, "invalid-request", "$.diversity"),
+        ({"key": "1.png", "cutoff": {"method": "top"}}, 400, "invalid-request", "$.cutoff"),
+        (
+            {"key": "1.png", "cutoff": {"method": "gap", "value": 0.1, "at": 1}},
+            400,
+            "invalid-request",
+            "`at`",
+        ),
+        ({"text": "a mug"}, 400, "invalid-request", "no text tower"),
+        ({"text": "a mug", "detect": True}, 400, "invalid-request", "need the picture"),
+        ({"query_id": "AAAA"}, 400, "invalid-request", "query_id"),
+        ({"positive": []}, 400, "invalid-request", "$.positive"),
+        ({"positive": ["x"]}, 404, "not-indexed", "'x'"),
+        ({"negative": ["x"], "key": "1.png"}, 400, "invalid-request", "negative needs positive"),
+        ({"image_url": "https://images.test/a"}, 400, "fetch-refused", "LIKENESS_IMAGE_URL_HOSTS"),
         ({"key": "ü" * 600}, 400, "invalid-request", "1024 bytes"),
-        ({"id": "00000000-0000-5000-8000-000000000000\n"}, 404, "not-indexed", "UUID"),
-        ({"id": "00000000-0000-5000-8000-000000000000"}, 404, "not-indexed", "0000"),
+        ({"id": f"{NOWHERE}\n"}, 404, "not-indexed", "UUID"),
+        ({"id": NOWHERE}, 404, "not-indexed", "0000"),
     ],
 )
 def test_what_a_caller_gets_wrong_is_named(
@@ -261,12 +299,72 @@ def test_a_bad_query_image_is_a_clear_error(
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"{", b"[]", b"null", b'{"id": "\xff"}', b"[" * 100_000, b'{"filter":' + b"[" * 5000],
+    [
+        *(b"", b"{", b"[]", b"null", b'{"id": "\xff"}', b'{"key": "\\ud800"}'),
+        *(b"[" * 100_000, b'{"filter":' + b"[" * 5000, b'{"vector": [1e999]}'),
+    ],
 )
-def test_broken_json_is_refused(service: Service, body: bytes) -> None:
+@pytest.mark.parametrize(
+    "path", ["search", "compare", "duplicates/decisions", "feedback", "uploads"]
+)
+def test_broken_json_is_refused(service: Service, path: str, body: bytes) -> None:
     headers = {"content-type": "application/json"}
-    response = service.http.post("/v1/search", content=body, headers=headers)
+    response = service.http.post(f"/v1/{path}", content=body, headers=headers)
     problem(response, 400, "invalid-request")
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("search", {"key": "1.png"}),
+        ("compare", {"first": {"key": "1.png"}, "second": {"key": "2.png"}}),
+        ("duplicates/decisions", {"group": "g", "id": "i", "decision": "duplicate"}),
+        ("feedback", {"request_id": "r", "id": NOWHERE, "kind": "click"}),
+        ("uploads", {"content_type": "image/png"}),
+    ],
+)
+def test_an_unknown_field_is_named_wherever_it_stands(
+    service: Service, path: str, body: dict[str, Any]
+) -> None:
+    response = service.http.post(f"/v1/{path}", json={**body, "colour": "red"})
+    assert "`colour`" in problem(response, 400, "invalid-request")
+    if path == "compare":
+        inside = {**body, "first": {"key": "1.png", "colour": "red"}}
+        response = service.http.post(f"/v1/{path}", json=inside)
+        assert "`colour` - at `$.first`" in problem(response, 400, "invalid-request")
+    not_json = service.http.post(f"/v1/{path}", content=b"{}", headers={"content-type": "text/x"})
+    problem(not_json, 415, "unsupported-format")
+
+
+@pytest.mark.parametrize("path", ["images/{id}/similar", "duplicates", "status"])
+def test_an_unknown_parameter_is_named(service: Service, path: str) -> None:
+    path = path.format(id=service.id("1.png"))
+    response = service.http.get(f"/v1/{path}?key=a&colour=red&limit=1")
+    unknown = "key" if path != "status" else "colour"
+    assert f"`{unknown}`" in problem(response, 400, "invalid-request")
+
+
+@pytest.mark.parametrize("send", [send_raw, send_form])
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"colour": "red"}, "`colour`"),
+        ({"limit": 0}, "$.limit"),
+        ({"limit": "many"}, "$.limit"),
+        ({"offset": 10_001}, "$.offset"),
+        ({"score_threshold": "nan"}, "$.score_threshold"),
+        ({"box": [0.9, 0, 0.1, 1]}, "box"),
+        ({"box": "0,0,1,1"}, "box: "),
+        ({"filter": "{"}, "filter: "),
+        ({"filter": "[" * 5000}, "filter: "),
+        ({"exclude": ["x"]}, "$.exclude[0]"),
+        ({"cutoff": {"method": "gap"}}, "$.cutoff"),
+    ],
+)
+def test_options_beside_an_image_are_checked_too(
+    service: Service, send: Send, options: dict[str, Any], said: str
+) -> None:
+    assert said in problem(send(service, png(1), options), 400, "invalid-request")
 
 
 def test_other_content_types_and_misplaced_fields_are_refused(service: Service) -> None:
@@ -287,7 +385,7 @@ def test_one_image_can_be_looked_up(service: Service) -> None:
     assert (found["key"], found["state"]) == ("4.png", "live")
     rejected = service.http.get(f"/v1/images/{service.id('bad.png')}").json()
     assert (rejected["state"], rejected["reason"]) == ("rejected", "not-an-image")
-    for nowhere in ("x", "00000000-0000-5000-8000-000000000000", "%2e%2e"):
+    for nowhere in ("x", NOWHERE, "%2e%2e"):
         problem(service.http.get(f"/v1/images/{nowhere}"), 404, "not-indexed")
     rejected_search = service.search(id=service.id("bad.png"))
     assert "rejected" in problem(rejected_search, 404, "not-indexed")
@@ -353,7 +451,7 @@ def test_health_and_readiness_tell_process_from_index(service: Service, tmp_path
 
 def test_a_dead_index_is_503_with_retry_after(tmp_path: Path) -> None:
     dead = Service(tmp_path)
-    dead.fill()
+    fill(dead)
     dead.index.close()
     response = dead.http.post("/v1/search", content=png(1), headers={"content-type": "image/png"})
     problem(response, 503, "index-unavailable")
@@ -385,17 +483,25 @@ def put_foreign_point(service: Service) -> None:
 
 def test_what_the_index_said_is_not_told_to_callers(tmp_path: Path) -> None:
     dead = Service(tmp_path)
-    dead.fill()
+    fill(dead)
     dead.index.close()
     response = dead.http.get(f"/v1/images/{dead.id('1.png')}")
     assert problem(response, 503, "index-unavailable") == "the index is not answering; try again"
 
 
 @pytest.mark.parametrize(
-    "content_type", ["multipart/form-data; boundary=b; charset=undefined", "multipart/form-data"]
+    "content_type",
+    [
+        "multipart/form-data; boundary=b; charset=undefined",
+        "multipart/form-data; boundary=b; charset=unicode_escape",
+        "multipart/form-data",
+    ],
 )
 def test_a_form_that_cannot_be_read_is_refused(service: Service, content_type: str) -> None:
-    body = b'--b\r\nContent-Disposition: form-data; name="limit"\r\n\r\n3\r\n--b--\r\n'
+    """One charset makes half a surrogate pair of a plain text."""
+    part = b"--b\r\nContent-Disposition: form-data; name="
+    image = part + b'"image"; filename="q.png"\r\n\r\n' + png(1)
+    body = part + b'"filter"\r\n\r\n"\\ud800"\r\n' + image + b"\r\n--b--\r\n"
     headers = {"content-type": content_type}
     problem(service.http.post("/v1/search", content=body, headers=headers), 400, "invalid-request")
 
@@ -406,9 +512,9 @@ def test_a_trailing_slash_is_no_route(service: Service) -> None:
 
 
 def test_a_missing_bucket_setting_is_ours_and_not_explained_to_callers(service: Service) -> None:
-    settings = replace(service.settings, bucket=None)
+    unset = replace(service.settings, bucket=None)
     logger = Logger(service="search2", logger_handler=logging.NullHandler())
-    app = create_app(service.searcher, lambda: service.bucket, settings, lambda: logger)
+    app = create_app(service.searcher, service.index, lambda: service.bucket, unset, lambda: logger)
     response = TestClient(app).get("/v1/status?key=a")
     assert "LIKENESS_BUCKET" not in problem(response, 500, "misconfigured")
 
@@ -432,6 +538,503 @@ def test_the_document_and_its_page_are_served(service: Service) -> None:
     for operation in openapi.OPERATIONS:
         assert operation.path in page
     assert "http://" not in page and "https://" not in page
+
+
+# What a query can be
+
+
+@ways
+def test_each_way_of_sending_an_image_gives_the_same_answer(service: Service, send: Send) -> None:
+    options = {
+        "limit": 3,
+        "offset": 1,
+        "filter": {"must": [{"key": "price", "range": {"lt": 9}}]},
+        "score_threshold": -0.5,
+        "rerank": "fast",
+        "box": [0, 0.25, 0.75, 1],
+        "subject": False,
+        "group_by": "brand",
+        "group_size": 3,
+        "exclude": [service.id("3.png")],
+        "cutoff": {"method": "relative", "value": 0.01},
+        "diversity": 0.2,
+        "explain": True,
+        "with_payload": False,
+        "with_url": True,
+    }
+    answer = send(service, png(4), options)
+    assert keys(answer) == keys(send_json(service, png(4), options))
+    assert len(keys(answer)) == 3
+    assert answer.json()["box"] == [0, 0.25, 0.75, 1]
+    for result in answer.json()["results"]:
+        assert result.keys() >= {"verdict", "explain", "group", "url"}
+        assert "payload" not in result
+
+
+def test_an_answers_query_id_asks_the_same_again(gallery: Service) -> None:
+    first = send_raw(gallery, png(4, *SIZE), {"subject": False}).json()
+    assert "embed" in first["took_ms"]
+    again = gallery.search(query_id=first["query_id"])
+    assert not {"decode", "embed"} & again.json()["took_ms"].keys()
+    # it carries a third of the local descriptors: what is not alike may change places
+    best, same = first["results"][0], again.json()["results"][0]
+    assert (same["key"], same["verdict"]) == (best["key"], best["verdict"]) == ("4.png", "exact")
+    assert same["score"] == pytest.approx(best["score"], abs=1e-3)
+    by_image = send_raw(gallery, png(4, *SIZE), {"rerank": "none", "limit": 100})
+    by_token = gallery.search(query_id=first["query_id"], rerank="none", limit=100)
+    assert scores(by_token) == pytest.approx(scores(by_image), abs=1e-3)
+    second_page = gallery.search(query_id=first["query_id"], offset=first["next_offset"])
+    assert not set(keys(again)) & set(keys(second_page))
+    with_box = gallery.search(query_id=first["query_id"], box=[0, 0, 1, 0.5])
+    assert "need the picture" in problem(with_box, 400, "invalid-request")
+
+
+def scores(response: Any) -> dict[str, float]:
+    return {result["key"]: result["score"] for result in response.json()["results"]}
+
+
+def test_a_query_id_of_another_model_is_a_conflict(service: Service, gallery: Service) -> None:
+    token = send_raw(gallery, png(4), {}).json()["query_id"]
+    assert gallery.embedder.fingerprint in problem(
+        service.search(query_id=token), 409, "model-mismatch"
+    )
+    compared = service.compare({"query_id": token}, {"key": "1.png"})
+    problem(compared, 409, "model-mismatch")
+
+
+@pytest.mark.parametrize("place", range(0, 1000, 37))
+def test_a_query_id_that_was_tampered_with_is_no_bug_of_ours(service: Service, place: int) -> None:
+    token = send_raw(service, png(4), {}).json()["query_id"]
+    other = "A" if token[place] != "A" else "_"
+    answer = service.search(query_id=token[:place] + other + token[place + 1 :])
+    assert answer.status_code in (200, 400, 409)
+    problem(service.search(query_id=token[:place]), 400, "invalid-request")
+
+
+@pytest.fixture
+def tls(keys: Keys) -> Keys:
+    """Under a name that is no function here."""
+    return keys
+
+
+def fetching(tls: Keys, port: int, **options: Any) -> Fetcher:
+    usual: dict[str, Any] = {
+        "resolve": lambda name: ["127.0.0.1"],
+        "is_public": lambda address: True,
+        "ssl_context": tls.trusting(),
+        "ports": [port],
+    }
+    return Fetcher(["images.test"], **(usual | options))
+
+
+def test_an_image_is_fetched_from_a_listed_host(tls: Keys, tmp_path: Path) -> None:
+    with serve([whole(jpeg(4))], tls.serving("signed")) as peer:
+        url = f"https://images.test:{peer.port}/a.jpg"
+        with Service(tmp_path, fetch=fetching(tls, peer.port).fetch) as service:
+            fill(service)
+            assert keys(service.search(image_url=url, limit=1)) == ["4.png"]
+            compared = service.compare({"image_url": url}, {"key": "4.png"}).json()
+            assert compared["score"] > 0.95
+            elsewhere = service.search(image_url=url.replace("images", "other"))
+            assert "other.test" in problem(elsewhere, 400, "fetch-refused")
+            plain = service.search(image_url=url.replace("https", "http"))
+            assert "https" in problem(plain, 400, "fetch-refused")
+            assert peer.connections == 2
+
+
+def test_a_listed_host_that_leads_inside_is_refused_unasked(tls: Keys, tmp_path: Path) -> None:
+    with serve([whole(jpeg(4))], tls.serving("signed")) as peer:
+        fetcher = fetching(tls, peer.port, is_public=is_public)
+        with Service(tmp_path, fetch=fetcher.fetch) as service:
+            answer = service.search(image_url=f"https://images.test:{peer.port}/")
+            assert "public addresses" in problem(answer, 400, "fetch-refused")
+        assert peer.connections == 0
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "slug"),
+    [
+        (b"a page", 422, "not-an-image"),
+        (b"\xff\xd8\xff" + bytes(5 * 1024 * 1024), 413, "image-too-large"),
+    ],
+    ids=["a page", "5 MiB"],
+)
+def test_what_is_fetched_is_held_to_the_same_limits(
+    tls: Keys, tmp_path: Path, body: bytes, status: int, slug: str
+) -> None:
+    with (
+        serve([whole(body)], tls.serving("signed")) as peer,
+        Service(tmp_path, fetch=fetching(tls, peer.port).fetch) as service,
+    ):
+        answer = service.search(image_url=f"https://images.test:{peer.port}/")
+        problem(answer, status, slug)
+
+
+def test_words_find_pictures_where_the_model_knows_words(tmp_path: Path) -> None:
+    files = {
+        "image.onnx": clip().SerializeToString(),
+        "text.onnx": text_tower(length=8).SerializeToString(),
+        "tokenizer.json": tokenizer().to_str().encode(),
+    }
+    bundle = write_bundle(tmp_path, files, text={"length": 8})
+    with Service(tmp_path / "index", bundle, calibrated=False) as service:
+        fill(service)
+        first, other = service.search(text="a mug", limit=100), service.search(text="a lamp")
+        found = {result["key"]: result["score"] for result in first.json()["results"]}
+        assert len(found) == PICTURES
+        assert keys(first) == sorted(found, key=lambda key: -found[key])
+        assert keys(first)[:10] != keys(other)
+        assert keys(service.search(query_id=first.json()["query_id"], limit=100)) == keys(first)
+
+
+def test_examples_draw_the_search_towards_and_away(service: Service) -> None:
+    def score(key: str, **examples: list[str]) -> float:
+        answer = service.search(**examples, limit=100, rerank="none")
+        assert not set(examples["positive"]) & set(ids(answer))
+        return scores(answer)[key]
+
+    one, two, copy = (service.id(key) for key in ("1.png", "2.png", "3.png"))
+    liked = score("3.png", positive=[one, two])
+    assert score("3.png", positive=[one], negative=[two]) != pytest.approx(liked, abs=1e-3)
+    assert copy in ids(service.search(positive=[one, two], limit=100))
+    rejected = service.search(positive=[service.id("bad.png")])
+    assert "rejected" in problem(rejected, 404, "not-indexed")
+    opposite = service.search(positive=[one], negative=[one, one], limit=1)
+    assert opposite.status_code == 200
+
+
+def ids(response: Any) -> list[str]:
+    assert response.status_code == 200, response.text
+    return [result["id"] for result in response.json()["results"]]
+
+
+# What is shown of the neighbours
+
+
+@ways
+def test_a_box_searches_with_a_part_only(gallery: Service, send: Send) -> None:
+    collage = Image.new("RGB", (640, 240))
+    collage.paste(picture(4, *SIZE), (0, 0))
+    collage.paste(picture(7, *SIZE), (320, 0))
+    left = send(gallery, encoded(collage), {"box": [0, 0, 0.5, 1], "limit": 1})
+    right = send(gallery, encoded(collage), {"box": [0.5, 0, 1, 1], "limit": 1})
+    assert (keys(left), keys(right)) == (["4.png"], ["7.png"])
+    assert right.json()["box"] == [0.5, 0, 1, 1]
+    again = gallery.search(query_id=right.json()["query_id"], limit=1)
+    assert (keys(again), again.json()["box"]) == (["7.png"], [0.5, 0, 1, 1])
+
+
+def test_a_box_of_an_indexed_image_is_read_from_the_bucket(gallery: Service) -> None:
+    crop = picture(4, *SIZE).crop((0, 0, 160, 240))
+    by_crop = send_raw(gallery, encoded(crop), {"rerank": "none", "limit": 100})
+    for source in ({"id": gallery.id("4.png")}, {"key": "4.png"}):
+        boxed = gallery.search(**source, box=[0, 0, 0.5, 1], rerank="none", limit=100)
+        assert keys(boxed) == [key for key in keys(by_crop) if key != "4.png"]
+    path = f"/v1/images/{gallery.id('4.png')}/similar?box=[0,0,.5,1]&rerank=none&limit=100"
+    assert "box: " in problem(gallery.http.get(path), 400, "invalid-request")
+    similar = gallery.http.get(path.replace(".5", "0.5"))
+    assert keys(similar) == keys(boxed)
+
+
+def test_a_subject_is_searched_beside_its_frame(gallery: Service) -> None:
+    scene = Image.new("RGB", (640, 480), (200, 200, 190))
+    scene.paste(picture(4, *SIZE).resize((240, 180)), (200, 150))
+    with_subject = send_raw(gallery, encoded(scene), {})
+    left, top, right, bottom = with_subject.json()["box"]
+    assert 0 < left < 200 / 640 and 440 / 640 < right < 1
+    assert 0 < top < 150 / 480 and 330 / 480 < bottom < 1
+    assert keys(with_subject)[0] == "4.png"
+    frame = send_raw(gallery, encoded(scene), {"subject": False}).json()
+    assert frame["box"] == [0, 0, 1, 1]
+    better = with_subject.json()["results"][0]
+    [plain] = [result for result in frame["results"] if result["key"] == "4.png"]
+    assert better["score"] > plain["score"]
+
+
+@ways
+def test_each_thing_in_a_picture_gets_its_own_results(gallery: Service, send: Send) -> None:
+    scene = Image.new("RGB", (1400, 1400), "white")
+    scene.paste(picture(4, *SIZE), (240, 270))
+    scene.paste(picture(7, *SIZE), (840, 890))
+    answer = send(gallery, encoded(scene), {"detect": True, "limit": 3, "explain": True}).json()
+    assert answer["regions"]
+    for region in answer["regions"]:
+        alone = send(gallery, encoded(scene), {"box": region["box"], "limit": 3})
+        assert [result["key"] for result in region["results"]] == keys(alone)
+        assert region["results"][0]["explain"]["scores"]
+    assert (answer["results"], answer["next_offset"], answer["query_id"]) == ([], None, None)
+
+
+def test_an_explanation_shows_where_pictures_agree(gallery: Service) -> None:
+    """The left half of an indexed picture, as a query."""
+    half = encoded(picture(4, *SIZE).crop((0, 0, 160, 240)), "JPEG", quality=85)
+    best = send_raw(gallery, half, {"explain": "true", "subject": "false"}).json()["results"][0]
+    assert (best["key"], best["verdict"]) == ("4.png", "edited")
+    explain = best["explain"]
+    assert explain["inliers"] >= 10
+    assert explain["overlap_query"] > 80
+    assert explain["overlap_target"] == pytest.approx(50, abs=15)
+    [match] = explain["matches"]
+    assert match["target"][2] < 0.65 < match["query"][2]
+    assert explain["scores"].keys() == {"cosine", "refinement", "geometry"}
+    assert explain["scores"]["cosine"] == best["score"]
+    silent = send_raw(gallery, half, {}).json()["results"][0]
+    assert "explain" not in silent
+
+
+def test_verdicts_come_with_every_profile_but_none(gallery: Service) -> None:
+    exact = png(4, *SIZE)
+    for profile in ("fast", "precise"):
+        best = send_raw(gallery, exact, {"rerank": profile}).json()["results"][0]
+        assert (best["key"], best["verdict"], best["probability"]) == ("4.png", "exact", 1.0)
+        assert "rerank_score" in best
+    copy = send_raw(gallery, jpeg(4, *SIZE), {}).json()["results"][0]
+    assert (copy["key"], copy["verdict"]) == ("4.png", "copy")
+    other = send_raw(gallery, jpeg(99, *SIZE), {}).json()["results"]
+    assert {result["verdict"] for result in other} & {"exact", "copy", "edited"} == set()
+    plain = send_raw(gallery, exact, {"rerank": "none"}).json()["results"][0]
+    assert not plain.keys() & {"verdict", "probability", "rerank_score"}
+
+
+def test_one_row_for_each_value_of_a_key(service: Service) -> None:
+    one = service.search(key="1.png", group_by="brand", rerank="none").json()
+    assert [result["group"] for result in one["results"]] == [
+        result["payload"]["brand"] for result in one["results"]
+    ]
+    assert sorted(result["group"] for result in one["results"]) == ["acme", "zeta"]
+    three = service.search(key="1.png", group_by="brand", group_size=3, rerank="none").json()
+    groups = [result["group"] for result in three["results"]]
+    assert groups == [groups[0]] * 3 + [groups[3]] * 3 and groups[0] != groups[3]
+    nearest = keys(service.search(key="1.png", limit=1, rerank="none"))
+    assert [one["results"][0]["key"]] == [three["results"][0]["key"]] == nearest
+
+
+def test_excluded_ids_make_room_for_others(service: Service) -> None:
+    first = service.search(key="1.png", limit=3)
+    without = service.search(key="1.png", limit=2, exclude=[ids(first)[0], NOWHERE])
+    assert len(keys(without)) == 2
+    assert ids(first)[0] not in ids(without)
+    everything = [service.id(f"{n}.png") for n in range(PICTURES)]
+    assert keys(service.search(key="1.png", exclude=everything)) == []
+
+
+def test_a_list_can_end_by_itself(service: Service) -> None:
+    full = service.search(key="1.png", limit=100, rerank="none").json()["results"]
+    scores = [result["score"] for result in full]
+    share = scores[4] / scores[0] - 1e-4
+    relative = {"method": "relative", "value": share}
+    cut = service.search(key="1.png", limit=100, rerank="none", cutoff=relative)
+    assert len(keys(cut)) == 5
+    assert cut.json()["next_offset"] is None
+    falls = [high - low for high, low in itertools.pairwise(scores)]
+    gap = {"method": "gap", "value": max(falls) - 1e-6}
+    cut = service.search(key="1.png", limit=100, rerank="none", cutoff=gap)
+    assert len(keys(cut)) == falls.index(max(falls)) + 1
+
+
+def test_diversity_keeps_the_best_and_puts_its_likes_behind(crowd: Service) -> None:
+    """Each picture of the crowd is there twice."""
+
+    def pictures(diversity: float) -> list[int]:
+        answer = crowd.search(id=crowd.id("000.png"), limit=20, diversity=diversity)
+        return [int(key[:3]) % (MANY // 2) for key in keys(answer)]
+
+    assert pictures(0.0)[0] == pictures(0.3)[0] == 0
+    assert len(set(pictures(0.0))) < 15
+    assert len(set(pictures(0.3))) > len(set(pictures(0.0)))
+
+
+def test_what_a_result_carries_is_the_callers_choice(service: Service) -> None:
+    [bare] = service.search(key="1.png", limit=1, with_payload=False).json()["results"]
+    assert "payload" not in bare and "url" not in bare
+    [full] = service.search(key="1.png", limit=1, with_url=True).json()["results"]
+    assert full["payload"].keys() >= {"brand", "price", "width"}
+    assert full["url"].startswith("https://")
+
+
+def walk(service: Service, sizes: list[int], **query: Any) -> list[str]:
+    """The ids of all pages, whose sizes come round again and again."""
+    found: list[str] = []
+    offset: int | None = 0
+    turn = 0
+    while offset is not None:
+        answer = service.search(**query, limit=sizes[turn % len(sizes)], offset=offset)
+        page = ids(answer)
+        assert len(page) == sizes[turn % len(sizes)] or answer.json()["next_offset"] is None
+        found += page
+        offset, turn = answer.json()["next_offset"], turn + 1
+    return found
+
+
+@pytest.mark.parametrize("profile", ["none", "fast", "precise"])
+@given(sizes=st.lists(st.integers(15, 100), min_size=1, max_size=4), seed=st.integers(0, MANY - 1))
+@settings(max_examples=12, deadline=None, derandomize=True)
+def test_pages_of_any_sizes_join_to_one_list(
+    crowd: Service, profile: str, sizes: list[int], seed: int
+) -> None:
+    query = {"id": crowd.id(f"{seed:03}.png"), "rerank": profile}
+    expected = walk(crowd, [100], **query)
+    assert len(set(expected)) == len(expected) == MANY - 1
+    assert walk(crowd, sizes, **query) == expected
+
+
+@pytest.mark.parametrize("profile", ["fast", "precise"])
+def test_pages_join_where_one_answer_is_clearly_right(gallery: Service, profile: str) -> None:
+    """How many are verified then hangs on the page; the order must not."""
+    scene = Image.new("RGB", (640, 480), (200, 200, 190))
+    scene.paste(picture(4, *SIZE), (60, 200))
+    gallery.fill({"scene.png": encoded(scene)})
+    answer = send_raw(gallery, encoded(scene, "JPEG", quality=90), {"subject": False}).json()
+    first, second = answer["results"][:2]
+    assert first["key"] == "scene.png"
+    assert first["score"] > 0.95
+    assert first["score"] - second["score"] > 0.1
+    query = {"query_id": answer["query_id"], "rerank": profile}
+    full = walk(gallery, [100], **query)
+    for size in (1, 3, 7):
+        assert walk(gallery, [size], **query) == full
+    gallery.remove("scene.png")
+
+
+def test_a_grouped_cut_or_spread_list_is_paged_too(crowd: Service) -> None:
+    for options in (
+        {"diversity": 0.5},
+        {"cutoff": {"method": "relative", "value": 0.1}},
+        {"score_threshold": 0.5},
+    ):
+        query = {"id": crowd.id("005.png"), **options}
+        assert walk(crowd, [7, 30], **query) == walk(crowd, [100], **query)
+
+
+# Two pictures, duplicates, opinions
+
+
+def test_two_pictures_are_compared(gallery: Service) -> None:
+    half = base64.b64encode(encoded(picture(4, *SIZE).crop((0, 0, 160, 240)))).decode()
+    answer = gallery.compare({"image": half}, {"id": gallery.id("4.png")}).json()
+    assert answer["verdict"] == "edited"
+    assert answer["model"] == gallery.embedder.fingerprint
+    assert answer["explain"]["overlap_query"] > answer["explain"]["overlap_target"]
+    assert answer["explain"]["scores"]["cosine"] == answer["score"]
+    same = gallery.compare({"key": "4.png"}, {"key": "4.png"}).json()
+    assert (same["verdict"], same["score"]) == ("exact", pytest.approx(1, abs=1e-3))
+    boxed = gallery.compare({"key": "4.png", "box": [0, 0, 0.5, 1]}, {"image": half}).json()
+    assert boxed["score"] > answer["score"]
+    token = gallery.search(key="4.png").json()["query_id"]
+    by_token = gallery.compare({"query_id": token}, {"key": "5.png"}).json()
+    assert by_token["verdict"] not in {"exact", "copy", "edited"}
+
+
+@pytest.mark.parametrize(
+    ("first", "status", "slug", "said"),
+    [
+        ({}, 400, "invalid-request", "exactly one of"),
+        ({"key": "1.png", "id": "x"}, 400, "invalid-request", "id and key"),
+        ({"text": "a mug"}, 400, "invalid-request", "`text`"),
+        ({"key": "1.png", "box": [1, 0, 0, 1]}, 400, "invalid-request", "box"),
+        ({"key": "nowhere.png"}, 404, "not-indexed", "nowhere.png"),
+        ({"id": NOWHERE}, 404, "not-indexed", NOWHERE),
+        ({"image": "AAAA"}, 422, "not-an-image", "signature"),
+        ({"image_url": "https://a.test/"}, 400, "fetch-refused", "LIKENESS_IMAGE_URL_HOSTS"),
+    ],
+)
+def test_what_cannot_be_compared_is_named(
+    service: Service, first: dict[str, Any], status: int, slug: str, said: str
+) -> None:
+    fine = {"key": "1.png"}
+    assert said in problem(service.compare(first, fine), status, slug)
+    assert said in problem(service.compare(fine, first), status, slug)
+
+
+def test_duplicates_are_listed_and_decided_upon(tmp_path: Path) -> None:
+    with Service(tmp_path, BUNDLED) as service:
+        service.fill({f"{seed}.png": png(seed, *SIZE) for seed in range(4)})
+        assert duplicates(service) == {}
+        service.fill({"2 again.jpg": jpeg(2, *SIZE), "2 same.png": png(2, *SIZE)})
+        groups = service.http.get("/v1/duplicates").json()["groups"]
+        [group] = groups
+        assert group["original"] == {"id": service.id("2.png"), "key": "2.png"}
+        verdicts = {member["key"]: member["verdict"] for member in group["copies"]}
+        assert verdicts == {"2 again.jpg": "copy", "2 same.png": "exact"}
+        decision = {
+            "group": group["id"],
+            "id": service.id("2 again.jpg"),
+            "decision": "not_duplicate",
+        }
+        for _ in range(2):
+            answer = service.http.post("/v1/duplicates/decisions", json=decision)
+            assert answer.json() == {"status": "ok"}
+            assert duplicates(service) == {"2.png": {"2 same.png"}}
+        decision["decision"] = "duplicate"
+        service.http.post("/v1/duplicates/decisions", json=decision)
+        assert duplicates(service) == {"2.png": {"2 again.jpg", "2 same.png"}}
+        for wrong, status, slug in (
+            ({"id": NOWHERE}, 404, "not-indexed"),
+            ({"id": "x"}, 404, "not-indexed"),
+            ({"id": service.id("1.png")}, 400, "invalid-request"),
+            ({"group": "another"}, 400, "invalid-request"),
+            ({"decision": "maybe"}, 400, "invalid-request"),
+        ):
+            answer = service.http.post("/v1/duplicates/decisions", json=decision | wrong)
+            problem(answer, status, slug)
+
+
+def duplicates(service: Service) -> dict[str, set[str]]:
+    """The copies' keys, by their original's, over pages of one copy."""
+    found: dict[str, set[str]] = {}
+    cursor: str | None = ""
+    while cursor is not None:
+        more = f"&cursor={cursor}" if cursor else ""
+        answer = service.http.get(f"/v1/duplicates?limit=1{more}")
+        assert answer.status_code == 200, answer.text
+        for group in answer.json()["groups"]:
+            assert group["original"]["key"] not in found
+            found[group["original"]["key"]] = {member["key"] for member in group["copies"]}
+        cursor = answer.json()["next_cursor"]
+    return found
+
+
+@pytest.mark.parametrize("query", ["limit=0", "limit=201", "cursor=x", "cursor="])
+def test_a_page_of_duplicates_has_bounds(service: Service, query: str) -> None:
+    problem(service.http.get(f"/v1/duplicates?{query}"), 400, "invalid-request")
+
+
+def test_an_opinion_is_kept_with_its_request(tmp_path: Path) -> None:
+    with Service(tmp_path) as service:
+        fill(service)
+        answer = service.search(key="1.png", limit=2).json()
+        first, second = answer["results"]
+        opinion = {"request_id": answer["request_id"], "query_id": answer["query_id"]}
+        for result, kind in ((first, "click"), (first, "relevant"), (second, "not_relevant")):
+            told = {**opinion, "id": result["id"], "kind": kind}
+            for _ in range(2):
+                assert service.http.post("/v1/feedback", json=told).json() == {"status": "ok"}
+        kept = {(found.id, found.kind): found for found in Feedback(service.index).all()}
+        assert kept.keys() == {
+            (first["id"], "click"),
+            (first["id"], "relevant"),
+            (second["id"], "not_relevant"),
+        }
+        for found in kept.values():
+            assert found.request_id == answer["request_id"]
+            assert found.query_id == answer["query_id"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"kind": "like"}, "$.kind"),
+        ({"id": "x"}, "$.id"),
+        ({"request_id": ""}, "$.request_id"),
+        ({"query_id": "x" * 70_000}, "$.query_id"),
+    ],
+)
+def test_an_opinion_of_nothing_is_refused(
+    service: Service, wrong: dict[str, Any], said: str
+) -> None:
+    told = {"request_id": "r", "id": NOWHERE, "kind": "click"} | wrong
+    answer = service.http.post("/v1/feedback", json=told)
+    assert said in problem(answer, 400, "invalid-request")
 
 
 # Through API Gateway and Mangum
@@ -472,3 +1075,20 @@ def test_problems_leave_the_gateway_as_text(service: Service) -> None:
 def test_health_needs_no_index(service: Service) -> None:
     answer = create_handler(service.app)(proxy_event("api_health"), Context())
     assert (answer["statusCode"], answer["body"]) == (200, '{"status":"ok"}')
+
+
+def answer_within(service: Service, left_ms: int) -> dict[str, Any]:
+    event = proxy_event("api_search_image")
+    event["body"] = base64.b64encode(jpeg(6, *SIZE)).decode()
+    answer = create_handler(service.app)(event, Context(left_ms))
+    assert answer["statusCode"] == 200
+    body: dict[str, Any] = json.loads(answer["body"])
+    return body
+
+
+def test_stages_that_lambda_leaves_no_time_for_are_skipped_and_named(gallery: Service) -> None:
+    hurried, calm = answer_within(gallery, 500), answer_within(gallery, 60_000)
+    assert (hurried["skipped"], calm["skipped"]) == (["geometry", "refinement"], [])
+    assert hurried["results"][0]["key"] == calm["results"][0]["key"] == "6.png"
+    assert "verdict" not in hurried["results"][0]
+    assert calm["results"][0]["verdict"] == "copy"

@@ -28,7 +28,7 @@ from likeness.embedding import Embedder
 from likeness.errors import ConfigurationError, IndexMissing, StoreUnavailable, Unavailable
 from likeness.filters import Schema
 from likeness.indexing import Indexer, Result
-from likeness.records import Hint, ObjectRef, Point, State
+from likeness.records import Hint, Lookup, ObjectRef, Point, State
 from tests.fake_bucket import FakeBucket
 from tests.pictures import encoded, jpeg, picture, png
 
@@ -63,7 +63,8 @@ class Service:
         return {"Records": records}
 
     def point(self, key: str) -> Point | None:
-        return self.index.fetch(ObjectRef(self.bucket.name, key).point_id)
+        point_id = ObjectRef(self.bucket.name, key).point_id
+        return self.index.fetch([point_id]).get(point_id)
 
 
 def notification(bucket: str, key: str) -> str:
@@ -107,7 +108,7 @@ def test_an_upload_becomes_searchable_with_its_metadata(service: Service) -> Non
     assert point is not None and point.vector is not None and point.image is not None
     assert point.meta == {"brand": "acme", "price": 9.5}
     assert (point.image.width, point.image.height, point.image.format) == (96, 72, "PNG")
-    [found] = service.index.nearest(point.vector, 5)
+    [[found]] = service.index.nearest([Lookup(point.vector, 5)])
     assert found.point.ref.key == "a.png"
 
 
@@ -280,15 +281,15 @@ def test_an_image_that_fails_by_our_own_fault_fails_alone(
 ) -> None:
     service.bucket.put("a.png", png(1))
     service.bucket.put("b.png", png(2))
-    prepare = service.embedder.prepare
+    look = service.embedder.look
     faults = [fault]
 
     def failing_first(image: Image.Image) -> Any:
         if faults:
             raise faults.pop()
-        return prepare(image)
+        return look(image)
 
-    monkeypatch.setattr(service.embedder, "prepare", failing_first)
+    monkeypatch.setattr(service.embedder, "look", failing_first)
     assert len(service.deliver("a.png", "b.png")["batchItemFailures"]) == 1
     assert service.point("b.png") is not None
     assert service.deliver("a.png") == {"batchItemFailures": []}
@@ -299,14 +300,14 @@ def test_an_image_without_a_vector_is_rejected_alone(
 ) -> None:
     service.bucket.put("a.png", png(1))
     service.bucket.put("b.png", png(2))
-    embed = service.embedder.embed
+    describe = service.embedder.describe
 
     def nan_first(tensors: Any) -> Any:
-        vectors = embed(tensors)
-        vectors[0] = np.nan
-        return vectors
+        found = describe(tensors)
+        found.vectors[0] = np.nan
+        return found
 
-    monkeypatch.setattr(service.embedder, "embed", nan_first)
+    monkeypatch.setattr(service.embedder, "describe", nan_first)
     assert service.deliver("a.png", "b.png") == {"batchItemFailures": []}
     a, b = service.point("a.png"), service.point("b.png")
     assert a is not None and (a.state, a.reason) == (State.REJECTED, "no-detail")
@@ -381,8 +382,8 @@ class DroppedOnce:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._index, name)
 
-    def prepare(self, model: str, dim: int) -> None:
-        self._index.prepare(model, dim)
+    def prepare(self, model: str, dim: int, patches: int | None = None) -> None:
+        self._index.prepare(model, dim, patches)
         self._prepared += 1
 
     def retrieve(self, model: str, ids: Any) -> Any:

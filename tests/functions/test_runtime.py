@@ -128,7 +128,36 @@ def test_search_finds_what_the_index_function_wrote(
     assert status == 200
     assert [cold["results"][0]["key"], warm["results"][0]["key"]] == ["a ü+%.jpg", "b.jpg"]
     assert cold["results"][0]["score"] == pytest.approx(1, abs=1e-3)
+    assert [cold["results"][0]["verdict"], cold["skipped"]] == ["exact", []]
     assert [cold["took_ms"]["cold_start"], warm["took_ms"]["cold_start"]] == [True, False]
+
+
+def test_duplicates_and_opinions_travel_through_both_functions(
+    aws: str, bucket: Bucket, qdrant: ThreadingHTTPServer
+) -> None:
+    url = qdrant_server.url_of(qdrant)
+    with index_function(aws, url) as function:
+        function.invoke(bucket.put(a=jpeg(1), b=jpeg(2)))
+        function.invoke(bucket.put(again=jpeg(1)))
+    with LambdaProcess(SEARCH, {"QDRANT_URL": url}) as function:
+
+        def call(method: str, path: str, **fields: Any) -> dict[str, Any]:
+            body = json.dumps(fields).encode() if fields else None
+            answer = function.invoke(http_event(method, path, body, "application/json"))
+            assert answer["statusCode"] == 200, answer["body"]
+            found: dict[str, Any] = json.loads(answer["body"])
+            return found
+
+        [group] = call("GET", "/v1/duplicates")["groups"]
+        assert group["original"]["key"] == "a"
+        [copy] = group["copies"]
+        assert (copy["key"], copy["verdict"]) == ("again", "exact")
+        pair = {"first": {"id": group["original"]["id"]}, "second": {"id": copy["id"]}}
+        assert call("POST", "/v1/compare", **pair)["verdict"] == "exact"
+        decision = {"group": group["id"], "id": copy["id"], "decision": "not_duplicate"}
+        call("POST", "/v1/duplicates/decisions", **decision)
+        assert call("GET", "/v1/duplicates")["groups"] == []
+        call("POST", "/v1/feedback", request_id="r", id=copy["id"], kind="click")
 
 
 def test_the_search_function_answers_health_and_refuses_a_body_that_is_not_base64(

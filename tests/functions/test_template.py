@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import pytest
 from cfnlint.api import ManualArgs, lint_file
 from cfnlint.decode import cfn_yaml
 
+from likeness.adapters.qdrant import Layout
+from likeness.filters import Schema
 from likeness.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -118,6 +121,61 @@ def test_the_search_function_puts_only_under_the_upload_prefix(template: Any) ->
     assert put["Resource"] == {"Fn::Sub": "${Bucket.Arn}/${Prefix}${UploadPrefix}*"}
     prefix = environment(template, "SearchFunction")["LIKENESS_UPLOAD_PREFIX"]
     assert prefix == {"Fn::Sub": "${Prefix}${UploadPrefix}"}
+
+
+def test_the_index_function_may_tell_just_the_bus_that_it_is_given(template: Any) -> None:
+    policy = template["Resources"]["IndexRole"]["Properties"]["Policies"][0]["PolicyDocument"]
+    [(condition, tell, otherwise)] = [s["Fn::If"] for s in policy["Statement"] if "Fn::If" in s]
+    assert otherwise == {"Ref": "AWS::NoValue"}
+    assert template["Conditions"][condition] == is_given("EventBus")
+    assert tell["Action"] == "events:PutEvents"
+    here = "arn:${AWS::Partition}:events:${AWS::Region}:${AWS::AccountId}"
+    assert tell["Resource"] == {"Fn::Sub": here + ":event-bus/${EventBus}"}
+    assert environment(template, "IndexFunction")["LIKENESS_EVENT_BUS"] == {"Ref": "EventBus"}
+
+
+def is_given(parameter: str) -> Any:
+    return {"Fn::Not": [{"Fn::Equals": [{"Ref": parameter}, ""]}]}
+
+
+@pytest.mark.parametrize(
+    ("bus", "taken"),
+    [
+        ("", True),
+        ("default", True),
+        ("aws.partner/example.com/x_1", True),
+        ("arn:aws:events:eu-west-1:123456789012:event-bus/photos", False),
+        ("*", False),
+        ("photos *", False),
+    ],
+)
+def test_a_bus_is_named_without_wildcards(template: Any, bus: str, taken: bool) -> None:
+    pattern = template["Parameters"]["EventBus"]["AllowedPattern"]
+    assert bool(re.fullmatch(pattern, bus)) is taken
+
+
+def test_what_is_optional_is_off_by_itself(template: Any) -> None:
+    names = ("ReadTags", "KeepPatches", "ImageUrlHosts", "EventBus")
+    defaults = [template["Parameters"][name]["Default"] for name in names]
+    assert defaults == ["false", "false", "", ""]
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_both_functions_agree_on_what_the_index_keeps(template: Any, name: str) -> None:
+    variables = environment(template, name)
+    assert variables["LIKENESS_KEEP_PATCHES"] == {"Ref": "KeepPatches"}
+    assert variables["LIKENESS_PAYLOAD_SCHEMA"] == {"Ref": "PayloadSchema"}
+
+
+def test_only_the_search_function_fetches_from_other_hosts(template: Any) -> None:
+    hosts = "LIKENESS_IMAGE_URL_HOSTS"
+    assert environment(template, "SearchFunction")[hosts] == {"Ref": "ImageUrlHosts"}
+    assert hosts not in environment(template, "IndexFunction")
+
+
+def test_who_gives_the_search_function_a_key_is_told_what_it_must_write(template: Any) -> None:
+    told = template["Parameters"]["QdrantReadOnlyApiKey"]["Description"]
+    assert Layout("images", Schema()).notes in told
 
 
 def test_the_queue_waits_six_function_timeouts(template: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from likeness.evaluation import estimate, rank
+from likeness.evaluation import estimate, rank, reliability
 
 
 def test_metrics_of_a_ranking_worked_out_by_hand() -> None:
@@ -18,9 +18,10 @@ def test_metrics_of_a_ranking_worked_out_by_hand() -> None:
 
 
 def test_the_fifth_place_counts_and_the_sixth_does_not() -> None:
-    scores = -np.arange(7.0)[None]
-    for place, counted in ((4, 1), (5, 0)):
-        assert rank(scores, np.arange(7)[None] == place).at_5.tolist() == [counted]
+    scores = -np.arange(12.0)[None]
+    for place, within_5, within_10 in ((4, 1, 1), (5, 0, 1), (9, 0, 1), (10, 0, 0)):
+        found = rank(scores, np.arange(12)[None] == place)
+        assert (found.at_5.tolist(), found.at_10.tolist()) == ([within_5], [within_10])
 
 
 def test_equal_scores_count_against_the_method() -> None:
@@ -59,3 +60,22 @@ def test_photos_that_err_together_widen_the_interval() -> None:
 
 def test_it_reads_as_a_figure_with_its_interval() -> None:
     assert str(estimate(np.ones(4), np.arange(4))) == "1.000 [1.000, 1.000]"
+
+
+def test_reliability_of_claims_worked_out_by_hand() -> None:
+    claimed = np.array([0.05, 0.09, 0.62, 0.68, 1.0])
+    held = np.array([False, False, True, False, True])
+    found = reliability(claimed, held)
+    told = [(b.low, b.high, b.count, b.held) for b in found.bins]
+    assert told == [(0, 0.1, 2, 0), (0.6, 0.7, 2, 0.5), (0.9, 1, 1, 1)]
+    assert [b.claimed for b in found.bins] == pytest.approx([0.07, 0.65, 1])
+    assert found.error == pytest.approx((2 * 0.07 + 2 * 0.15 + 0) / 5)
+
+
+def test_claims_that_hold_as_often_as_they_say_have_no_error() -> None:
+    rng = np.random.default_rng(0)
+    claimed = rng.random(50_000)
+    honest = reliability(claimed, rng.random(50_000) < claimed)
+    bold = reliability(claimed, rng.random(50_000) < claimed / 2)
+    assert honest.error < 0.01
+    assert bold.error == pytest.approx(0.25, abs=0.01)

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import gzip
-import shutil
 import socket
-import ssl
-import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from ipaddress import ip_address
 from itertools import repeat
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,127 +18,9 @@ from likeness.adapters import fetch
 from likeness.adapters.fetch import Address, Fetcher, is_public, resolve
 from likeness.errors import ConfigurationError, FetchRefused, ImageTooLarge
 from tests.fault_server import closed_port
+from tests.tls_server import IMAGE, Keys, Peer, head, serve, whole
 
-IMAGE = b"\xff\xd8 not quite a picture"
 MAX_BYTES = 1000
-OPENSSL = """
-[req]
-distinguished_name = name
-prompt = no
-[name]
-CN = a throwaway of the tests
-[authority]
-basicConstraints = critical, CA:TRUE
-keyUsage = critical, keyCertSign
-subjectKeyIdentifier = hash
-[unsigned]
-basicConstraints = critical, CA:FALSE
-keyUsage = critical, digitalSignature
-subjectAltName = DNS:images.test, DNS:*.cdn.test, DNS:xn--bcher-kva.test, IP:127.0.0.1
-[signed]
-basicConstraints = critical, CA:FALSE
-keyUsage = critical, digitalSignature
-subjectAltName = DNS:images.test, DNS:*.cdn.test, DNS:xn--bcher-kva.test, IP:127.0.0.1
-authorityKeyIdentifier = keyid
-"""
-# Pieces that are sent in order, where a number is a pause in seconds.
-Pieces = Iterable[bytes | float]
-
-
-class Keys:
-    """An authority that lives as long as the tests, and server certificates by it and by none."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        (folder / "openssl.cnf").write_text(OPENSSL)
-        new = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -config openssl.cnf"
-        for name in ("authority", "unsigned"):
-            self._openssl(
-                f"req -x509 {new} -days 2 -extensions {name} -keyout {name}.key -out {name}.pem"
-            )
-        self._openssl(f"req -new {new} -keyout signed.key -out signed.csr")
-        self._openssl(
-            "x509 -req -in signed.csr -CA authority.pem -CAkey authority.key -CAcreateserial "
-            "-days 2 -extfile openssl.cnf -extensions signed -out signed.pem"
-        )
-
-    def _openssl(self, command: str) -> None:
-        subprocess.run(
-            ["openssl", *command.split()], cwd=self._folder, check=True, capture_output=True
-        )
-
-    def trusting(self) -> ssl.SSLContext:
-        return ssl.create_default_context(cafile=self._folder / "authority.pem")
-
-    def serving(self, name: str) -> ssl.SSLContext:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(self._folder / f"{name}.pem", self._folder / f"{name}.key")
-        return context
-
-
-class Peer:
-    """Counts its connections, keeps the head of each request, and sends every one the same."""
-
-    def __init__(self, pieces: Pieces, context: ssl.SSLContext | None, host: str) -> None:
-        self.connections = 0
-        self.requests: list[str] = []
-        self.pieces = pieces
-        self._context = context
-        self._stopping = threading.Event()
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self._listening = socket.create_server((host, 0), family=family)
-        self.port: int = self._listening.getsockname()[1]
-        self._thread = threading.Thread(target=self._serve, daemon=True)
-        self._thread.start()
-
-    def _serve(self) -> None:
-        while not self._stopping.is_set():
-            connection, _ = self._listening.accept()
-            if self._stopping.is_set():
-                connection.close()
-                return
-            self.connections += 1
-            # a client that refuses us, or that gave up, leaves the connection broken
-            with connection, suppress(OSError):
-                self._answer(connection)
-
-    def _answer(self, connection: socket.socket) -> None:
-        if self._context is None:
-            self._send(connection)
-            return
-        with self._context.wrap_socket(connection, server_side=True) as secure:
-            head = b""
-            while not head.endswith(b"\r\n\r\n"):
-                if not (part := secure.recv(65_536)):
-                    return
-                head += part
-            self.requests.append(head.decode())
-            self._send(secure)
-
-    def _send(self, connection: socket.socket) -> None:
-        for piece in self.pieces:
-            if isinstance(piece, bytes):
-                connection.sendall(piece)
-            elif self._stopping.wait(piece):
-                return
-
-    def stop(self) -> None:
-        self._stopping.set()
-        with suppress(OSError):  # wakes accept up
-            socket.create_connection(self._listening.getsockname()[:2], 1).close()
-        self._thread.join()
-        self._listening.close()
-
-
-@contextmanager
-def serve(
-    pieces: Pieces, context: ssl.SSLContext | None = None, host: str = "127.0.0.1"
-) -> Iterator[Peer]:
-    peer = Peer(pieces, context, host)
-    try:
-        yield peer
-    finally:
-        peer.stop()
 
 
 class Resolver:
@@ -161,15 +39,6 @@ def nowhere(name: str) -> Sequence[str]:
     raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
 
-def head(status: str = "200 OK", **headers: object) -> bytes:
-    lines = [f"{name.replace('_', '-')}: {text}" for name, text in headers.items()]
-    return "\r\n".join([f"HTTP/1.1 {status}", *lines, "", ""]).encode()
-
-
-def whole(body: bytes = IMAGE, status: str = "200 OK", **headers: object) -> bytes:
-    return head(status, content_length=len(body), **headers) + body
-
-
 def chunked(*parts: bytes) -> list[bytes]:
     chunks = [b"%x\r\n%s\r\n" % (len(part), part) for part in parts]
     return [head(transfer_encoding="chunked"), *chunks]
@@ -186,13 +55,6 @@ def dropping_port() -> Iterator[int]:
             waiting.setblocking(False)
             waiting.connect_ex(listening.getsockname())
         yield listening.getsockname()[1]
-
-
-@pytest.fixture(scope="session")
-def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
-    if not shutil.which("openssl"):
-        pytest.skip("needs the openssl command, which makes the server's certificate")
-    return Keys(tmp_path_factory.mktemp("keys"))
 
 
 Open = Callable[..., Fetcher]

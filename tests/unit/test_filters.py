@@ -19,6 +19,7 @@ from likeness.adapters.qdrant_embedded import EmbeddedIndex
 from likeness.adapters.s3 import _ascii
 from likeness.errors import ConfigurationError, InvalidRequest, UnknownFilterKey
 from likeness.filters import Schema
+from likeness.records import Lookup
 
 SCHEMA = Schema.declare(
     {"brand": "keyword", "stock": "integer", "price": "float", "since": "datetime"}
@@ -385,7 +386,8 @@ def test_every_filter_that_compiles_is_one_to_qdrants_engine(
     engine: EmbeddedIndex, value: Any
 ) -> None:
     with suppress(InvalidRequest, UnknownFilterKey):
-        assert engine.nearest(np.ones(4, np.float32) / 2, 5, filter=SCHEMA.compile(value)) == []
+        lookup = Lookup(np.ones(4, np.float32) / 2, 5, filter=SCHEMA.compile(value))
+        assert engine.nearest([lookup]) == [[]]
 
 
 @given(FILTERS)

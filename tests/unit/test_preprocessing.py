@@ -11,12 +11,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
 from likeness.errors import NoDetail
 from likeness.model import Input, ModelSpec, Normalise, Output, Resize
-from likeness.preprocessing import decode_size, resized, tensor
+from likeness.preprocessing import COLOURS, cropped, decode_size, prepare, resized, seen, tensor
+from likeness.records import WHOLE, Box
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "tensors.npz"
 PHOTOS = ("astronaut.png", "coffee.png", "chelsea.png", "rocket.jpg", "retina.jpg")
@@ -346,3 +349,133 @@ def test_the_middle_of_a_line_of_pixels_is_one_flat_colour(size: tuple[int, int]
 def test_the_middle_of_a_ribbon_is_a_picture(short_side: int | None, size: tuple[int, int]) -> None:
     made = tensor(waves(*size), spec(Resize("crop", short_side=short_side)))
     assert np.isfinite(made).all()
+
+
+# The layout of colours
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("size", [(300, 200), (200, 300), (64, 64), (500, 20)])
+def test_colours_are_the_means_of_all_that_the_network_sees(
+    rule: Any, size: tuple[int, int]
+) -> None:
+    """Of a pad's border too: the network's map, by which geometry aligns two pictures, has it."""
+    side, picture = 4 * COLOURS, waves(*size)
+    shown, colours = prepare(picture, spec(Resize(rule), side, side, layout="NHWC", dtype="uint8"))
+    blocks = shown[0].astype(float).reshape(COLOURS, 4, COLOURS, 4, 3)
+    assert (colours.shape, colours.dtype) == ((COLOURS, COLOURS, 3), np.uint8)
+    assert np.abs(colours - blocks.mean(axis=(1, 3))).max() <= 1
+
+
+def test_colours_are_plain_rgb_whatever_the_network_takes() -> None:
+    of = spec(Resize("squash"), 64, 64, IMAGENET, channels="BGR")
+    colours = prepare(stripes(["red", "lime", "blue", "white"], 128, 32), of).colours
+    quarter = COLOURS // 4
+    for i, colour in enumerate([(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)]):
+        # a bicubic filter mixes the first and the last column a little
+        middle = colours[:, i * quarter + 1 : (i + 1) * quarter - 1]
+        assert middle.size
+        assert np.abs(middle.astype(int) - colour).max() <= 2
+
+
+def test_prepare_gives_the_tensor_that_tensor_gives_and_refuses_what_it_refuses() -> None:
+    of = spec(Resize("crop"))
+    np.testing.assert_array_equal(prepare(waves(90, 50), of).tensor, tensor(waves(90, 50), of))
+    with pytest.raises(NoDetail):
+        prepare(Image.new("RGB", (9, 9), "red"), of)
+
+
+# Parts of a picture
+
+
+def test_a_part_is_cut_out_where_its_box_says() -> None:
+    picture = waves(100, 50)
+    part = cropped(picture, Box(0.1, 0.2, 0.6, 1.0))
+    np.testing.assert_array_equal(np.asarray(part), np.asarray(picture)[10:50, 10:60])
+    np.testing.assert_array_equal(np.asarray(cropped(picture, WHOLE)), np.asarray(picture))
+
+
+def test_a_part_has_all_pixels_that_its_box_touches() -> None:
+    part = cropped(waves(10, 10), Box(0.25, 0.25, 0.61, 0.61))
+    np.testing.assert_array_equal(np.asarray(part), np.asarray(waves(10, 10))[2:7, 2:7])
+
+
+ENDS = st.tuples(st.floats(0, 1), st.floats(0, 1)).map(sorted)
+
+
+@given(width=st.integers(1, 60), height=st.integers(1, 60), across=ENDS, down=ENDS)
+def test_every_part_has_a_pixel_and_none_from_outside_the_picture(
+    width: int, height: int, across: list[float], down: list[float]
+) -> None:
+    part = cropped(
+        Image.new("L", (width, height), 255), Box(across[0], down[0], across[1], down[1])
+    )
+    assert part.getextrema() == (255, 255)  # what lies outside would be black
+    shares = (across[1] - across[0], down[1] - down[0])
+    for size, whole, share in zip(part.size, (width, height), shares, strict=True):
+        assert 1 <= size <= whole
+        assert share * whole - 1e-6 <= size <= share * whole + 2
+
+
+# What the network sees of a picture
+
+
+@pytest.mark.parametrize(
+    ("rule", "size", "expected"),
+    [
+        ("squash", (640, 480), (0, 0, 1, 1)),
+        ("crop", (400, 200), (0.25, 0, 0.75, 1)),
+        ("crop", (200, 400), (0, 0.25, 1, 0.75)),
+        ("crop", (64, 64), (0, 0, 1, 1)),
+        ("pad", (400, 200), (0, 0, 1, 2)),
+        ("pad", (200, 800), (0, 0, 4, 1)),
+        ("pad", (64, 64), (0, 0, 1, 1)),
+    ],
+)
+def test_what_is_seen_is_told_as_shares_of_the_picture(
+    rule: Any, size: tuple[int, int], expected: tuple[float, ...]
+) -> None:
+    assert seen(size, spec(Resize(rule), 64, 64)) == pytest.approx(expected)
+
+
+def test_a_larger_short_side_leaves_out_a_border() -> None:
+    found = seen((512, 256), spec(Resize("crop", short_side=256), 224, 224))
+    assert found == pytest.approx((144 / 512, 16 / 256, 368 / 512, 240 / 256))
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("size", [(300, 200), (200, 300), (190, 200), (333, 200)])
+@pytest.mark.parametrize("target", [(64, 64), (48, 96)])
+def test_a_spot_lies_in_the_tensor_where_what_is_seen_says(
+    rule: Any, size: tuple[int, int], target: tuple[int, int]
+) -> None:
+    """A white spot on black: its middle in the picture, and in what the network gets."""
+    middle = round(0.45 * size[0]), round(0.6 * size[1])
+    picture = Image.new("RGB", size, "black")
+    picture.paste("white", (middle[0] - 8, middle[1] - 8, middle[0] + 8, middle[1] + 8))
+    rows, columns = target
+    shown = raw(picture, Resize(rule, fill=0), height=rows, width=columns)[..., 0]
+    box = seen(size, spec(Resize(rule, fill=0), rows, columns))
+    ends = ((box.left, box.right, columns, 0), (box.top, box.bottom, rows, 1))
+    for place, whole, (least, most, cells, axis) in zip(middle, size, ends, strict=True):
+        at = float((np.arange(cells) + 0.5) @ shown.sum(axis=axis) / shown.sum()) / cells
+        assert least + at * (most - least) == pytest.approx(place / whole, abs=0.004)
+
+
+@given(
+    width=st.integers(1, 5000),
+    height=st.integers(1, 5000),
+    rule=st.sampled_from(RULES),
+    target=st.sampled_from([(24, 32), (224, 224), (1, 1)]),
+)
+def test_what_is_seen_begins_in_the_picture_and_is_not_empty(
+    width: int, height: int, rule: Any, target: tuple[int, int]
+) -> None:
+    box = seen((width, height), spec(Resize(rule), *target))
+    assert 0 <= box.left < box.right
+    assert 0 <= box.top < box.bottom
+    if rule == "pad":
+        assert box.left == box.top == 0
+        assert 1 <= max(box.right, box.bottom) <= max(target)
+    else:
+        assert max(box.right, box.bottom) <= 1

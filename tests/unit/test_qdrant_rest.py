@@ -23,6 +23,7 @@ from likeness.filters import Schema
 from likeness.records import (
     Exactly,
     ImageInfo,
+    Lookup,
     ObjectRef,
     ObjectState,
     OlderThan,
@@ -507,8 +508,9 @@ def prepared(create: Answer, *after: Answer) -> FaultServer:
 def test_a_collection_that_another_function_creates_meanwhile_is_taken() -> None:
     taken = error(409, f"Collection `images-{MODEL}` already exists!")
     indexes = [ok({"status": "completed"})] * len(LAYOUT.indexes)
-    server = prepared(taken, ok(DESCRIBED), ok(DESCRIBED), *indexes, ok({"aliases": []}), ok(True))
-    assert server.paths[-1] == "POST /collections/aliases"
+    made = ok(DESCRIBED)
+    server = prepared(taken, made, made, *indexes, ok({"aliases": []}), ok(True), made)
+    assert "POST /collections/aliases" in server.paths
 
 
 def test_why_a_collection_cannot_be_created_is_told() -> None:
@@ -542,7 +544,9 @@ ROUTES = {
     r"POST /collections/aliases": models.ChangeAliasesOperation,
     r"POST /collections/[^/]+/points(\?consistency=majority)?": models.PointRequest,
     r"PUT /collections/[^/]+/points\?wait=true&ordering=(weak|strong)": models.PointsList,
-    r"POST /collections/[^/]+/points/query": models.QueryRequest,
+    r"PUT /collections/images-notes/points\?wait=true": models.PointsList,
+    r"POST /collections/[^/]+/points/delete\?wait=true": models.PointIdsList,
+    r"POST /collections/[^/]+/points/query/batch": models.QueryRequestBatch,
     r"POST /collections/[^/]+/points/scroll": models.ScrollRequest,
 }
 
@@ -579,9 +583,8 @@ def test_every_body_is_valid_by_qdrants_models(recorded: tuple[RestIndex, Record
     index.write(MODEL, [PointWrite(gone, Exactly(Version(1)))])
     index.retrieve(MODEL, [first.point.id])
     index.info()
-    index.fetch(first.point.id)
+    index.fetch([first.point.id])
     vector = np.array([0, 1, 0, 0], np.float32)
-    index.nearest(vector, 5)
     conditions = [
         {"key": "brand", "match": {"any": ["acme"]}},
         {"key": "brand", "match": {"except": ["zeta"]}},
@@ -589,9 +592,17 @@ def test_every_body_is_valid_by_qdrants_models(recorded: tuple[RestIndex, Record
         {"should": {"key": "size", "match": {"value": 7}}},
     ]
     wanted = SCHEMA.compile({"must": conditions, "must_not": []})
-    index.nearest(vector, 5, offset=1, filter=wanted, score_threshold=0.5)
+    index.nearest(
+        [
+            Lookup(vector, 5),
+            Lookup(vector, 5, offset=1, filter=wanted, score_threshold=0.5, full=True),
+        ]
+    )
     page = index.scroll(1, filter={"must": [{"key": "state", "match": {"value": "live"}}]})
     index.scroll(1, cursor=page.next_cursor or first.point.id)
+    index.note("feedback", "1", {"kind": "click"})
+    index.forget("feedback", "1")
+    index.notes("feedback", 5)
 
     kinds = set()
     for method, path, body in calls:
@@ -603,10 +614,32 @@ def test_every_body_is_valid_by_qdrants_models(recorded: tuple[RestIndex, Record
         parsed = model.model_validate(body, extra="forbid")
         # nothing that we said was lost on the way
         assert parsed.model_dump(mode="json", by_alias=True, exclude_unset=True) == body
-        for said in (body.get("filter"), body.get("update_filter")):
-            if said:
-                models.Filter.model_validate(said, extra="forbid")
+        for part in (body, *body.get("searches", [])):
+            for said in (part.get("filter"), part.get("update_filter")):
+                if said:
+                    models.Filter.model_validate(said, extra="forbid")
     assert kinds == {model for model in ROUTES.values() if model}
+
+
+def test_who_writes_notes_need_not_be_allowed_to_create_their_collection(
+    recorded: tuple[RestIndex, Recorded],
+) -> None:
+    index, calls = recorded
+    index.prepare(MODEL, DIM)
+    prepared = len(calls)
+    index.note("feedback", "1", {"kind": "click"})
+    path = "/collections/images-notes"
+    assert [call[:2] for call in calls[prepared:]] == [("PUT", f"{path}/points?wait=true")]
+    field = {"field_name": "kind", "field_schema": "keyword"}
+    assert ("PUT", f"{path}/index?wait=true", field) in calls[:prepared]
+
+
+def test_notes_that_are_written_before_anything_is_indexed_get_their_collection(
+    recorded: tuple[RestIndex, Recorded],
+) -> None:
+    index, _ = recorded
+    index.note("feedback", "1", {"kind": "click"})
+    assert index.notes("feedback", 5) == ([{"kind": "click"}], None)
 
 
 def test_the_options_of_a_write_are_known_to_qdrant() -> None:

@@ -14,14 +14,11 @@ from likeness.rerank.diversity import diversify
 from likeness.rerank.expansion import expand
 from likeness.rerank.late_interaction import max_similarity
 from likeness.rerank.reciprocity import reciprocal
-from likeness.rerank.refinement import promising, refine
+from likeness.rerank.refinement import NEIGHBOURS, refine
+from tests.appearances import unit
 
 Array = NDArray[np.float32]
 STAGES = {"refine": refine, "reciprocal": reciprocal}
-
-
-def unit(values: NDArray[np.floating]) -> Array:
-    return np.asarray(values / np.linalg.norm(values, axis=-1, keepdims=True), np.float32)
 
 
 def cluster(seed: int, count: int, spread: float, dim: int = 32) -> Array:
@@ -77,13 +74,53 @@ def test_a_list_of_one_answer_keeps_it() -> None:
     assert reciprocal(query, query[None]).argmax() == 0
 
 
-def test_refinement_is_for_lists_with_a_crowd_of_good_answers() -> None:
-    crowd = np.array([0.9, 0.89, 0.88, 0.87, 0.5, 0.4], np.float32)
-    single = np.array([0.9, 0.5, 0.46, 0.45, 0.44, 0.4], np.float32)
-    assert promising(crowd, 0.5, 0.2)
-    assert not promising(single, 0.5, 0.2)
-    assert not promising(crowd - 0.5, 0.5, 0.2)
-    assert not promising(crowd[:3], 0.5, 0.2)
+def test_refinement_is_worked_out_as_by_hand() -> None:
+    """Each is a mean of itself and of its neighbours, 0.15 times as heavy as they are near."""
+    query = np.array([1, 0], np.float32)
+    candidates = np.array([[1, 0], [0.6, 0.8], [0, -1]], np.float32)
+    # at or below a cosine of zero a neighbour weighs nothing: the third stays as it is
+    weight = 0.15 * 0.6
+    one = (candidates[0] + weight * candidates[1]) / (1 + weight)
+    two = (candidates[1] + weight * candidates[0]) / (1 + weight)
+    refined = np.stack([one, two, candidates[2]])
+    best = refined.max(axis=0)
+    np.testing.assert_allclose(
+        refine(query, candidates), (refined @ query + refined @ best) / 2, atol=1e-6
+    )
+
+
+def test_of_a_long_list_only_the_nearest_neighbours_support_a_candidate() -> None:
+    """More strangers than before change nothing for the members of a cluster."""
+    query = cluster(1, 1, 0)[0]
+    near, far = cluster(1, NEIGHBOURS + 1, 0.3), cluster(2, 5, 0.3)
+    few = refine(query, np.concatenate([near, far]))
+    many = refine(query, np.concatenate([near, far, far, far]))
+    np.testing.assert_allclose(many[: len(near)], few[: len(near)], atol=1e-6)
+
+
+@pytest.mark.parametrize("stage", STAGES.values(), ids=STAGES)
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 1000), count=st.integers(1, 20), times=st.integers(2, 4))
+def test_candidates_that_are_there_several_times_score_the_same(
+    stage: Callable[[Array, Array], Array], seed: int, count: int, times: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    query, candidates = unit(rng.normal(size=16)), unit(rng.normal(size=(count, 16)))
+    scores = stage(query, np.tile(candidates, (times, 1))).reshape(times, count)
+    np.testing.assert_allclose(scores, np.broadcast_to(scores[0], scores.shape), atol=1e-5)
+
+
+@pytest.mark.parametrize("stage", STAGES.values(), ids=STAGES)
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 1000), count=st.integers(1, 30), share=st.floats(0, 1))
+def test_rows_of_zeros_and_a_query_of_zeros_are_borne(
+    stage: Callable[[Array, Array], Array], seed: int, count: int, share: float
+) -> None:
+    rng = np.random.default_rng(seed)
+    candidates = unit(rng.normal(size=(count, 16)))
+    candidates[rng.random(count) < share] = 0
+    for query in (unit(rng.normal(size=16)), np.zeros(16, np.float32)):
+        assert np.isfinite(stage(query, candidates)).all()
 
 
 def test_late_interaction_of_an_image_with_itself_is_one() -> None:
@@ -113,6 +150,31 @@ def test_late_interaction_is_worked_out_as_by_hand() -> None:
     candidate = np.array([[[0.6, 0.8, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]], np.float32)
     of_query, of_candidate = (1.0 + 0.8) / 2, (0.8 + 0.0 + 1.0) / 3
     assert max_similarity(query, candidate)[0] == pytest.approx((of_query + of_candidate) / 2)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    seed=st.integers(0, 1000),
+    sizes=st.tuples(st.integers(1, 10), st.integers(1, 10), st.integers(0, 10)),
+    zeros=st.booleans(),
+)
+def test_late_interaction_is_finite_and_follows_its_candidates(
+    seed: int, sizes: tuple[int, int, int], zeros: bool
+) -> None:
+    rng = np.random.default_rng(seed)
+    mine, theirs, count = sizes
+    query, candidates = unit(rng.normal(size=(mine, 8))), unit(rng.normal(size=(count, theirs, 8)))
+    if zeros:
+        query[0], candidates[:, 0] = 0, 0
+    scores = max_similarity(query, candidates)
+    assert scores.shape == (count,)
+    assert (np.abs(scores) <= 1 + 1e-6).all()
+    shuffle = rng.permutation(count)
+    np.testing.assert_allclose(
+        max_similarity(query, candidates[shuffle]), scores[shuffle], atol=1e-6
+    )
+    twice = max_similarity(query, np.concatenate([candidates, candidates]))
+    np.testing.assert_allclose(twice, np.tile(scores, 2), atol=1e-6)
 
 
 def test_expansion_turns_the_query_towards_its_answers() -> None:

@@ -25,7 +25,10 @@ OPTIONAL = [
     "AWS_LAMBDA_FUNCTION_MEMORY_SIZE",
     "LIKENESS_ALIAS",
     "LIKENESS_BUCKET",
+    "LIKENESS_EVENT_BUS",
     "LIKENESS_EXTRA_FORMATS",
+    "LIKENESS_IMAGE_URL_HOSTS",
+    "LIKENESS_KEEP_PATCHES",
     "LIKENESS_MAX_BYTES",
     "LIKENESS_MAX_PIXELS",
     "LIKENESS_MODEL_DIR",
@@ -47,6 +50,9 @@ DEFAULTS = Settings(
     index_api_key_secret=None,
     index_timeout_s=5.0,
     read_tags=False,
+    keep_patches=False,
+    image_hosts=(),
+    event_bus=None,
     schema=Schema({}),
     limits=Limits(20 * MIB, 50_000_000, ("JPEG", "PNG", "WEBP", "GIF", "BMP")),
     threads=1,
@@ -83,6 +89,9 @@ def test_every_variable_is_read() -> None:
         LIKENESS_UPLOAD_PREFIX="uploads/",
         LIKENESS_ALIAS="shoes",
         LIKENESS_READ_TAGS="true",
+        LIKENESS_KEEP_PATCHES="true",
+        LIKENESS_IMAGE_URL_HOSTS="images.example.com, *.cdn.example.com,",
+        LIKENESS_EVENT_BUS="photos",
         LIKENESS_PAYLOAD_SCHEMA='{"brand": "keyword"}',
         LIKENESS_MAX_BYTES="1000",
         LIKENESS_MAX_PIXELS="2e6",
@@ -99,6 +108,9 @@ def test_every_variable_is_read() -> None:
         index_api_key_secret="arn:aws:secretsmanager:…",
         index_timeout_s=2.5,
         read_tags=True,
+        keep_patches=True,
+        image_hosts=("images.example.com", "*.cdn.example.com"),
+        event_bus="photos",
         schema=Schema({"brand": "keyword"}),
         limits=Limits(1000, 2_000_000, (*Limits().formats, "HEIF", "AVIF")),
         threads=3,
@@ -153,13 +165,15 @@ def test_an_unknown_format_is_named(text: str) -> None:
     [("true", True), ("1", True), ("Yes", True), ("false", False), ("0", False), ("no", False)],
 )
 def test_a_switch_is_on_or_off(text: str, expected: bool) -> None:
-    assert settings(LIKENESS_READ_TAGS=text).read_tags is expected
+    found = settings(LIKENESS_READ_TAGS=text, LIKENESS_KEEP_PATCHES=text)
+    assert (found.read_tags, found.keep_patches) == (expected, expected)
 
 
+@pytest.mark.parametrize("name", ["LIKENESS_READ_TAGS", "LIKENESS_KEEP_PATCHES"])
 @pytest.mark.parametrize("text", ["ture", "2", "ja"])
-def test_a_switch_that_is_neither_is_named(text: str) -> None:
-    with pytest.raises(ConfigurationError, match=f"LIKENESS_READ_TAGS .*'{text}'"):
-        settings(LIKENESS_READ_TAGS=text)
+def test_a_switch_that_is_neither_is_named(name: str, text: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"{name} .*'{text}'"):
+        settings(**{name: text})
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,31 +11,22 @@ from numpy.typing import NDArray
 
 from likeness.embedding import Embedder, TextEmbedder
 from likeness.errors import ModelBundleError
-from tests.networks import FLOAT, INT32, INT64, WORDS, Network, clip, text_tower, tokenizer
+from tests.networks import (
+    FLOAT,
+    INT32,
+    INT64,
+    WORDS,
+    Network,
+    clip,
+    text_tower,
+    tokenizer,
+    write_bundle,
+)
 from tests.pictures import picture
 
 LENGTH = 8
 PAD, START, END, UNKNOWN = (WORDS.index(word) for word in ("<pad>", "<s>", "</s>", "<unk>"))
 SIDE, DIM = 4, 6
-
-
-def write(folder: Path, files: dict[str, bytes], **fields: Any) -> Path:
-    """A bundle of 512 dimensions from 224 × 224 pixels, with further fields of model.json."""
-    for name, data in files.items():
-        (folder / name).write_bytes(data)
-    manifest = {
-        "name": "random",
-        "version": "1",
-        "licence": "none",
-        "source": "here",
-        "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
-        "input": {"name": "image", "height": 224, "width": 224},
-        "resize": {"rule": "crop"},
-        "normalise": {},
-        "embedding": {"name": "embedding", "dim": 512},
-    }
-    (folder / "model.json").write_text(json.dumps(manifest | fields))
-    return folder
 
 
 # Words
@@ -48,7 +37,9 @@ def with_words(folder: Path, tower: Any, dim: int = 512, **text: Any) -> TextEmb
     words = tokenizer().to_str().encode()
     files = {"image.onnx": network, "text.onnx": tower.SerializeToString(), "tokenizer.json": words}
     embedding = {"name": "embedding", "dim": dim}
-    return TextEmbedder(write(folder, files, embedding=embedding, text={"length": LENGTH} | text))
+    return TextEmbedder(
+        write_bundle(folder, files, embedding=embedding, text={"length": LENGTH} | text)
+    )
 
 
 def echo(of: str = "input_ids", kind: int = INT64) -> Any:
@@ -98,7 +89,7 @@ def test_the_mask_tells_tokens_from_what_fills_up(tmp_path: Path) -> None:
 
 
 def test_a_bundle_without_a_text_tower_says_so(tmp_path: Path) -> None:
-    write(tmp_path, {"image.onnx": clip().SerializeToString()})
+    write_bundle(tmp_path, {"image.onnx": clip().SerializeToString()})
     with pytest.raises(ModelBundleError, match="random has no text tower"):
         TextEmbedder(tmp_path)
 
@@ -133,7 +124,7 @@ def test_a_text_tower_does_not_change_what_pictures_get(tmp_path: Path) -> None:
     (tmp_path / "with").mkdir()
     (tmp_path / "without").mkdir()
     with_words(tmp_path / "with", text_tower(length=LENGTH))
-    write(tmp_path / "without", {"image.onnx": clip().SerializeToString()})
+    write_bundle(tmp_path / "without", {"image.onnx": clip().SerializeToString()})
     fingerprints = {Embedder(tmp_path / name).fingerprint for name in ("with", "without")}
     assert len(fingerprints) == 1
 
@@ -154,7 +145,7 @@ def with_maps(batch: int | str = "N") -> Any:
 
 
 def bundle_with_maps(folder: Path, model: Any, **maps: Any) -> Embedder:
-    return Embedder(write(folder, {"image.onnx": model.SerializeToString()}, **maps))
+    return Embedder(write_bundle(folder, {"image.onnx": model.SerializeToString()}, **maps))
 
 
 MAP = {"name": "map", "side": SIDE, "dim": DIM}

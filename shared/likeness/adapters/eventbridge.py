@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import boto3
 import msgspec
+from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from likeness.errors import StoreUnavailable
+from likeness.errors import Unavailable
 from likeness.records import Point
 
 if TYPE_CHECKING:
@@ -18,39 +18,44 @@ if TYPE_CHECKING:
 
 SOURCE, DETAIL_TYPE = "likeness", "Duplicate Found"
 _BATCH = 10  # PutEvents takes so many
+# The points say it too, so indexing does not wait long: ten seconds of its minute at most.
+_CONFIG = Config(
+    connect_timeout=2, read_timeout=3, retries={"mode": "standard", "total_max_attempts": 2}
+)
 
 
 class EventBus:
     def __init__(self, name: str, client: EventBridgeClient | None = None) -> None:
         """`name` is the bus's name or ARN."""
         self._name = name
-        self._client: Any = client or boto3.client("events")
+        self._client: Any = client or boto3.client("events", config=_CONFIG)
 
     def announce(self, points: Sequence[Point]) -> None:
-        """One event for each point, with its partners. Raises StoreUnavailable where one was not
-        taken: those before it were.
+        """One event for each point, with its partners. Raises Unavailable where not all were
+        taken.
         """
         for at in range(0, len(points), _BATCH):
             entries = [self._entry(point) for point in points[at : at + _BATCH]]
             try:
                 answer = self._client.put_events(Entries=entries)
             except (BotoCoreError, ClientError) as error:
-                raise StoreUnavailable(f"the event bus is not answering: {error}") from error
-            if answer.get("FailedEntryCount"):
-                why = next(e for e in answer["Entries"] if "ErrorCode" in e)
-                raise StoreUnavailable(f"the event bus refused an event: {why['ErrorCode']}")
+                raise Unavailable(f"the event bus is not answering: {error}") from error
+            refused = [entry["ErrorCode"] for entry in answer["Entries"] if "ErrorCode" in entry]
+            if refused:
+                raise Unavailable(f"the event bus refused {len(refused)} events: {refused[0]}")
 
     def _entry(self, point: Point) -> dict[str, str]:
         detail = {
             "bucket": point.ref.bucket,
             "key": point.ref.key,
             "id": point.id,
+            "group": point.group,
             "original": point.original or point.id,
-            "duplicates": msgspec.to_builtins(point.partners),
+            "duplicates": point.partners,
         }
         return {
             "EventBusName": self._name,
             "Source": SOURCE,
             "DetailType": DETAIL_TYPE,
-            "Detail": json.dumps(detail),
+            "Detail": msgspec.json.encode(detail).decode(),
         }

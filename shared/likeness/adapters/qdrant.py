@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import binascii
 import contextlib
 import uuid
 from collections.abc import Mapping, Sequence
@@ -28,6 +29,7 @@ from likeness.records import (
     Point,
     PointWrite,
     State,
+    Vector,
     Version,
 )
 from likeness.settings import Settings
@@ -45,6 +47,7 @@ _SYSTEM_INDEXES = {
     "v_lo": "integer",
     "rev": "integer",
     "indexed_at": "float",
+    "group": "keyword",
     "original": "keyword",
 }
 
@@ -165,17 +168,28 @@ def to_payload(point: Point) -> dict[str, Any]:
         payload["partners"] = msgspec.to_builtins(point.partners)
     if point.original:
         payload["original"] = point.original
+    if point.group:
+        payload["group"] = point.group
     return payload
 
 
 def to_vectors(point: Point) -> dict[str, list[Any]]:
     vectors = {VECTOR: point.vector, PATCHES: point.patches}
-    return {name: rows.tolist() for name, rows in vectors.items() if rows is not None}
+    return {name: to_numbers(rows) for name, rows in vectors.items() if rows is not None}
+
+
+def to_numbers(rows: Vector) -> list[Any]:
+    """Unit rows as JSON takes them: no more digits than the index keeps, or patches, which are
+    kept in half precision, would be 65 kB of text.
+    """
+    digits = 7 if rows.ndim == 1 else 4
+    rounded: list[Any] = np.round(rows.astype(np.float64), digits).tolist()
+    return rounded
 
 
 def from_payload(payload: Payload, vector: Sequence[float] | None = None) -> Point:
     local, colours = (
-        None if encoded is None else base64.b64decode(encoded, validate=True)
+        None if encoded is None else binascii.a2b_base64(encoded)
         for encoded in (payload.get(_LOCAL), payload.get(_COLOURS))
     )
     return Point(
@@ -195,6 +209,7 @@ def from_payload(payload: Payload, vector: Sequence[float] | None = None) -> Poi
         colours=colours,
         partners=msgspec.convert(payload.get("partners") or [], tuple[Partner, ...]),
         original=payload.get("original"),
+        group=payload.get("group"),
     )
 
 

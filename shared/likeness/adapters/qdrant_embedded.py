@@ -27,6 +27,7 @@ from likeness.adapters.qdrant import (
     from_payload,
     metadata_of,
     note_point_id,
+    to_numbers,
     to_payload,
     to_vectors,
     update_filter,
@@ -268,14 +269,14 @@ def _vectors(metadata: Mapping[str, Any]) -> dict[str, edge.EdgeVectorParams]:
 def _request(lookup: Lookup) -> edge.QueryRequest:
     """Prefetches are filtered too, or they would fill up with others."""
     by_vector: dict[str, Any] = {
-        "query": edge.Query.Nearest(lookup.vector.tolist(), using=VECTOR),
+        "query": edge.Query.Nearest(to_numbers(lookup.vector), using=VECTOR),
         "filter": _filter(lookup.filter) if lookup.filter else None,
         "score_threshold": lookup.score_threshold,
     }
     if lookup.patches is not None:
         by_vector = {
             "prefetches": [edge.Prefetch(limit=lookup.pool, **by_vector)],
-            "query": edge.Query.Nearest(lookup.patches.tolist(), using=PATCHES),
+            "query": edge.Query.Nearest(to_numbers(lookup.patches), using=PATCHES),
         }
     return edge.QueryRequest(
         limit=lookup.limit,

@@ -28,6 +28,7 @@ from likeness.adapters.qdrant import (
     from_payload,
     metadata_of,
     note_point_id,
+    to_numbers,
     to_payload,
     to_vectors,
     update_filter,
@@ -211,6 +212,7 @@ class RestIndex:
         check_collection(name, found["config"].get("metadata"), wanted)
         self._index_payload(name, found.get("payload_schema", {}), self._layout.indexes)
         self._name_alias(name)
+        self._prepare_notes()  # now: who writes notes may have a key that cannot
 
     def retrieve(self, model: str, ids: Sequence[str]) -> dict[str, Point]:
         path = f"/collections/{self._layout.collection(model)}/points?consistency=majority"
@@ -282,8 +284,7 @@ class RestIndex:
         try:
             self._transport.call("PUT", path, body)
         except IndexMissing:
-            self._put_collection(self._layout.notes, {"vectors": {}})
-            self._index_payload(self._layout.notes, {}, {NOTE_KIND: "keyword"})
+            self._prepare_notes()
             self._transport.call("PUT", path, body)
 
     def forget(self, kind: str, note_id: str) -> None:
@@ -345,6 +346,14 @@ class RestIndex:
             }
         self._put_collection(name, {"vectors": vectors, "metadata": metadata})
 
+    def _prepare_notes(self) -> None:
+        name, present = self._layout.notes, {}
+        try:
+            present = self._describe(name).get("payload_schema", {})
+        except IndexMissing:
+            self._put_collection(name, {"vectors": {}})
+        self._index_payload(name, present, {NOTE_KIND: "keyword"})
+
     def _put_collection(self, name: str, body: Mapping[str, Any]) -> None:
         try:
             self._transport.call("PUT", f"/collections/{name}", body)
@@ -368,7 +377,7 @@ class RestIndex:
 def _search(lookup: Lookup) -> dict[str, Any]:
     """One of a batch's searches. Prefetches are filtered too, or they would fill up with others."""
     by_vector: dict[str, Any] = {
-        "query": lookup.vector.tolist(),
+        "query": to_numbers(lookup.vector),
         "using": VECTOR,
         "params": {"hnsw_ef": 128, "quantization": {"rescore": True, "oversampling": 2.0}},
     }
@@ -379,7 +388,7 @@ def _search(lookup: Lookup) -> dict[str, Any]:
     if lookup.patches is not None:
         by_vector = {
             "prefetch": {**by_vector, "limit": lookup.pool},
-            "query": lookup.patches.tolist(),
+            "query": to_numbers(lookup.patches),
             "using": PATCHES,
         }
     return {

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import math
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -98,7 +97,9 @@ def from_token(text: str, spec: ModelSpec) -> list[Appearance]:
             raise ValueError(text)
         data = base64.b64decode(text + "=" * (-len(text) % 4), b"-_", validate=True)
         token = msgspec.msgpack.decode(data, type=_Token)
-        if token.form == _FORM and token.model != spec.fingerprint:
+        if token.form != _FORM:
+            raise ValueError(token.form)
+        if token.model != spec.fingerprint:
             raise ModelMismatch(
                 f"query_id is of model {token.model[:16]!r}, this index of {spec.fingerprint}: "
                 "send the image again"
@@ -111,18 +112,24 @@ def from_token(text: str, spec: ModelSpec) -> list[Appearance]:
 def _restored(view: _View, spec: ModelSpec) -> Appearance:
     """Raises ValueError for what cannot be a view: a caller may have changed any byte."""
     vector = np.frombuffer(view.vector, np.float16).astype(np.float32)
-    length = float(np.linalg.norm(vector))
-    if len(vector) != spec.embedding.dim or not np.isfinite(length) or length == 0:
+    if len(vector) != spec.embedding.dim or not np.isfinite(vector).all() or not vector.any():
         raise ValueError(len(vector))
-    if not all(math.isfinite(end) for end in (*view.box, *view.seen)):
+    # a pad sees more than there is: up to the input's size, of a picture of one pixel
+    most_seen = float(max(spec.input.width, spec.input.height))
+    if not (_is_part(view.box, 1.0) and _is_part(view.seen, most_seen)):
         raise ValueError(view.box)
     if view.packed is not None:
         unpack([view.packed], *((spec.local.side, spec.local.dim) if spec.local else (0, 0)))
     return Appearance(
-        vector / np.float32(length),
+        vector / np.linalg.norm(vector),
         packed=view.packed,
         colours=view.colours,
         sha256=view.sha256,
         box=view.box,
         seen=view.seen,
     )
+
+
+def _is_part(box: Box, end: float) -> bool:
+    """False for an empty box too, and for NaN."""
+    return 0 <= box.left < box.right <= end and 0 <= box.top < box.bottom <= end

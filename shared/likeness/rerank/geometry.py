@@ -62,9 +62,7 @@ def verify(
     source = _complex(query_at)[matches[..., 0]]
     target = _complex(candidates_at)[every, matches[..., 1]]
     turn, shift = _proposals(source, target, weights)
-    apart = turn[..., None] * source[:, None] + (shift[..., None] - target[:, None])
-    squares = (apart.real**2 + apart.imag**2) / np.float32(tolerance**2)
-    agreement = np.maximum(0, 1 - squares)
+    agreement = _agreement(turn, shift, source, target, tolerance)
     scores = (agreement @ weights[..., None])[..., 0]
     best = scores.argmax(axis=1)
     chosen = every[:, 0], best
@@ -90,14 +88,21 @@ def _mutual_matches(
     """Numbers (K, M, 2) and weights max(0, cos − floor) (K, M), by falling weight."""
     count, rows, dim = candidates.shape
     cosines = (candidates.reshape(-1, dim) @ query.T).reshape(count, rows, len(query))
-    of_query = cosines.argmax(axis=1)
+    every = np.arange(count)[:, None]
     of_candidate = cosines.argmax(axis=2)
-    mutual = np.take_along_axis(of_candidate, of_query, axis=1) == np.arange(len(query))
-    strength = np.take_along_axis(cosines, of_query[:, None], axis=1)[:, 0]
-    weights = np.where(mutual, np.maximum(0, strength - floor), 0)
+    strength = cosines[every, np.arange(rows), of_candidate]
+    # the largest are found several times as fast as where they are
+    image, row = np.nonzero(strength == cosines.max(axis=1)[every, of_candidate])
+    of_query = np.zeros((count, len(query)), np.intp)
+    weights = np.zeros((count, len(query)), np.float32)
+    # of equal rows the first is the neighbour: it is written last
+    image, row = image[::-1], row[::-1]
+    place = image, of_candidate[image, row]
+    of_query[place] = row
+    weights[place] = np.maximum(0, strength[image, row] - floor)
     order = np.argsort(-weights, axis=1, kind="stable")[:, :MATCHES]
-    matches = np.stack([order, np.take_along_axis(of_query, order, axis=1)], axis=2)
-    return matches, np.take_along_axis(weights, order, axis=1)
+    matches = np.stack([order, of_query[every, order]], axis=2)
+    return matches, weights[every, order]
 
 
 def _complex(at: NDArray[np.float32]) -> NDArray[np.complex64]:
@@ -119,6 +124,24 @@ def _proposals(
     turn = np.where(real, ratio, 1).astype(np.complex64)
     shift = np.where(real, target[:, one] - turn * source[:, one], 0)
     return turn, shift.astype(np.complex64)
+
+
+def _agreement(
+    turn: NDArray[np.complex64],
+    shift: NDArray[np.complex64],
+    source: NDArray[np.complex64],
+    target: NDArray[np.complex64],
+    tolerance: float,
+) -> NDArray[np.float32]:
+    """How well each match fits each similarity, max(0, 1 − (residual / θ)²): (K, H, M)."""
+    similar = np.stack([turn, shift, -np.ones_like(turn)], axis=2)
+    apart = similar @ np.stack([source, np.ones_like(source), target], axis=1)
+    agreement: NDArray[np.float32] = np.square(apart.real)
+    agreement += np.square(apart.imag)
+    agreement *= np.float32(-1 / tolerance**2)
+    agreement += 1
+    np.maximum(agreement, 0, out=agreement)
+    return agreement
 
 
 def _affine(

@@ -14,6 +14,8 @@ from likeness.rerank.geometry import grid
 KEPT = 64
 _STEPS = 7  # a value is −7…7, shifted to 1…15
 _RANGE = 3.0  # a unit row's values have a spread of 1/√D: beyond three of it they are clipped
+# both values of each byte, (256, 2)
+_PAIRS = np.stack(np.divmod(np.arange(256, dtype=np.float32), 16), axis=1) - (_STEPS + 1)
 
 
 def pack(
@@ -41,21 +43,22 @@ def unpack(
     Where an image has fewer than the most, the rest are zero rows, which match nothing. Raises
     ValueError for bytes that no such map was packed into.
     """
-    size = 1 + dim // 2
-    counts = [len(data) // size for data in packed]
-    most = max(counts, default=0)
+    lengths = [len(data) for data in packed]
+    most = max(lengths, default=0) // (1 + dim // 2)
     descriptors = np.zeros((len(packed), most, dim), np.float32)
     cells = np.zeros((len(packed), most), np.intp)
-    for row, (data, count) in enumerate(zip(packed, counts, strict=True)):
-        if len(data) != count * size:
-            raise ValueError(f"{len(data)} bytes are no descriptors of {dim} values")
-        raw = np.frombuffer(data, np.uint8)
-        cells[row, :count] = raw[:count]
-        pairs = raw[count:].reshape(count, dim // 2)
-        descriptors[row, :count, ::2] = pairs >> 4
-        descriptors[row, :count, 1::2] = pairs & 15
-        descriptors[row, :count] -= _STEPS + 1
+    for length in set(lengths):  # nearly always one
+        count, rest = divmod(length, 1 + dim // 2)
+        if rest:
+            raise ValueError(f"{length} bytes are no descriptors of {dim} values")
+        rows = [row for row, its in enumerate(lengths) if its == length]
+        raw = np.frombuffer(b"".join(packed[row] for row in rows), np.uint8)
+        raw = raw.reshape(len(rows), length)
+        cells[rows, :count] = raw[:, :count]
+        values = _PAIRS.take(raw[:, count:], axis=0)
+        descriptors[rows, :count] = values.reshape(len(rows), count, dim)
     if (cells >= side * side).any():
         raise ValueError(f"a cell lies outside a map of {side} × {side}")
-    lengths = np.linalg.norm(descriptors, axis=2, keepdims=True)
-    return descriptors / np.maximum(lengths, 1e-9), grid(side)[cells]
+    norms = np.sqrt(np.einsum("kmd,kmd->km", descriptors, descriptors))
+    descriptors /= np.maximum(norms, 1e-9)[..., None]
+    return descriptors, grid(side)[cells]

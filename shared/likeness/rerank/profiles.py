@@ -18,15 +18,26 @@ from likeness.model import ModelSpec
 from likeness.preprocessing import COLOURS
 from likeness.records import WHOLE, Box
 from likeness.rerank.appearance import Appearance
-from likeness.rerank.geometry import grid, verify
+from likeness.rerank.geometry import Verification, grid, verify
 from likeness.rerank.packing import unpack
 from likeness.rerank.refinement import refine
-from likeness.rerank.verdicts import Calibration, Level, Verdict, evidence, judge
+from likeness.rerank.verdicts import (
+    Calibration,
+    Evidence,
+    Level,
+    Verdict,
+    evidence,
+    features,
+    judge,
+)
 
 # A best answer so near and so far ahead is right: only what is shown is verified then.
 _CLEAR, _AHEAD = 0.95, 0.1
 # More than either stage takes of 100 candidates on a slow core, in seconds.
 _REFINEMENT_S, _GEOMETRY_S = 0.02, 0.1
+_LAYOUT = (COLOURS, COLOURS, 3)
+# What is taken for true of colours that were not kept: as unlike as can be.
+_UNKNOWN = {"colour": 1, "worst": 1, "likeness": 0, "plain_colour": 1, "plain_worst": 1}
 
 
 class Profile(StrEnum):
@@ -38,8 +49,9 @@ class Profile(StrEnum):
 class Proof(NamedTuple):
     """What two pictures were found to have in common.
 
-    geometry: the soft inlier score. overlaps: shares of either picture that the other shows.
-    boxes: where the matches are, in the query's picture and in the candidate's, if any are.
+    geometry: the soft inlier score. overlaps: shares of either picture that the other shows, 0
+    where no match agrees. boxes: where the matches are, in the query's picture and in the
+    candidate's, if there are any.
     """
 
     verdict: Verdict
@@ -65,6 +77,15 @@ class Ranked(NamedTuple):
     stages: dict[str, NDArray[np.float32]]
     proofs: dict[int, Proof]
     skipped: list[str]
+
+
+class _Held(NamedTuple):
+    """One query beside K candidates. mine, theirs: the boxes of what agrees in either picture."""
+
+    found: Verification
+    facts: Evidence
+    mine: list[Box]
+    theirs: list[Box]
 
 
 class Ranker:
@@ -116,7 +137,7 @@ class Ranker:
             geometry = np.full(count, np.nan, np.float32)
             geometry[list(proofs)] = [proof.geometry for proof in proofs.values()]
             stages["geometry"] = geometry
-            if profile is Profile.PRECISE:
+            if every:  # else the order would hang on how many are shown
                 score = score + np.float32(calibration.geometry) * np.nan_to_num(geometry)
                 order = np.argsort(-score, kind="stable")
         return Ranked(order, score, cosine, view, stages, proofs, skipped)
@@ -126,6 +147,11 @@ class Ranker:
         vectors = np.array([c.vector for c in candidates], np.float32)
         return self._prove(query, candidates, vectors @ query.vector if len(vectors) else vectors)
 
+    def features(self, query: Appearance, candidates: Sequence[Appearance]) -> NDArray[np.float64]:
+        """What verdicts on the query and each candidate, at least one, rest on: (K, FEATURES)."""
+        vectors = np.array([c.vector for c in candidates], np.float32)
+        return features(self._hold(query, candidates, vectors @ query.vector).facts)
+
     def _prove(
         self,
         query: Appearance,
@@ -134,37 +160,56 @@ class Ranker:
     ) -> list[Proof]:
         if not self._calibration or not candidates:
             return []
+        held = self._hold(query, candidates, cosines)
+        found, facts = held.found, held.facts
+        proofs = []
+        for row, verdict in enumerate(judge(self._calibration, features(facts))):
+            theirs = candidates[row]
+            same = query.sha256 is not None and query.sha256 == theirs.sha256
+            whole = query.box == theirs.box == WHOLE
+            agree = bool(found.inliers[row])
+            proofs.append(
+                Proof(
+                    Verdict(Level.EXACT, 1.0) if same and whole else verdict,
+                    float(found.score[row]),
+                    int(found.inliers[row]),
+                    float(facts.overlap_query[row]) if agree else 0.0,
+                    float(facts.overlap_target[row]) if agree else 0.0,
+                    (held.mine[row], held.theirs[row]) if agree else None,
+                )
+            )
+        return proofs
+
+    def _hold(
+        self,
+        query: Appearance,
+        candidates: Sequence[Appearance],
+        cosines: NDArray[np.float32],
+    ) -> _Held:
+        """The query beside each candidate, at least one."""
         side, dim = (self._spec.local.side, self._spec.local.dim) if self._spec.local else (1, 2)
         local, at = unpack([c.packed or b"" for c in candidates], side, dim)
         if not local.shape[1]:  # nothing is kept: one row of zeros each, which matches nothing
             local, at = _nothing(len(candidates), dim)
         mine, mine_at = _of_query(query, side, dim)
         found = verify(mine, mine_at, local, at)
-        colours = np.stack([_layout(c.colours, 255) for c in candidates])
-        facts = evidence(cosines, found, side, _layout(query.colours, 0), colours)
-        proofs = []
-        for row, verdict in enumerate(judge(self._calibration, facts)):
-            theirs, agree = candidates[row], found.inlier[row]
-            same = query.sha256 is not None and query.sha256 == theirs.sha256
-            whole = query.box == theirs.box == WHOLE
-            boxes = None
-            if agree.any():
-                ones, others = found.matches[row][agree].T
-                boxes = (
-                    _around(mine_at[ones], side, query),
-                    _around(at[row][others], side, theirs),
-                )
-            proofs.append(
-                Proof(
-                    Verdict(Level.EXACT, 1.0) if same and whole else verdict,
-                    float(found.score[row]),
-                    int(found.inliers[row]),
-                    float(facts.overlap_query[row]),
-                    float(facts.overlap_target[row]),
-                    boxes,
-                )
-            )
-        return proofs
+        colours = np.stack([_layout(c) for c in candidates])
+        facts = evidence(cosines, found, side, _layout(query), colours)
+        known = np.array([_has_layout(query) and _has_layout(c) for c in candidates])
+        facts = facts._replace(
+            **{
+                name: np.where(known, getattr(facts, name), np.float32(value))
+                for name, value in _UNKNOWN.items()
+            }
+        )
+        of_query, of_candidate = np.moveaxis(found.matches, 2, 0)
+        theirs_at = at[np.arange(len(candidates))[:, None], of_candidate]
+        return _Held(
+            found,
+            facts,
+            _around(mine_at[of_query], found.inlier, side, [query] * len(candidates)),
+            _around(theirs_at, found.inlier, side, candidates),
+        )
 
 
 def _of_query(
@@ -184,22 +229,29 @@ def _nothing(count: int, dim: int) -> tuple[NDArray[np.float32], NDArray[np.floa
 
 
 def _clear(cosines: NDArray[np.float32]) -> bool:
-    second = cosines[1] if len(cosines) > 1 else -1.0
+    second = cosines[1:].max(initial=-1.0)  # any of them: refinement may have moved it down
     return bool(cosines[0] >= _CLEAR and cosines[0] - second >= _AHEAD)
 
 
-def _layout(colours: bytes | None, unknown: int) -> NDArray[np.uint8]:
-    """Query and candidate take other values for unknown: they are not alike then."""
-    shape = (COLOURS, COLOURS, 3)
-    if colours is None or len(colours) != math.prod(shape):
-        return np.full(shape, unknown, np.uint8)
-    return np.frombuffer(colours, np.uint8).reshape(shape)
+def _has_layout(of: Appearance) -> bool:
+    return of.colours is not None and len(of.colours) == math.prod(_LAYOUT)
 
 
-def _around(at: NDArray[np.float32], side: int, of: Appearance) -> Box:
-    """The box of some cells in the whole picture."""
-    ends = np.stack([at.min(axis=0), at.max(axis=0) + 1]) / side
-    for part in (of.seen, of.box):
-        least, most = np.array(part[:2]), np.array(part[2:])
-        ends = np.clip(least + ends * (most - least), 0, 1)
-    return Box(*(float(end) for end in ends.ravel()))
+def _layout(of: Appearance) -> NDArray[np.uint8]:
+    """Black where it is not known."""
+    known = of.colours if _has_layout(of) else None
+    return np.frombuffer(known or bytes(math.prod(_LAYOUT)), np.uint8).reshape(_LAYOUT)
+
+
+def _around(
+    at: NDArray[np.float32], where: NDArray[np.bool_], side: int, of: Sequence[Appearance]
+) -> list[Box]:
+    """The box of some of each picture's cells in the whole picture: at (K, M, 2), where (K, M)."""
+    across = np.ascontiguousarray(at.transpose(0, 2, 1))
+    least = np.where(where[:, None], across, side).min(axis=2)
+    most = np.where(where[:, None], across, -1).max(axis=2) + 1
+    ends = np.stack([least, most], axis=1) / side
+    for parts in ([one.seen for one in of], [one.box for one in of]):
+        first, last = np.split(np.array(parts).reshape(-1, 2, 2), 2, axis=1)
+        ends = np.clip(first + ends * (last - first), 0, 1)
+    return [Box(*row) for row in ends.reshape(-1, 4).tolist()]

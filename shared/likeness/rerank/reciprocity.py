@@ -34,6 +34,7 @@ def _reciprocal_sets(cosines: NDArray[np.float32], k: int) -> NDArray[np.bool_]:
     nearest = np.argpartition(-cosines, k - 1, axis=1)[:, :k]
     near = np.zeros(cosines.shape, bool)
     np.put_along_axis(near, nearest, True, axis=1)
+    np.fill_diagonal(near, True)  # also among more equals than k, and of rows of zeros
     return near & near.T
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from likeness.records import WHOLE, Box
 
+_FAINT = 0.05  # what stands out by less is noise
 _CALM = 0.3  # share of the patches that are no subject, in any picture
 _SPREAD = 1.8  # half a subject's side, in standard deviations of where it stands out
 _MARGIN = 0.04
@@ -32,9 +33,9 @@ def subject(patches: NDArray[np.float32]) -> Box:
     """The box of what stands out most, or the whole picture where that is nearly all of it."""
     found = standing_out(patches)
     found = np.maximum(0, found - np.quantile(found, _CALM))
-    total = found.sum()
-    if total <= 1e-6:
+    if found.max() < _FAINT:
         return WHOLE
+    total = found.sum()
     centres = (np.arange(len(found)) + 0.5) / len(found)
     ends = []
     for weights in (found.sum(axis=0), found.sum(axis=1)):
@@ -52,7 +53,7 @@ def regions(patches: NDArray[np.float32], most: int) -> list[Box]:
     Patches that stand out by more than the mean are joined with their neighbours.
     """
     found = standing_out(patches)
-    marked = found > max(float(found.mean()), 1e-6)
+    marked = found > max(float(found.mean()), _FAINT)
     side, boxes = len(found), []
     left_over = {(int(y), int(x)) for y, x in zip(*np.nonzero(marked), strict=True)}
     while left_over:

@@ -10,10 +10,13 @@ from numpy.typing import NDArray
 
 
 def above_relative(scores: NDArray[np.floating], share: float) -> int:
-    """How many of the scores (K,), best first, reach this share of the best."""
+    """How many of the scores (K,), best first, reach this share of the best.
+
+    A best score below zero allows as much of a fall as one above it: the best itself always stays.
+    """
     if not len(scores):
         return 0
-    below = np.flatnonzero(scores < share * scores[0])
+    below = np.flatnonzero(scores < scores[0] - (1 - share) * abs(scores[0]))
     return int(below[0]) if len(below) else len(scores)
 
 

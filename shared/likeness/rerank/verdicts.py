@@ -20,10 +20,12 @@ from likeness.errors import ModelBundleError
 from likeness.rerank.geometry import Verification, grid
 
 CALIBRATION = "calibration.json"
-FEATURES = 12
+_FACTS = 12
+FEATURES = _FACTS + _FACTS * (_FACTS + 1) // 2
 # A little pull towards zero: pairs that can be told apart without error have no best weights.
 _RIDGE = 1e-2
 _STEPS = 50
+_ABOVE = 1e-9  # a threshold's distance from the first probability that it must not reach
 _FULL_SCORE = 32.0  # 64 descriptors, each with the weight 1 − 0.5 of a perfect match
 
 
@@ -59,8 +61,8 @@ class Evidence(NamedTuple):
     geometry: soft inlier score. inliers: matches that agree. shift: how far the corners of the
     query's frame are moved, in frames. overlap_query, overlap_target: shares of either frame that
     the other shows. colour: mean difference of colours where the frames overlap, worst: its 90th
-    percentile, both 0 to 1; likeness: correlation of lightness there. plain_colour, plain_worst:
-    as if nothing had moved.
+    percentile, both 0 to 1; likeness: correlation of colours there, each channel less its mean.
+    plain_colour, plain_worst: mean and most that colours differ, as if nothing had moved.
     """
 
     cosine: NDArray[np.float32]
@@ -108,7 +110,7 @@ def load_calibration(folder: Path, model: str) -> Calibration | None:
         return None
     try:
         found = msgspec.json.decode(path.read_bytes(), type=Calibration)
-    except (msgspec.MsgspecError, OSError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, OSError) as error:
         raise ModelBundleError(f"{CALIBRATION}: {error}") from error
     if found.model != model:
         raise ModelBundleError(
@@ -133,20 +135,17 @@ def evidence(
     colours (K, c, c, 3): layouts, of any one size.
     """
     last = side - 0.5
-    corners = _with_ones(np.array([(-0.5, -0.5), (last, -0.5), (-0.5, last), (last, last)]))
-    moved = np.einsum("kij,pj->kpi", verified.affine, corners)
-    shift = np.abs(moved - corners[:, :2]).mean(axis=(1, 2)) / side
+    corners = np.array([(-0.5, -0.5), (last, -0.5), (-0.5, last), (last, last)]).T
+    shift = np.abs(_moved(verified.affine, corners) - corners).mean(axis=(1, 2)) / side
     cells = len(query_colours)
     # centres of the layout's cells, in cells of the local map
-    centres = _with_ones((grid(cells) + 0.5) * side / cells - 0.5)
-    there = np.einsum("kij,pj->kpi", verified.affine, centres)
+    centres = (grid(cells).T.astype(np.float64) + 0.5) * side / cells - 0.5
+    there = _moved(verified.affine, centres)
     inside = _within(there, side)
-    index = np.clip(((there + 0.5) * cells / side).astype(np.intp), 0, cells - 1)
-    theirs = colours.reshape(len(colours), -1, 3).astype(np.float32) / 255
-    mine = query_colours.reshape(-1, 3).astype(np.float32) / 255
-    aligned = np.take_along_axis(theirs, (index[..., 1] * cells + index[..., 0])[..., None], axis=1)
-    difference = np.abs(aligned - mine).mean(axis=2)
-    plain = np.abs(theirs - mine).mean(axis=2)
+    theirs, mine = _channels(colours), _channels(query_colours[None])[0]
+    aligned = _sampled(theirs, (there + 0.5) * cells / side - 0.5, cells)
+    difference = np.abs(aligned - mine).mean(axis=1)
+    plain = np.abs(theirs - mine).mean(axis=1)
     return Evidence(
         cosine=cosines,
         geometry=verified.score,
@@ -156,14 +155,17 @@ def evidence(
         overlap_target=_covered(verified.affine, side),
         colour=_mean(difference, inside),
         worst=_ninth_tenth(difference, inside),
-        likeness=_correlation(mine.mean(axis=1), aligned.mean(axis=2), inside),
+        likeness=_correlation(mine, aligned, inside),
         plain_colour=plain.mean(axis=1, dtype=np.float32),
-        plain_worst=_ninth_tenth(plain, np.ones_like(inside)),
+        plain_worst=plain.max(axis=1),
     )
 
 
 def features(found: Evidence) -> NDArray[np.float64]:
-    """(K, FEATURES), each about 0 to 1: what the logistic models see."""
+    """(K, FEATURES), each about 0 to 1: facts, and their products, since few facts mean much alone.
+
+    Colours that agree are no proof where geometry has found nothing to align them by.
+    """
     strength = np.log1p(found.geometry) / np.log1p(_FULL_SCORE)
     columns = [
         found.cosine,
@@ -175,27 +177,34 @@ def features(found: Evidence) -> NDArray[np.float64]:
         found.overlap_target,
         np.minimum(1, 3 * found.colour),
         np.minimum(1, 2 * found.worst),
-        np.maximum(0, found.likeness) * strength,
+        np.maximum(0, found.likeness),
         np.sqrt(np.minimum(1, 4 * found.plain_colour)),
-        np.sqrt(np.minimum(1, 2 * found.plain_worst)),
+        np.sqrt(np.minimum(1, found.plain_worst)),
     ]
-    return np.stack(columns, axis=1).astype(np.float64)
+    facts = np.stack(columns, axis=1).astype(np.float64)
+    one, other = np.triu_indices(_FACTS)
+    return np.concatenate([facts, facts[:, one] * facts[:, other]], axis=1)
 
 
-def judge(calibration: Calibration, found: Evidence) -> list[Verdict]:
-    """The closest level that is likely enough, for each candidate; never exact, see `Level`."""
-    rows = features(found)
+def judge(calibration: Calibration, rows: NDArray[np.float64]) -> list[Verdict]:
+    """The closest level that is likely enough, for each row of features; never exact (`Level`)."""
+    at_least = chances(calibration, rows)
+    thresholds = [calibration.levels[level].threshold for level in FITTED]
+    verdicts = []
+    for row in at_least:
+        level = next((n for n, least in enumerate(thresholds) if row[n] >= least), None)
+        if level is None:
+            verdicts.append(Verdict(Level.NONE, float(1 - row[-1])))
+        else:
+            verdicts.append(Verdict(FITTED[level], float(row[level])))
+    return verdicts
+
+
+def chances(calibration: Calibration, rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Probabilities (K, 4) of being at least as close as each of FITTED: they rise along a row."""
     fitted = [calibration.levels[level] for level in FITTED]
     each = np.stack([_sigmoid(rows @ np.array(f.weights) + f.bias) for f in fitted], axis=1)
-    at_least = np.maximum.accumulate(each, axis=1)  # a copy is edited or closer too
-    verdicts = []
-    for chances in at_least:
-        level = next((n for n, f in enumerate(fitted) if chances[n] >= f.threshold), None)
-        if level is None:
-            verdicts.append(Verdict(Level.NONE, float(1 - chances[-1])))
-        else:
-            verdicts.append(Verdict(FITTED[level], float(chances[level])))
-    return verdicts
+    return np.maximum.accumulate(each, axis=1)  # a copy is edited or closer too
 
 
 def fit(
@@ -220,8 +229,10 @@ def fit(
             break
     threshold = 0.5
     if most_false is not None and (~close).any():
-        chances = _sigmoid(design[~close] @ weights)
-        threshold = max(threshold, float(np.quantile(chances, 1 - most_false)))
+        chances = np.sort(_sigmoid(design[~close] @ weights))[::-1]
+        claimed = int(most_false * len(chances))
+        if claimed < len(chances):
+            threshold = max(threshold, float(chances[claimed]) + _ABOVE)
     return Fitted(tuple(float(w) for w in weights[:-1]), float(weights[-1]), threshold)
 
 
@@ -229,21 +240,28 @@ def _sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(1 / (1 + np.exp(-np.clip(x, -60, 60))), np.float64)
 
 
-def _with_ones(points: NDArray[np.floating]) -> NDArray[np.float64]:
-    return np.column_stack([points, np.ones(len(points))]).astype(np.float64)
+def _channels(layouts: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """(K, c, c, 3) → (K, 3, c²), 0 to 1: loops over places are fast, loops over three are not."""
+    planes = np.moveaxis(layouts, 3, 1).reshape(len(layouts), 3, -1)
+    return planes.astype(np.float32) / np.float32(255)
 
 
-def _within(points: NDArray[np.floating], side: int) -> NDArray[np.bool_]:
-    return np.asarray(((points > -0.5) & (points < side - 0.5)).all(axis=-1))
+def _moved(affine: NDArray[np.float32], points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Points (2, P) under K transforms: (K, 2, P)."""
+    return np.asarray(affine[..., :2] @ points + affine[..., 2:], np.float64)
+
+
+def _within(points: NDArray[np.float64], side: int) -> NDArray[np.bool_]:
+    """Which of the points (K, 2, P) lie in a map: (K, P)."""
+    return np.asarray(((points > -0.5) & (points < side - 0.5)).all(axis=1))
 
 
 def _covered(affine: NDArray[np.float32], side: int) -> NDArray[np.float32]:
     """Share (K,) of the candidate's cells that the query's frame is mapped onto."""
-    linear, shift = affine[..., :2].astype(np.float64), affine[..., 2].astype(np.float64)
+    linear, shift = np.split(affine.astype(np.float64), [2], axis=2)
     sound = np.abs(np.linalg.det(linear)) > 1e-3
-    linear = np.where(sound[:, None, None], linear, np.eye(2))
-    back = np.linalg.solve(linear, np.swapaxes(grid(side)[None] - shift[:, None], 1, 2))
-    inside = _within(np.swapaxes(back, 1, 2), side)
+    back = np.linalg.inv(np.where(sound[:, None, None], linear, np.eye(2)))
+    inside = _within(back @ (grid(side).T - shift), side)
     return np.where(sound, inside.mean(axis=1), 0).astype(np.float32)
 
 
@@ -263,11 +281,28 @@ def _ninth_tenth(values: NDArray[np.float32], where: NDArray[np.bool_]) -> NDArr
     return np.where(counts > 0, found[:, 0], 1).astype(np.float32)
 
 
+def _sampled(
+    layouts: NDArray[np.float32], at: NDArray[np.float64], cells: int
+) -> NDArray[np.float32]:
+    """Bilinear samples (K, 3, P) of layouts (K, 3, cells²) at (x, y) (K, 2, P), in cells."""
+    at = np.clip(at, 0, cells - 1)
+    low = np.minimum(at.astype(np.intp), cells - 2)
+    right, down = np.moveaxis((at - low).astype(np.float32), 1, 0)[:, :, None]
+    planes = np.arange(layouts.shape[0] * 3).reshape(-1, 3, 1) * cells**2
+    first = planes + (low[:, 1:] * cells + low[:, :1])
+    values = layouts.ravel()
+    upper = (1 - right) * values.take(first) + right * values[1:].take(first)
+    lower = (1 - right) * values[cells:].take(first) + right * values[cells + 1 :].take(first)
+    return np.asarray((1 - down) * upper + down * lower, np.float32)
+
+
 def _correlation(
     mine: NDArray[np.float32], theirs: NDArray[np.float32], where: NDArray[np.bool_]
 ) -> NDArray[np.float32]:
-    counts = np.maximum(1, where.sum(axis=1))[:, None]
-    a = np.where(where, mine - (mine * where).sum(axis=1, keepdims=True) / counts, 0)
-    b = np.where(where, theirs - (theirs * where).sum(axis=1, keepdims=True) / counts, 0)
-    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    return np.asarray((a * b).sum(axis=1) / np.maximum(lengths, 1e-6), np.float32)
+    """Of colours (3, P) and (K, 3, P) over some places: (K,)."""
+    counts = np.maximum(1, where.sum(axis=1, dtype=np.float32))[:, None, None]
+    shown = where[:, None].astype(np.float32)
+    a = (mine - (mine * shown).sum(axis=2, keepdims=True) / counts) * shown
+    b = (theirs - (theirs * shown).sum(axis=2, keepdims=True) / counts) * shown
+    both, ours, its = (np.einsum("kcp,kcp->k", x, y) for x, y in ((a, b), (a, a), (b, b)))
+    return np.asarray(both / np.maximum(np.sqrt(ours * its), 1e-6), np.float32)

@@ -1,0 +1,351 @@
+"""Reranking: what each stage costs, how well geometry tells pictures apart, what is kept for it.
+
+    precise_ms_per_100   Ranker.rank with `precise`, 100 candidates as the index keeps them
+    geometry_ms_per_50   unpacking and verifying 50 of them
+    ratio                our milliseconds for one pair over the peer's, lower is better
+    auc, peer_auc        how often a picture's edited copy scores above another picture
+    …_bytes              of one image, as stored and as the bodies of REST calls say it
+
+The peer is what people use without a network: OpenCV's ORB, 500 features, cross-checked matches and
+a similarity by RANSAC, on the same pictures; its descriptors, too, are there beforehand. Truth is
+known because the edits are ours. Times are of one core, in processor time, which other programs
+disturb less than the clock; the least of several rounds counts, in which all take turns.
+"""
+# ruff: noqa: E402
+
+from __future__ import annotations
+
+import os
+
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # before NumPy starts a thread a core
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+from msgspec import structs
+from numpy.typing import NDArray
+from PIL import Image
+from rich.progress import track
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.embed import MODEL
+from console import catalogue
+from console.edits import EDITS
+from likeness.adapters.qdrant import Layout, to_payload, to_vectors
+from likeness.adapters.qdrant_embedded import EmbeddedIndex
+from likeness.embedding import Embedder
+from likeness.filters import Schema
+from likeness.images import decode
+from likeness.indexing import Indexer
+from likeness.looking import appearances
+from likeness.preprocessing import COLOURS
+from likeness.records import Point
+from likeness.rerank.appearance import Appearance, of_point
+from likeness.rerank.diversity import diversify
+from likeness.rerank.expansion import expand
+from likeness.rerank.geometry import grid, verify
+from likeness.rerank.packing import unpack
+from likeness.rerank.profiles import Profile, Ranker
+from likeness.rerank.reciprocity import reciprocal
+from likeness.rerank.refinement import refine
+from likeness.rerank.verdicts import (
+    FEATURES,
+    FITTED,
+    Calibration,
+    Fitted,
+    Level,
+    evidence,
+    features,
+    judge,
+    load_calibration,
+)
+from likeness.settings import Limits
+from tests.fake_bucket import FakeBucket
+
+CANDIDATES, VERIFIED, SHOWN = 100, 50, 10
+OTHERS = 8  # wrong answers of each edited copy
+ORB_FEATURES, ORB_SIDE = 500, 640
+TARGETS = {
+    "precise_ms_per_100": 15.0,
+    "geometry_ms_per_50": 6.0,
+    "expansion_ms": 2.5,
+    "reciprocity_ms": 2.5,
+    "diversity_ms": 2.5,
+    "local_packed_bytes": 4096,
+    "local_base64_bytes": 4096,
+    "patches_stored_bytes": 8192,
+}
+MISSING = (
+    "OpenCV is not installed, so there is no peer: `uv pip install --group bench`, or pip's, "
+    "brings it"
+)
+
+
+class Copy(NamedTuple):
+    """An edited picture's file, and the number of the picture."""
+
+    of: int
+    data: bytes
+
+
+def least_ms(works: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Processor milliseconds of each work, the least of its rounds; they take turns."""
+    least = dict.fromkeys(works, float("inf"))
+    for _ in range(rounds):
+        for name, work in works.items():
+            start = time.process_time()
+            work()
+            least[name] = min(least[name], (time.process_time() - start) * 1000)
+    return least
+
+
+def indexed(pictures: Sequence[bytes], embedder: Embedder) -> list[Point]:
+    """What the index keeps of these files, through the real indexer; rejected ones are left out."""
+    bucket = FakeBucket("bench")
+    for number, data in enumerate(pictures):
+        bucket.put(f"{number:05}", data)
+    with tempfile.TemporaryDirectory() as folder:
+        index = EmbeddedIndex(Path(folder), Layout("bench", Schema()))
+        Indexer(bucket, index, embedder).reconcile(bucket.events)
+        found = index.fetch([hint.ref.point_id for hint in bucket.events])
+        index.close()
+    points = [found[hint.ref.point_id] for hint in bucket.events]
+    return [point for point in points if point.vector is not None]
+
+
+def looked_at(data: bytes, embedder: Embedder) -> Appearance:
+    """A query's picture, with all its descriptors."""
+    image, info = decode(data, Limits(), embedder.decode_size)
+    [appearance] = appearances(embedder, image, sha256=info.sha256)
+    return appearance
+
+
+def calibrated(embedder: Embedder) -> Calibration:
+    """The bundle's, or where it has none one that says nothing, at the same cost."""
+    nothing = Fitted((0.0,) * FEATURES, 0.0)
+    return load_calibration(MODEL, embedder.fingerprint) or Calibration(
+        embedder.fingerprint, {level.value: nothing for level in FITTED}
+    )
+
+
+def edited_copies(pictures: Sequence[bytes]) -> list[Copy]:
+    """Every picture with every edit after which it is the same picture still."""
+    rng = np.random.default_rng(0)
+    edits = [edit for edit in EDITS if edit.level in (Level.COPY, Level.EDITED)]
+    copies = []
+    for number, data in enumerate(track(pictures, "editing", transient=True)):
+        image = decode(data, Limits(), ORB_SIDE)[0]
+        copies += [Copy(number, edit.make(image, image.copy, rng)) for edit in edits]
+    return copies
+
+
+# --- time ---
+
+
+def stages(
+    query: Appearance, candidates: list[Appearance], embedder: Embedder
+) -> dict[str, Callable[[], object]]:
+    """Each stage as a call, on what the stages before it found."""
+    spec, calibration = embedder.spec, calibrated(embedder)
+    assert spec.local is not None
+    assert query.local is not None
+    side, dim = spec.local.side, spec.local.dim
+    vectors = np.stack([candidate.vector for candidate in candidates])
+    cosines = vectors @ query.vector
+    order = np.argsort(-cosines)
+    local, at = unpack([c.packed or b"" for c in candidates], side, dim)
+    verified = verify(query.local, grid(side), local, at)
+    mine, *theirs = (
+        np.frombuffer(picture.colours or b"", np.uint8).reshape(COLOURS, COLOURS, 3)
+        for picture in (query, *candidates)
+    )
+    colours = np.stack(theirs)
+    packed = [candidate.packed or b"" for candidate in candidates[:VERIFIED]]
+    few, few_at = local[:VERIFIED], at[:VERIFIED]
+    ranker, local_of_query = Ranker(spec, calibration), query.local
+    return {
+        "precise_ms_per_100": lambda: ranker.rank([query], candidates, Profile.PRECISE, SHOWN),
+        "fast_ms_per_100": lambda: ranker.rank([query], candidates, Profile.FAST, SHOWN),
+        "geometry_ms_per_50": lambda: verify(
+            local_of_query, grid(side), *unpack(packed, side, dim)
+        ),
+        "verify_ms_per_50": lambda: verify(local_of_query, grid(side), few, few_at),
+        "refinement_ms": lambda: refine(query.vector, vectors),
+        "verdicts_ms": lambda: judge(
+            calibration, features(evidence(cosines, verified, side, mine, colours))
+        ),
+        "expansion_ms": lambda: expand(query.vector, vectors[order]),
+        "reciprocity_ms": lambda: reciprocal(query.vector, vectors),
+        "diversity_ms": lambda: diversify(cosines, vectors, CANDIDATES, 0.5),
+    }
+
+
+# --- the peer ---
+
+
+class Orb:
+    """OpenCV's features of a picture, and how many of two pictures' agree on a similarity."""
+
+    def __init__(self, cv2: ModuleType) -> None:
+        cv2.setNumThreads(1)
+        cv2.setRNGSeed(0)
+        self._cv2 = cv2
+        self._features = cv2.ORB_create(ORB_FEATURES)
+        self._matcher = cv2.BFMatcher(cv2.NORM_HAMMING, crossCheck=True)
+
+    def describe(self, data: bytes) -> tuple[NDArray[np.float32], Any]:
+        """Positions (n, 2) in pixels and descriptors (n, 32), or None for a blank picture."""
+        return self.detect(self.pixels(data))
+
+    def pixels(self, data: bytes) -> NDArray[np.uint8]:
+        image = decode(data, Limits(), ORB_SIDE)[0].convert("L")
+        image.thumbnail((ORB_SIDE, ORB_SIDE), Image.Resampling.BICUBIC)
+        return np.asarray(image)
+
+    def detect(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], Any]:
+        spots, descriptors = self._features.detectAndCompute(pixels, None)
+        return np.array([spot.pt for spot in spots], np.float32), descriptors
+
+    def inliers(self, one: tuple[Any, Any], other: tuple[Any, Any]) -> int:
+        (here, mine), (there, theirs) = one, other
+        if mine is None or theirs is None:
+            return 0
+        matches = self._matcher.match(mine, theirs)
+        if len(matches) < 3:
+            return 0
+        source = here[[match.queryIdx for match in matches]]
+        target = there[[match.trainIdx for match in matches]]
+        _, agree = self._cv2.estimateAffinePartial2D(source, target)
+        return 0 if agree is None else int(agree.sum())
+
+
+def open_peer() -> Orb | None:
+    try:
+        import cv2
+    except ImportError:
+        return None
+    return Orb(cv2)
+
+
+# --- right and wrong ---
+
+
+def separation(
+    copies: list[Copy], pictures: list[bytes], embedder: Embedder, orb: Orb | None
+) -> dict[str, float]:
+    """Each copy against its own picture and some others: AUC of our score and of the peer's."""
+    spec = embedder.spec
+    assert spec.local is not None
+    points = indexed(pictures, embedder)
+    if len(points) < len(pictures):
+        raise SystemExit("some of the pictures cannot be indexed")
+    packed = [point.local or b"" for point in points]
+    features = [orb.describe(data) for data in pictures] if orb else []
+    ours, theirs = [], []
+    for copy in track(copies, "comparing", transient=True):
+        wrong = [(copy.of + step) % len(pictures) for step in range(1, OTHERS + 1)]
+        against = [copy.of, *wrong]
+        query = looked_at(copy.data, embedder)
+        assert query.local is not None
+        local, at = unpack([packed[n] for n in against], spec.local.side, spec.local.dim)
+        ours.append(verify(query.local, grid(spec.local.side), local, at).score)
+        if orb:
+            mine = orb.describe(copy.data)
+            theirs.append([orb.inliers(mine, features[n]) for n in against])
+    found = {"pairs": float(len(copies) * (OTHERS + 1)), "auc": auc(np.array(ours))}
+    return found | ({"peer_auc": auc(np.array(theirs))} if orb else {})
+
+
+def auc(scores: NDArray[Any]) -> float:
+    """Of (N, 1 + M) scores, right ones first: how often any right one is above any wrong one."""
+    right, wrong = scores[:, 0, None], scores[:, 1:].ravel()[None]
+    return float((right > wrong).mean() + (right == wrong).mean() / 2)
+
+
+# --- bytes ---
+
+
+def sizes(points: list[Point], patches: NDArray[np.float32]) -> dict[str, float]:
+    """Mean bytes of one image: as the engine stores them, and as JSON in a REST call's body."""
+    bodies = [
+        to_payload(point) | to_vectors(structs.replace(point, patches=patches)) for point in points
+    ]
+
+    def in_body(name: str) -> float:
+        return float(np.mean([len(json.dumps(body[name])) for body in bodies]))
+
+    return {
+        "vector_stored_bytes": float(np.mean([p.vector.nbytes for p in points])),  # type: ignore[union-attr]
+        "vector_body_bytes": in_body("image"),
+        "local_packed_bytes": float(np.mean([len(p.local or b"") for p in points])),
+        "local_base64_bytes": in_body("local"),
+        "colours_packed_bytes": float(np.mean([len(p.colours or b"") for p in points])),
+        "colours_base64_bytes": in_body("colours"),
+        "patches_stored_bytes": float(patches.astype(np.float16).nbytes),
+        "patches_body_bytes": in_body("patches"),
+        "body_bytes": float(np.mean([len(json.dumps(body)) for body in bodies])),
+    }
+
+
+def measure(data: Path | None, pictures: int, rounds: int) -> dict[str, float]:
+    embedder, orb = Embedder(MODEL), open_peer()
+    files = [item.data for item in taken(data, pictures)]
+    copies = edited_copies(files)
+    fill = [item.data for item in catalogue.products()] if data is None else []
+    listed = [*files, *fill, *(copy.data for copy in copies)][:CANDIDATES]
+    points = indexed(listed, embedder)
+    query = looked_at(copies[0].data, embedder)
+    works = stages(query, [of_point(point, embedder.spec) for point in points], embedder)
+    if orb:
+        pixels = orb.pixels(copies[0].data)
+        mine, others = orb.detect(pixels), [orb.describe(file) for file in listed[:VERIFIED]]
+        works["peer_describe_ms"] = lambda: orb.detect(pixels)
+        works["peer_ms_per_50"] = lambda: [orb.inliers(mine, other) for other in others]
+    found = least_ms(works, rounds)
+    if orb:
+        found["ratio"] = found["geometry_ms_per_50"] / found["peer_ms_per_50"]
+    assert query.patches is not None
+    return found | separation(copies, files, embedder, orb) | sizes(points, query.patches)
+
+
+def taken(data: Path | None, most: int) -> list[catalogue.Item]:
+    """Evenly from a folder's pictures, or the photographs that scikit-image carries."""
+    items = list(catalogue.from_folder(data) if data else catalogue.photographs())
+    return items[:: -(-len(items) // most)]
+
+
+def show(found: dict[str, float]) -> None:
+    print(f"{'':<24}{'figure':>10}{'at most':>10}")
+    for name, value in found.items():
+        figure = f"{value:10.0f}" if value >= 100 else f"{value:10.3f}"
+        print(f"{name:<24}{figure}{TARGETS.get(name, ''):>10}")
+    if "ratio" not in found:
+        print(MISSING)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--json", action="store_true", help="a JSON object on the last line")
+    parser.add_argument("--data", type=Path, help="a folder of photos instead of scikit-image's")
+    parser.add_argument("--pictures", type=int, default=40, help="of them, at most so many")
+    parser.add_argument("--rounds", type=int, default=40)
+    arguments = parser.parse_args()
+    found = measure(arguments.data, arguments.pictures, arguments.rounds)
+    show(found)
+    if arguments.json:
+        print(json.dumps({name: round(value, 4) for name, value in found.items()}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""Verdicts for tests: calibrations fitted to drawn pictures and edits of them.
+
+`likeness calibrate` does the same with more pictures and every edit; this takes seconds, and
+depends on no calibration that a bundle ships.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from console.edits import EDITS
+from likeness.embedding import Embedder
+from likeness.images import decode
+from likeness.looking import appearances
+from likeness.model import ModelSpec, load_spec
+from likeness.rerank.appearance import Appearance
+from likeness.rerank.profiles import Ranker
+from likeness.rerank.verdicts import FITTED, Calibration, Level, fit
+from likeness.settings import Limits
+from tests.pictures import encoded, picture
+
+ROOT = Path(__file__).parents[1]
+BUNDLES = (ROOT / "tests" / "models" / "fixed-filters", ROOT / "layers" / "model")
+PICTURES = 16
+_OTHERS = 4  # that each is held against
+# Far from the seeds that tests take for their own pictures.
+_FIRST = 90_000
+_TAKEN = ("jpeg", "smaller", "cropped", "recoloured", "text", "in a scene")
+_ORDER = {level: n for n, level in enumerate((*FITTED, Level.NONE))}
+
+
+def calibration_of(spec: ModelSpec) -> Calibration:
+    """For a bundle of this repository. The same each time."""
+    [folder] = [folder for folder in BUNDLES if load_spec(folder).fingerprint == spec.fingerprint]
+    return _fitted(folder)
+
+
+@cache
+def _fitted(folder: Path) -> Calibration:
+    embedder = Embedder(folder)
+    ranker = Ranker(embedder.spec, None)
+    rng = np.random.default_rng(0)
+    drawn = [picture(_FIRST + n, 320, 240) for n in range(PICTURES)]
+    seen = [_look(encoded(image), embedder) for image in drawn]
+    rows, levels = [], []
+    for n, image in enumerate(drawn):
+        others = [seen[(n + step) % PICTURES] for step in range(1, _OTHERS + 1)]
+        for edit in EDITS:
+            if edit.name in _TAKEN:
+                data = edit.make(image, lambda: picture(int(rng.integers(_FIRST)), 320, 240), rng)
+                rows.append(ranker.features(_look(data, embedder), [seen[n], *others]))
+                levels.append((_ORDER[edit.level], *[_ORDER[Level.NONE]] * _OTHERS))
+    features, order = np.concatenate(rows), np.concatenate(levels)
+    # nothing here is just similar: what is called that is the same item at least
+    return Calibration(
+        embedder.fingerprint,
+        {level: fit(features, order <= n, most_false=0.0) for n, level in enumerate(FITTED)},
+        made_from="drawn pictures",
+    )
+
+
+def _look(data: bytes, embedder: Embedder) -> Appearance:
+    image, info = decode(data, Limits(), embedder.decode_size)
+    [found] = appearances(embedder, image, sha256=info.sha256)
+    return found

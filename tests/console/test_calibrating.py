@@ -1,0 +1,135 @@
+"""`likeness calibrate`, on drawn pictures."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from console import calibrating
+from console.app import app
+from console.calibrating import Pairs
+from console.datasets import DatasetError, Item
+from likeness.embedding import Embedder
+from likeness.model import load_spec
+from likeness.rerank.verdicts import CALIBRATION, FITTED, Level, load_calibration
+from tests.pictures import encoded, picture
+from tests.service import FIXED_FILTERS
+
+PICTURES = 30
+ORDER = {level: n for n, level in enumerate((*FITTED, Level.NONE))}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    for seed in range(PICTURES):
+        (folder / f"{seed:02}.png").write_bytes(encoded(picture(seed, 240, 180)))
+    return folder
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(FIXED_FILTERS, tmp_path / "bundle"))
+
+
+@pytest.fixture(scope="module")
+def pairs(folder: Path) -> Pairs:
+    items = [Item(path, path.stem[0], None, None) for path in sorted(folder.iterdir())]
+    return calibrating.observe(items, Embedder(FIXED_FILTERS), PICTURES, 0, lambda numbers: numbers)
+
+
+def test_the_command_writes_what_the_service_reads(folder: Path, bundle: Path) -> None:
+    arguments = ["calibrate", str(folder), "--model", str(bundle), "--pictures", "24"]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    assert "called right" in done.output
+    model = load_spec(bundle).fingerprint
+    found = load_calibration(bundle, model)
+    assert found is not None
+    assert found.made_from.endswith("24 pictures")
+
+
+def test_a_dry_run_writes_nothing(folder: Path, bundle: Path) -> None:
+    done = CliRunner().invoke(app, ["calibrate", str(folder), "--model", str(bundle), "--dry-run"])
+    assert done.exit_code == 0, done.output
+    assert not (bundle / CALIBRATION).exists()
+
+
+def test_the_calibration_of_another_model_is_replaced(folder: Path, bundle: Path) -> None:
+    (bundle / CALIBRATION).write_text('{"model": "f", "levels": {}}')
+    assert (
+        CliRunner().invoke(app, ["calibrate", str(folder), "--model", str(bundle)]).exit_code == 0
+    )
+    assert load_calibration(bundle, load_spec(bundle).fingerprint)
+
+
+def test_too_few_pictures_are_told(tmp_path: Path) -> None:
+    items = []
+    for seed in range(5):
+        path = tmp_path / f"{seed}.png"
+        path.write_bytes(encoded(picture(seed)))
+        items.append(Item(path, None, None, None))
+    with pytest.raises(DatasetError, match="20 are needed"):
+        calibrating.observe(items, Embedder(FIXED_FILTERS), 300, 0, lambda numbers: numbers)
+
+
+def test_unreadable_pictures_are_left_out(folder: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"no picture")
+    items = [Item(bad, None, None, None)]
+    items += [Item(path, None, None, None) for path in sorted(folder.iterdir())]
+    numbered: list[int] = []
+
+    def counted(numbers: Iterable[int]) -> Iterable[int]:
+        numbered.extend(numbers)
+        return numbered
+
+    calibrating.observe(items, Embedder(FIXED_FILTERS), 21, 0, counted)
+    assert numbered == list(range(21))
+
+
+def test_what_was_learnt_from_half_holds_on_the_other_half(pairs: Pairs) -> None:
+    tried = calibrating.trial(pairs, "model")
+    assert tried.right[Level.COPY] >= 0.9
+    assert tried.false_copy <= 0.02
+    assert set(tried.edits) == {edit.name for edit in calibrating.EDITS}
+    assert all(found.error < 0.2 for found in tried.reliability.values())
+
+
+def test_labels_tell_what_is_similar(pairs: Pairs) -> None:
+    assert (pairs.level == ORDER[Level.SIMILAR]).any()
+    assert (pairs.level == ORDER[Level.NONE]).any()
+    learnt = calibrating.calibration_of(pairs, "model", "")
+    assert learnt.levels[Level.SIMILAR] != learnt.levels[Level.SAME_ITEM]
+
+
+def test_without_labels_similar_is_what_it_was(pairs: Pairs) -> None:
+    unlabelled = pairs._replace(
+        level=np.where(pairs.level == ORDER[Level.SIMILAR], ORDER[Level.NONE], pairs.level),
+        labelled=pairs.edit != "",
+    )
+    known = calibrating.calibration_of(pairs, "model", "")
+    learnt = calibrating.calibration_of(unlabelled, "model", "", known)
+    assert learnt.levels[Level.SIMILAR] == known.levels[Level.SIMILAR]
+    alone = calibrating.calibration_of(unlabelled, "model", "")
+    assert alone.levels[Level.SIMILAR] == alone.levels[Level.SAME_ITEM]
+
+
+def test_the_same_seed_gives_the_same_pairs(folder: Path) -> None:
+    items = [Item(path, None, None, None) for path in sorted(folder.iterdir())]
+    embedder = Embedder(FIXED_FILTERS)
+    one, other = (
+        calibrating.observe(items, embedder, 20, 7, lambda numbers: numbers) for _ in range(2)
+    )
+    np.testing.assert_array_equal(one.rows, other.rows)
+
+
+def test_instances_are_the_same_item(folder: Path) -> None:
+    items = [Item(path, None, "one thing", None) for path in sorted(folder.iterdir())]
+    found = calibrating.observe(items, Embedder(FIXED_FILTERS), 20, 0, lambda numbers: numbers)
+    assert set(found.level[found.edit == ""]) == {ORDER[Level.SAME_ITEM]}

@@ -1,0 +1,98 @@
+"""The search service for tests: the real app, decoder, model and engine over a bucket in memory."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from aws_lambda_powertools import Logger
+from starlette.testclient import TestClient
+
+from functions.search.api import Fetch, create_app
+from likeness.adapters.qdrant import Layout
+from likeness.adapters.qdrant_embedded import EmbeddedIndex
+from likeness.embedding import Embedder, TextEmbedder
+from likeness.filters import Schema
+from likeness.indexing import Indexer
+from likeness.records import ObjectRef
+from likeness.search import Searcher
+from likeness.settings import Settings
+from tests.calibrations import calibration_of
+from tests.fake_bucket import FakeBucket
+
+ROOT = Path(__file__).parents[1]
+FIXED_FILTERS = ROOT / "tests" / "models" / "fixed-filters"
+BUNDLED = ROOT / "layers" / "model"
+SCHEMA = Schema.declare({"brand": "keyword", "price": "float"})
+
+
+class Service:
+    """FIXED_FILTERS has neither patches nor local descriptors, and is fast; BUNDLED has all."""
+
+    def __init__(
+        self,
+        folder: Path,
+        model: Path = FIXED_FILTERS,
+        fetch: Fetch | None = None,
+        calibrated: bool = True,
+    ) -> None:
+        self.index = EmbeddedIndex(folder, Layout("images", SCHEMA))
+        self.bucket = FakeBucket("photos")
+        self.embedder = Embedder(model)
+        self.settings = Settings("file:///unused", model, "photos", "uploads/", schema=SCHEMA)
+        self.calibration = calibration_of(self.embedder.spec) if calibrated else None
+        self.searcher = Searcher(
+            self.index,
+            self.embedder,
+            lambda: self.bucket,
+            SCHEMA,
+            self.settings.limits,
+            self.calibration,
+            lambda: TextEmbedder(model),
+        )
+        logger = Logger(service="search", logger_handler=logging.NullHandler())
+        self.app = create_app(
+            self.searcher, self.index, lambda: self.bucket, self.settings, lambda: logger, fetch
+        )
+        self.http = TestClient(self.app, raise_server_exceptions=False)
+
+    def __enter__(self) -> Service:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.index.close()
+
+    def fill(
+        self, pictures: Mapping[str, bytes], metadata: Mapping[str, Mapping[str, str]] | None = None
+    ) -> None:
+        """Index pictures, in this order, as the index function does it."""
+        for key, data in pictures.items():
+            self.bucket.put(key, data, (metadata or {}).get(key))
+        self._reconcile()
+
+    def remove(self, key: str) -> None:
+        self.bucket.remove(key)
+        self._reconcile()
+
+    def _reconcile(self) -> None:
+        hints, self.bucket.events = self.bucket.events, []
+        Indexer(
+            self.bucket, self.index, self.embedder, SCHEMA, calibration=self.calibration
+        ).reconcile(hints)
+
+    def id(self, key: str) -> str:
+        return ObjectRef("photos", key).point_id
+
+    def search(self, **fields: Any) -> Any:
+        return self.http.post("/v1/search", json=fields)
+
+    def compare(self, first: Mapping[str, Any], second: Mapping[str, Any]) -> Any:
+        return self.http.post("/v1/compare", json={"first": first, "second": second})

@@ -1,0 +1,109 @@
+"""Feedback over the real engine: what is kept of what callers say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from likeness.adapters.qdrant import Layout
+from likeness.adapters.qdrant_embedded import EmbeddedIndex
+from likeness.errors import IndexUnavailable
+from likeness.feedback import Feedback, Opinion
+from likeness.filters import Schema
+
+CLICK = Opinion("request-1", "image-1", "click", 12.5, "token")
+
+Opener = Callable[[], EmbeddedIndex]
+
+
+@pytest.fixture
+def open_index(tmp_path: Path) -> Iterator[Opener]:
+    """Opens one folder, as often as wanted."""
+    opened: list[EmbeddedIndex] = []
+
+    def reopen() -> EmbeddedIndex:
+        for index in opened:
+            index.close()
+        opened.append(EmbeddedIndex(tmp_path / "index", Layout("images", Schema())))
+        return opened[-1]
+
+    yield reopen
+    opened[-1].close()
+
+
+@pytest.fixture
+def feedback(open_index: Opener) -> Feedback:
+    return Feedback(open_index())
+
+
+def kept(feedback: Feedback) -> set[Opinion]:
+    listed = list(feedback.all())
+    assert len(listed) == len(set(listed))
+    return set(listed)
+
+
+def test_where_nothing_was_said_there_is_nothing(feedback: Feedback) -> None:
+    assert kept(feedback) == set()
+
+
+def test_what_was_said_is_there_after_a_restart(open_index: Opener) -> None:
+    judged = Opinion("request-1", "image-2", "not_relevant", 13.0)
+    feedback = Feedback(open_index())
+    feedback.add(CLICK)
+    feedback.add(judged)
+    assert kept(Feedback(open_index())) == {CLICK, judged}
+
+
+def test_the_same_again_is_kept_once_as_it_was_said_last(feedback: Feedback) -> None:
+    for at_s in (1.0, 2.0, 3.0):
+        feedback.add(replace(CLICK, at_s=at_s))
+    assert kept(feedback) == {replace(CLICK, at_s=3.0)}
+
+
+def test_another_judgement_replaces_the_first_and_leaves_the_click(feedback: Feedback) -> None:
+    feedback.add(CLICK)
+    feedback.add(replace(CLICK, kind="relevant"))
+    feedback.add(replace(CLICK, kind="not_relevant"))
+    assert kept(feedback) == {CLICK, replace(CLICK, kind="not_relevant")}
+
+
+def test_what_is_said_of_other_results_and_requests_is_kept_apart(feedback: Feedback) -> None:
+    said = {
+        replace(CLICK, request_id=request, id=image)
+        # callers choose both: any separator may stand in them
+        for request, image in [
+            *[("a", "b c"), ("a b", "c"), ("a b c", ""), ("", "a b c")],
+            *[("a\0b", "c"), ("a", "b\0c"), ('a","b', "c"), ("a", 'b","c')],
+            *[("ü", "😀"), ("a", "b")],
+        ]
+    }
+    for opinion in said:
+        feedback.add(opinion)
+    assert kept(feedback) == said
+
+
+def test_more_than_a_page_is_listed_whole(feedback: Feedback) -> None:
+    said = {replace(CLICK, request_id=f"request-{n}") for n in range(501)}
+    for opinion in said:
+        feedback.add(opinion)
+    assert kept(feedback) == said
+
+
+def test_other_notes_are_no_feedback(open_index: Opener) -> None:
+    index = open_index()
+    feedback = Feedback(index)
+    feedback.add(CLICK)
+    index.note("not-duplicate", "1", {"group": "g", "image": "i"})
+    assert kept(feedback) == {CLICK}
+
+
+def test_an_index_that_is_down_is_told(open_index: Opener) -> None:
+    index = open_index()
+    index.close()
+    with pytest.raises(IndexUnavailable):
+        Feedback(index).add(CLICK)
+    with pytest.raises(IndexUnavailable):
+        list(Feedback(index).all())

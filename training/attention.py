@@ -1,0 +1,182 @@
+"""Tries a learned verifier: does cross-attention over two images' descriptors beat geometry?
+
+After AMES (Suma et al., ECCV 2024, arXiv 2408.03282), made small: 32 descriptors of each image with
+their places, two layers of 96 dimensions, one logit. Pairs are views of one photo against views of
+the photos most like it. Writes WORK/RUN/attention.onnx and, from validation.py's tasks, what it
+adds to the cosine and geometry; `evaluate.py --attention` measures it on held-out photos.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from rich.progress import track
+from torch import Tensor, nn
+from torch.nn import functional
+
+from likeness.embedding import Embedder
+from likeness.rerank.geometry import grid
+from pixels import normalised
+
+TOKENS = 32  # the most salient descriptors of an image
+_DIM, _LAYERS, _HEADS = 96, 2, 4
+_BATCH, _NEGATIVES = 64, 3
+_HARD = 20  # negatives are drawn from so many nearest photos
+_SIDE = 14
+
+
+class Verifier(nn.Module):
+    """Descriptors (N, 32, D) and places (N, 32, 2), in shares of the side, of two images → (N,)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.descriptor = nn.Linear(dim, _DIM)
+        self.place = nn.Sequential(nn.Linear(2, _DIM), nn.ReLU(), nn.Linear(_DIM, _DIM))
+        self.image = nn.Parameter(torch.randn(2, _DIM) * 0.02)
+        self.verdict = nn.Parameter(torch.randn(1, 1, _DIM) * 0.02)
+        layer = nn.TransformerEncoderLayer(
+            _DIM, _HEADS, 2 * _DIM, dropout=0.0, batch_first=True, norm_first=True
+        )
+        self.layers = nn.TransformerEncoder(layer, _LAYERS, enable_nested_tensor=False)
+        self.logit = nn.Linear(_DIM, 1)
+
+    def forward(self, query: Tensor, query_at: Tensor, target: Tensor, target_at: Tensor) -> Tensor:
+        images = [
+            self.descriptor(rows) + self.place(at) + self.image[n]
+            for n, (rows, at) in enumerate(((query, query_at), (target, target_at)))
+        ]
+        verdict = self.verdict.expand(len(query), -1, -1)
+        seen = self.layers(torch.cat([verdict, *images], dim=1))
+        logit: Tensor = self.logit(seen[:, 0])[:, 0]
+        return logit
+
+
+def salient(
+    local: NDArray[np.float32], salience: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The TOKENS best descriptors (N, 32, D) and their places (N, 32, 2), 0 to 1."""
+    best = np.argsort(-salience, axis=1, kind="stable")[:, :TOKENS]
+    rows = np.take_along_axis(local, best[..., None], axis=1)
+    return rows.astype(np.float32), grid(_SIDE)[best] / (_SIDE - 1)
+
+
+def describe_views(
+    work: Path, embedder: Embedder, shards: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]:
+    """Vectors, descriptors, places and photo numbers of the views of some shards."""
+    vectors, rows, places, photos = [], [], [], []
+    for path in track(sorted((work / "shards").glob("[0-9]*.npy"))[:shards], "describing"):
+        for record in np.load(path, mmap_mode="r"):
+            image = Image.fromarray(record["view"]).resize((224, 224), Image.Resampling.BICUBIC)
+            found = embedder.describe([normalised(np.asarray(image))])
+            assert found.local is not None
+            assert found.salience is not None
+            row, place = salient(found.local, found.salience)
+            vectors.append(found.vectors[0])
+            rows.append(row[0])
+            places.append(place[0])
+            photos.append(record["photo"])
+    return np.array(vectors), np.array(rows), np.array(places), np.array(photos)
+
+
+def train(
+    verifier: Verifier,
+    vectors: NDArray[np.float32],
+    rows: NDArray[np.float32],
+    places: NDArray[np.float32],
+    photos: NDArray[np.int32],
+    steps: int,
+    rate: float,
+    seed: int,
+) -> None:
+    """Each step: pairs of views 2k and 2k + 1, each beside views of photos that look alike."""
+    rng = np.random.default_rng(seed)
+    optimizer = torch.optim.AdamW(verifier.parameters(), rate, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
+    all_rows, all_places = torch.from_numpy(rows), torch.from_numpy(places)
+    near = _neighbours(vectors, photos)
+    mean, started = 0.7, time.monotonic()
+    for step in track(range(steps), "training"):
+        one = rng.integers(len(vectors) // 2, size=_BATCH) * 2 + rng.integers(2, size=_BATCH)
+        wrong = near[one[:, None], rng.integers(_HARD, size=(_BATCH, _NEGATIVES))]
+        other = np.concatenate([(one ^ 1)[:, None], wrong], axis=1).ravel()
+        query = np.repeat(one, 1 + _NEGATIVES)
+        truth = torch.zeros(_BATCH, 1 + _NEGATIVES)
+        truth[:, 0] = 1
+        logits = verifier(
+            all_rows[query], all_places[query], all_rows[other], all_places[other]
+        ).view(_BATCH, -1)
+        # which of them is it, and is it at all: ranking and a verdict
+        loss = functional.cross_entropy(logits, torch.zeros(_BATCH, dtype=torch.long))
+        loss = loss + functional.binary_cross_entropy_with_logits(logits, truth)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(verifier.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        mean = 0.99 * mean + 0.01 * float(loss.detach())
+        if step % 500 == 499:
+            rate_now = step / (time.monotonic() - started)
+            print(f"step {step + 1}  loss {mean:.3f}  {rate_now:.1f} steps/s", flush=True)
+
+
+def _neighbours(vectors: NDArray[np.float32], photos: NDArray[np.int32]) -> NDArray[np.intp]:
+    """For each view, the _HARD nearest views of other photos: (N, _HARD)."""
+    found = np.empty((len(vectors), _HARD), np.intp)
+    for at in range(0, len(vectors), 1024):
+        cosines = vectors[at : at + 1024] @ vectors.T
+        cosines[photos[at : at + 1024, None] == photos] = -2
+        best = np.argpartition(-cosines, _HARD, axis=1)[:, :_HARD]
+        found[at : at + 1024] = best
+    return found
+
+
+def export(verifier: Verifier, path: Path, dim: int) -> None:
+    example = tuple(torch.zeros(2, TOKENS, size) for size in (dim, 2, dim, 2))
+    names = ["query", "query_at", "target", "target_at"]
+    torch.onnx.export(
+        verifier.eval(),
+        example,
+        str(path),
+        input_names=names,
+        output_names=["logit"],
+        dynamic_axes=dict.fromkeys([*names, "logit"], {0: "pairs"}),
+        dynamo=False,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("work", type=Path, help="folder with shards/")
+    parser.add_argument("run", help="folder under WORK for attention.onnx")
+    parser.add_argument("bundle", type=Path, help="whose descriptors it learns to compare")
+    parser.add_argument("--shards", type=int, default=40, help="of views (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=6000, help="(default: %(default)s)")
+    parser.add_argument("--rate", type=float, default=1e-3, help="of learning (default: 1e-3)")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    torch.manual_seed(arguments.seed)
+    torch.set_num_threads(os.cpu_count() or 1)
+    embedder = Embedder(arguments.bundle)
+    assert embedder.spec.local
+    dim = embedder.spec.local.dim
+    views = describe_views(arguments.work, embedder, arguments.shards)
+    verifier = Verifier(dim)
+    train(verifier, *views, arguments.steps, arguments.rate, arguments.seed)
+    folder = arguments.work / arguments.run
+    folder.mkdir(parents=True, exist_ok=True)
+    export(verifier, folder / "attention.onnx", dim)
+    print(f"{sum(p.numel() for p in verifier.parameters())} weights in {folder}/attention.onnx")
+
+
+if __name__ == "__main__":
+    main()
