@@ -147,7 +147,7 @@ def export(verifier: Verifier, path: Path, dim: int) -> None:
         str(path),
         input_names=names,
         output_names=["logit"],
-        dynamic_axes=dict.fromkeys([*names, "logit"], {0: "pairs"}),
+        dynamic_axes={name: {0: "pairs"} for name in [*names, "logit"]},
         dynamo=False,
     )
 

@@ -25,7 +25,6 @@ settings = Settings.from_env(os.environ)
 index = open_index(settings)
 register_after_restore(index.reconnect)
 embedder = Embedder(settings.model_dir, settings.threads)
-logger = Logger(service="index")
 handler = Handler(
     Indexer(
         S3Store(read_tags=settings.read_tags),
@@ -37,7 +36,7 @@ handler = Handler(
         keep_patches=settings.keep_patches,
         announce=EventBus(settings.event_bus).announce if settings.event_bus else say_nothing,
     ),
-    logger,
+    Logger(service="index"),
     Metrics(namespace="Likeness", service="index"),
 )
 

@@ -38,13 +38,10 @@ class Embedder:
     def __init__(self, folder: Path, threads: int = 1) -> None:
         """Load and check a bundle. Raises ModelBundleError that says what is wrong with it."""
         self.spec = load_spec(folder)
+        self.fingerprint = self.spec.fingerprint
         name = self.spec.image_file
         self._session = _open_session(read_file(folder, self.spec, name), name, threads)
         self._any_batch = _check_signature(self._session, self.spec)
-
-    @property
-    def fingerprint(self) -> str:
-        return self.spec.fingerprint
 
     @property
     def dim(self) -> int:

@@ -255,6 +255,8 @@ class Searcher:
                 not_these = {"has_id": left_out}
                 filter = {**filter, "must_not": [*filter.get("must_not", []), not_these]}
             with watch.stage("search"):
+                if query.regions:
+                    questions = self._things(questions, query, filter)
                 heads, tail = self._neighbours(questions, query, filter)
             with watch.stage("rerank"):
                 pages = [
@@ -263,8 +265,8 @@ class Searcher:
                 ]
         skipped = sorted({name for page in pages for name in page.skipped})
         if query.regions:
-            regions = [(v[0].box, p.hits) for v, p in zip(questions, pages, strict=True)]
-            return Answer([], None, watch.took_ms, skipped=skipped, regions=regions)
+            things = [(v[0].box, p.hits) for v, p in zip(questions, pages, strict=True)]
+            return Answer([], None, watch.took_ms, skipped=skipped, regions=things)
         [page], [views] = pages, questions
         token = to_token(views, self.model)
         return Answer(page.hits, page.next_offset, watch.took_ms, page.box, token, skipped)
@@ -303,6 +305,8 @@ class Searcher:
 
     def _look(self, source: Source, box: Box | None, read: bool, watch: _Stopwatch) -> _Looked:
         """`read`: the picture itself is wanted, even of what is indexed."""
+        if read and box:
+            raise InvalidRequest("give box, or detect, which finds boxes itself; not both")
         read = read or box is not None
         match source:
             case ByImage(data):
@@ -359,12 +363,11 @@ class Searcher:
         self, query: Query, looked: _Looked, watch: _Stopwatch
     ) -> list[list[Appearance]]:
         whole, both = looked.appearance, query.subject and query.rerank is not Profile.NONE
+        if query.regions:
+            found = [self._part(looked, box, watch) for box in regions.PROPOSALS]
+            return [[part] for part in found if part] or [[whole]]
         if looked.picture is None or whole.patches is None or query.box:
             return [[whole, *looked.more]] if both else [[whole]]
-        if query.regions:
-            boxes = regions.regions(whole.patches, MAX_REGIONS)
-            found = [self._part(looked, box, watch) for box in boxes]
-            return [[part] for part in found if part] or [[whole]]
         if not both:
             return [[whole]]
         box = regions.subject(whole.patches)
@@ -429,6 +432,27 @@ class Searcher:
 
     # --- from what is compared to a page of results ---
 
+    def _things(
+        self, questions: list[list[Appearance]], query: Query, filter: dict[str, Any]
+    ) -> list[list[Appearance]]:
+        """Of many parts of a picture, those that show things of their own, the surest first; the
+        first, if none is like anything.
+        """
+        best = self._index.nearest(
+            [
+                Lookup(part.vector, 1, filter=filter or None, score_threshold=query.score_threshold)
+                for [part] in questions
+            ]
+        )
+        found = [row for row, answer in enumerate(best) if answer]
+        chosen = regions.distinct(
+            [questions[row][0].box for row in found],
+            [best[row][0].point.id for row in found],
+            [best[row][0].score for row in found],
+            MAX_REGIONS,
+        )
+        return [questions[found[n]] for n in chosen] or questions[:1]
+
     def _neighbours(
         self, questions: list[list[Appearance]], query: Query, filter: dict[str, Any]
     ) -> tuple[list[list[Candidate]], list[Candidate]]:
@@ -475,10 +499,9 @@ class Searcher:
             raise
         if not any(found):
             self.ready()
-        model = self.model  # worked out anew each time
         for candidate in (candidate for answer in found for candidate in answer):
-            if candidate.point.model != model:
-                raise IndexOfOtherModel(_OTHER_MODEL.format(candidate.point.model, model))
+            if candidate.point.model != self.model:
+                raise IndexOfOtherModel(_OTHER_MODEL.format(candidate.point.model, self.model))
         tail = _merged([found.pop()])[before : before + end - start] if has_tail else []
         each = iter(found if has_head else [[]])
         heads = [_merged([next(each) for _ in question])[:DEPTH] for question in questions]

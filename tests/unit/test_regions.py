@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from likeness.records import WHOLE, Box
-from likeness.rerank.regions import regions, standing_out, subject
+from likeness.rerank.regions import PROPOSALS, distinct, standing_out, subject
 from tests.appearances import unit
 
 SIDE, DIM = 14, 16
@@ -70,44 +70,50 @@ def test_the_subject_is_the_box_around_what_stands_out(thing: Cells) -> None:
     assert box.bottom >= bottom - 0.5 / SIDE
 
 
-@pytest.mark.parametrize("thing", [(5, 5, 9, 9), (2, 3, 6, 6), (7, 4, 12, 12), (1, 8, 12, 11)])
-def test_one_thing_is_one_region_with_half_a_cell_around_it(thing: Cells) -> None:
-    [box] = regions(with_things([thing]), 5)
-    assert box == pytest.approx(shares(thing, wider=0.5))
+LEFT, RIGHT = Box(0.0, 0.0, 0.5, 0.6), Box(0.5, 0.0, 1.0, 0.6)
+MIDDLE = Box(0.2, 0.0, 0.7, 0.6)
 
 
-def test_two_things_are_two_regions_and_the_larger_comes_first() -> None:
-    small, large = (2, 2, 5, 5), (7, 7, 12, 11)
-    found = regions(with_things([small, large]), 5)
-    assert found == [pytest.approx(shares(thing, wider=0.5)) for thing in (large, small)]
+def test_parts_that_show_other_things_elsewhere_are_kept_the_surest_first() -> None:
+    assert distinct([LEFT, RIGHT], ["mug", "lamp"], [0.8, 0.9], 5) == [1, 0]
 
 
-def test_no_more_regions_than_wanted_are_found() -> None:
-    things = [(2, 2, 4, 4), (9, 2, 12, 5), (2, 8, 6, 12), (8, 8, 12, 12)]
-    every = regions(with_things(things), 5)
-    assert len(every) == 4
-    assert regions(with_things(things), 2) == every[:2]
-    assert regions(with_things(things), 0) == []
+def test_a_thing_is_kept_once_where_it_is_surest() -> None:
+    assert distinct([LEFT, RIGHT], ["mug", "mug"], [0.8, 0.9], 5) == [1]
 
 
-def test_things_that_touch_at_a_corner_are_two() -> None:
-    assert len(regions(with_things([(3, 3, 6, 6), (6, 6, 9, 9)]), 5)) == 2
+def test_of_parts_that_overlap_the_surer_is_kept() -> None:
+    assert distinct([LEFT, MIDDLE, RIGHT], ["mug", "bag", "lamp"], [0.9, 0.8, 0.7], 5) == [0, 2]
 
 
-def test_things_side_by_side_are_one() -> None:
-    [box] = regions(with_things([(3, 3, 6, 6), (6, 3, 9, 6)]), 5)
-    assert box == pytest.approx(shares((3, 3, 9, 6), wider=0.5))
+def test_a_part_that_is_like_nothing_is_no_region() -> None:
+    assert distinct([LEFT, RIGHT], ["mug", "lamp"], [0.9, 0.6], 5) == [0]
 
 
-def test_a_single_patch_is_no_region() -> None:
-    assert regions(with_things([(6, 6, 7, 7)]), 5) == []
+def test_no_more_regions_than_wanted_are_kept() -> None:
+    scores = [0.9 - n / 1000 for n in range(len(PROPOSALS))]
+    names = [str(n) for n in range(len(PROPOSALS))]
+    every = distinct(PROPOSALS, names, scores, len(PROPOSALS))
+    assert len(every) > 3
+    assert distinct(PROPOSALS, names, scores, 3) == every[:3]
+    assert distinct([], [], [], 3) == []
+
+
+def test_proposals_cover_the_picture_and_lie_in_it() -> None:
+    covered = np.zeros((100, 100), bool)
+    for box in PROPOSALS:
+        assert 0 <= box.left < box.right <= 1 + 1e-9
+        assert 0 <= box.top < box.bottom <= 1 + 1e-9
+        rows = slice(round(box.top * 100), round(box.bottom * 100))
+        covered[rows, round(box.left * 100) : round(box.right * 100)] = True
+    assert covered.all()
+    assert len(set(PROPOSALS)) == len(PROPOSALS)
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.02, 0.1])
-def test_a_calm_picture_has_no_regions_and_is_its_own_subject(noise: float) -> None:
+def test_a_calm_picture_is_its_own_subject(noise: float) -> None:
     patches = with_things([], noise)
     assert subject(patches) == WHOLE
-    assert regions(patches, 5) == []
 
 
 @pytest.mark.parametrize("thing", [(1, 1, 13, 12), (1, 1, 13, 13)])
@@ -118,7 +124,6 @@ def test_a_thing_that_nearly_fills_the_frame_is_the_frame(thing: Cells) -> None:
 @pytest.mark.parametrize("side", [1, 2, 3])
 def test_a_map_of_hardly_more_than_a_border_is_the_whole_picture(side: int) -> None:
     patches = unit(background(2.0, side=side).reshape(-1, DIM))
-    assert regions(patches, 5) == []
     if side < 3:
         assert subject(patches) == WHOLE
 
@@ -126,7 +131,6 @@ def test_a_map_of_hardly_more_than_a_border_is_the_whole_picture(side: int) -> N
 def test_patches_of_zeros_are_calm() -> None:
     zeros = np.zeros((SIDE**2, DIM), np.float32)
     assert subject(zeros) == WHOLE
-    assert regions(zeros, 5) == []
 
 
 @settings(max_examples=100, deadline=None)
@@ -136,12 +140,12 @@ def test_patches_of_zeros_are_calm() -> None:
     noise=st.sampled_from([0.0, 0.1, 1.0, 10.0]),
     zeros=st.booleans(),
 )
-def test_boxes_lie_in_the_picture_and_are_not_empty(
+def test_the_subject_lies_in_the_picture_and_is_not_empty(
     seed: int, side: int, noise: float, zeros: bool
 ) -> None:
     patches = unit(background(noise, seed, side).reshape(-1, DIM))
     if zeros:
         patches[::3] = 0
-    for box in (subject(patches), *regions(patches, 5)):
-        assert 0 <= box.left < box.right <= 1
-        assert 0 <= box.top < box.bottom <= 1
+    box = subject(patches)
+    assert 0 <= box.left < box.right <= 1
+    assert 0 <= box.top < box.bottom <= 1

@@ -34,6 +34,16 @@ class Verification(NamedTuple):
     matches: NDArray[np.intp]
     inlier: NDArray[np.bool_]
 
+    def of(self, rows: NDArray[np.intp]) -> Verification:
+        """Some of the candidates."""
+        return Verification(
+            self.score[rows],
+            self.inliers[rows],
+            self.affine[rows],
+            self.matches[rows],
+            self.inlier[rows],
+        )
+
 
 def grid(side: int) -> NDArray[np.float32]:
     """Positions (x, y) of a square map's cells, row by row: float32 (side², 2)."""

@@ -67,7 +67,7 @@ class Ranked(NamedTuple):
 
     score (K,): what they are ordered by. cosine (K,): of the nearest view, whose number is in view
     (K,). stages: each stage's own scores (K,), NaN where it did not look. proofs: of the rows that
-    were verified. skipped: stages that the time did not suffice for.
+    will be looked at. skipped: stages that the time did not suffice for.
     """
 
     order: NDArray[np.intp]
@@ -77,15 +77,6 @@ class Ranked(NamedTuple):
     stages: dict[str, NDArray[np.float32]]
     proofs: dict[int, Proof]
     skipped: list[str]
-
-
-class _Held(NamedTuple):
-    """One query beside K candidates. mine, theirs: the boxes of what agrees in either picture."""
-
-    found: Verification
-    facts: Evidence
-    mine: list[Box]
-    theirs: list[Box]
 
 
 class Ranker:
@@ -130,43 +121,47 @@ class Ranker:
         elif calibration and count:
             every = profile is Profile.PRECISE and not _clear(cosine[order])
             rows = order if every else order[:shown]
-            for number, mine in enumerate(views):
-                of_view = rows[view[rows] == number]
-                found = self._prove(mine, [candidates[row] for row in of_view], cosine[of_view])
-                proofs |= dict(zip(of_view.tolist(), found, strict=True))
             geometry = np.full(count, np.nan, np.float32)
-            geometry[list(proofs)] = [proof.geometry for proof in proofs.values()]
+            held = []
+            for number in np.unique(view[rows]).tolist():
+                of_view = rows[view[rows] == number]
+                found = self._verify(views[number], [candidates[row] for row in of_view])
+                geometry[of_view] = found.verification.score
+                held.append((of_view, found))
             stages["geometry"] = geometry
             if every:  # else the order would hang on how many are shown
                 score = score + np.float32(calibration.geometry) * np.nan_to_num(geometry)
                 order = np.argsort(-score, kind="stable")
+            for of_view, found in held:
+                wanted = np.flatnonzero(np.isin(of_view, order[:shown]))
+                if len(wanted):
+                    proven = self._prove(found.of(wanted), cosine[of_view[wanted]])
+                    proofs |= dict(zip(of_view[wanted].tolist(), proven, strict=True))
         return Ranked(order, score, cosine, view, stages, proofs, skipped)
 
     def prove(self, query: Appearance, candidates: Sequence[Appearance]) -> list[Proof]:
         """What the query has in common with each; nothing is known without a calibration."""
+        if not candidates:
+            return []
         vectors = np.array([c.vector for c in candidates], np.float32)
-        return self._prove(query, candidates, vectors @ query.vector if len(vectors) else vectors)
+        return self._prove(self._verify(query, candidates), vectors @ query.vector)
 
     def features(self, query: Appearance, candidates: Sequence[Appearance]) -> NDArray[np.float64]:
         """What verdicts on the query and each candidate, at least one, rest on: (K, FEATURES)."""
         vectors = np.array([c.vector for c in candidates], np.float32)
-        return features(self._hold(query, candidates, vectors @ query.vector).facts)
+        return features(self._verify(query, candidates).evidence(vectors @ query.vector))
 
-    def _prove(
-        self,
-        query: Appearance,
-        candidates: Sequence[Appearance],
-        cosines: NDArray[np.float32],
-    ) -> list[Proof]:
-        if not self._calibration or not candidates:
+    def _prove(self, held: _Verified, cosines: NDArray[np.float32]) -> list[Proof]:
+        if not self._calibration:
             return []
-        held = self._hold(query, candidates, cosines)
-        found, facts = held.found, held.facts
+        query, found = held.query, held.verification
+        facts = held.evidence(cosines)
+        mine, theirs = held.boxes()
         proofs = []
         for row, verdict in enumerate(judge(self._calibration, features(facts))):
-            theirs = candidates[row]
-            same = query.sha256 is not None and query.sha256 == theirs.sha256
-            whole = query.box == theirs.box == WHOLE
+            candidate = held.candidates[row]
+            same = query.sha256 is not None and query.sha256 == candidate.sha256
+            whole = query.box == candidate.box == WHOLE
             agree = bool(found.inliers[row])
             proofs.append(
                 Proof(
@@ -175,17 +170,12 @@ class Ranker:
                     int(found.inliers[row]),
                     float(facts.overlap_query[row]) if agree else 0.0,
                     float(facts.overlap_target[row]) if agree else 0.0,
-                    (held.mine[row], held.theirs[row]) if agree else None,
+                    (mine[row], theirs[row]) if agree else None,
                 )
             )
         return proofs
 
-    def _hold(
-        self,
-        query: Appearance,
-        candidates: Sequence[Appearance],
-        cosines: NDArray[np.float32],
-    ) -> _Held:
+    def _verify(self, query: Appearance, candidates: Sequence[Appearance]) -> _Verified:
         """The query beside each candidate, at least one."""
         side, dim = (self._spec.local.side, self._spec.local.dim) if self._spec.local else (1, 2)
         local, at = unpack([c.packed or b"" for c in candidates], side, dim)
@@ -193,22 +183,49 @@ class Ranker:
             local, at = _nothing(len(candidates), dim)
         mine, mine_at = _of_query(query, side, dim)
         found = verify(mine, mine_at, local, at)
-        colours = np.stack([_layout(c) for c in candidates])
-        facts = evidence(cosines, found, side, _layout(query), colours)
-        known = np.array([_has_layout(query) and _has_layout(c) for c in candidates])
-        facts = facts._replace(
+        return _Verified(query, list(candidates), side, mine_at, at, found)
+
+
+class _Verified(NamedTuple):
+    """A query beside K candidates. query_at (n, 2), candidates_at (K, m, 2): where descriptors are,
+    in cells of a map with `side` a side.
+    """
+
+    query: Appearance
+    candidates: list[Appearance]
+    side: int
+    query_at: NDArray[np.float32]
+    candidates_at: NDArray[np.float32]
+    verification: Verification
+
+    def of(self, rows: NDArray[np.intp]) -> _Verified:
+        """Some of the candidates."""
+        return self._replace(
+            candidates=[self.candidates[row] for row in rows],
+            candidates_at=self.candidates_at[rows],
+            verification=self.verification.of(rows),
+        )
+
+    def evidence(self, cosines: NDArray[np.float32]) -> Evidence:
+        colours = np.stack([_layout(c) for c in self.candidates])
+        facts = evidence(cosines, self.verification, self.side, _layout(self.query), colours)
+        known = np.array([_has_layout(self.query) and _has_layout(c) for c in self.candidates])
+        return facts._replace(
             **{
                 name: np.where(known, getattr(facts, name), np.float32(value))
                 for name, value in _UNKNOWN.items()
             }
         )
-        of_query, of_candidate = np.moveaxis(found.matches, 2, 0)
-        theirs_at = at[np.arange(len(candidates))[:, None], of_candidate]
-        return _Held(
-            found,
-            facts,
-            _around(mine_at[of_query], found.inlier, side, [query] * len(candidates)),
-            _around(theirs_at, found.inlier, side, candidates),
+
+    def boxes(self) -> tuple[list[Box], list[Box]]:
+        """Around the matches that agree, in the query's picture and in each candidate's."""
+        of_query, of_candidate = np.moveaxis(self.verification.matches, 2, 0)
+        theirs_at = self.candidates_at[np.arange(len(self.candidates))[:, None], of_candidate]
+        agree = self.verification.inlier
+        queries = [self.query] * len(self.candidates)
+        return (
+            _around(self.query_at[of_query], agree, self.side, queries),
+            _around(theirs_at, agree, self.side, self.candidates),
         )
 
 

@@ -1,12 +1,16 @@
-"""Where the subjects of a picture are, told by the coarse map of the embedding's own pass.
+"""Where the subjects of a picture are.
 
-What stands at the border is taken for background; a patch that looks like none of it belongs to
-something. A cluttered photo is then searched as a whole and by its subject.
+One subject is told by the coarse map of the embedding's own pass: what stands at the border is
+taken for background, and a patch that looks like none of it belongs to something. A cluttered photo
+is then searched as a whole and by its subject. Several are told by searching: the map is too coarse
+to keep two things apart, but of many parts of a picture those that are most like something indexed
+show one thing each (docs/decisions.md).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +21,7 @@ _FAINT = 0.05  # what stands out by less is noise
 _CALM = 0.3  # share of the patches that are no subject, in any picture
 _SPREAD = 1.8  # half a subject's side, in standard deviations of where it stands out
 _MARGIN = 0.04
+_SURE, _APART = 0.7, 0.3
 _LARGE = 0.85  # a box of so much of the frame shows nothing that the frame does not
 
 
@@ -47,29 +52,38 @@ def subject(patches: NDArray[np.float32]) -> Box:
     return box if box.area < _LARGE else WHOLE
 
 
-def regions(patches: NDArray[np.float32], most: int) -> list[Box]:
-    """Boxes of separate things, those that stand out most first; none in a calm picture.
+def distinct(
+    boxes: Sequence[Box], best: Sequence[str], scores: Sequence[float], most: int
+) -> list[int]:
+    """Which of some parts of a picture show things of their own, the surest first.
 
-    Patches that stand out by more than the mean are joined with their neighbours.
+    best: the id of what each part is most like; scores: how much. A part must reach a share of the
+    best score, and show another thing, elsewhere, than the parts before it.
     """
-    found = standing_out(patches)
-    marked = found > max(float(found.mean()), _FAINT)
-    side, boxes = len(found), []
-    left_over = {(int(y), int(x)) for y, x in zip(*np.nonzero(marked), strict=True)}
-    while left_over:
-        group = [left_over.pop()]
-        for y, x in group:
-            near = {(y + 1, x), (y - 1, x), (y, x + 1), (y, x - 1)} & left_over
-            left_over -= near
-            group += sorted(near)
-        if len(group) == 1:
-            continue  # less than a thing
-        rows, columns = zip(*group, strict=True)
-        box = Box(
-            max(0.0, (min(columns) - 0.5) / side),
-            max(0.0, (min(rows) - 0.5) / side),
-            min(1.0, (max(columns) + 1.5) / side),
-            min(1.0, (max(rows) + 1.5) / side),
-        )
-        boxes.append((sum(float(found[cell]) for cell in group), box))
-    return [box for _, box in sorted(boxes, reverse=True)[:most]]
+    kept: list[int] = []
+    for row in sorted(range(len(boxes)), key=lambda row: -scores[row]):
+        if len(kept) == most or scores[row] < _SURE * max(scores):
+            break
+        if not any(best[row] == best[k] or _overlap(boxes[row], boxes[k]) > _APART for k in kept):
+            kept.append(row)
+    return kept
+
+
+def _overlap(one: Box, other: Box) -> float:
+    """Intersection over union."""
+    left, top = max(one.left, other.left), max(one.top, other.top)
+    shared = Box(left, top, min(one.right, other.right), min(one.bottom, other.bottom)).area
+    return shared / max(1e-9, one.area + other.area - shared)
+
+
+def _tiles(width: float, height: float, across: int, down: int) -> list[Box]:
+    """Parts of one size at even distances, from edge to edge of the picture."""
+    return [
+        Box(left, top, left + width, top + height)
+        for left in np.linspace(0, 1 - width, across).tolist()
+        for top in np.linspace(0, 1 - height, down).tolist()
+    ]
+
+
+# Parts that are looked at for things: half of the picture's width, and smaller ones.
+PROPOSALS = tuple(_tiles(0.5, 0.65, 3, 2) + _tiles(0.38, 0.5, 4, 3))
