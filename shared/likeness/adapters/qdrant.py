@@ -213,6 +213,20 @@ def from_payload(payload: Payload, vector: Sequence[float] | None = None) -> Poi
     )
 
 
+class PointReader:
+    """Reads each point of a batch of answers once: two views of a query find much the same."""
+
+    def __init__(self) -> None:
+        self._read: dict[tuple[str, bool], Point] = {}
+
+    def __call__(
+        self, point_id: str, full: bool, payload: Payload, vector: Sequence[float] | None
+    ) -> Point:
+        if (point_id, full) not in self._read:
+            self._read[point_id, full] = from_payload(payload, vector)
+        return self._read[point_id, full]
+
+
 def _object_state(payload: Payload) -> ObjectState | None:
     if "etag" not in payload:
         return None

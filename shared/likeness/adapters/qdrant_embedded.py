@@ -22,6 +22,7 @@ from likeness.adapters.qdrant import (
     PATCHES,
     VECTOR,
     Layout,
+    PointReader,
     Understood,
     check_collection,
     from_payload,
@@ -128,9 +129,14 @@ class EmbeddedIndex:
         requests = edge.QueryBatchRequest([_request(lookup) for lookup in lookups])
         shard = self._shard(self._aliased())
         with _translated():
+            answers = shard.query_batch(requests)
+            read = PointReader()
             return [
-                [Candidate(from_payload(_payload(p), _vector(p)), p.score) for p in found]
-                for found in shard.query_batch(requests)
+                [
+                    Candidate(read(str(p.id), lookup.full, _payload(p), _vector(p)), p.score)
+                    for p in found
+                ]
+                for lookup, found in zip(lookups, answers, strict=True)
             ]
 
     def fetch(self, ids: Sequence[str]) -> dict[str, Point]:

@@ -23,6 +23,7 @@ from likeness.adapters.qdrant import (
     PATCHES,
     VECTOR,
     Layout,
+    PointReader,
     Understood,
     check_collection,
     from_payload,
@@ -256,7 +257,14 @@ class RestIndex:
         body = {"searches": [_search(lookup) for lookup in lookups]}
         found = self._transport.call("POST", self._points("query/batch"), body)
         with Understood():
-            return [[_candidate(p) for p in answer["points"]] for answer in found]
+            read = PointReader()
+            return [
+                [
+                    Candidate(read(p["id"], lookup.full, p["payload"], _vector(p)), p["score"])
+                    for p in answer["points"]
+                ]
+                for lookup, answer in zip(lookups, found, strict=True)
+            ]
 
     def fetch(self, ids: Sequence[str]) -> dict[str, Point]:
         body = {"ids": list(ids), "with_payload": True, "with_vector": [VECTOR]}
@@ -398,10 +406,6 @@ def _search(lookup: Lookup) -> dict[str, Any]:
         "with_payload": True if lookup.full else _LIGHT,
         "with_vector": [VECTOR] if lookup.full else False,
     }
-
-
-def _candidate(point: Any) -> Candidate:
-    return Candidate(from_payload(point["payload"], _vector(point)), point["score"])
 
 
 def _vector(point: Any) -> list[float] | None:
