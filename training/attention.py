@@ -61,7 +61,8 @@ class Verifier(nn.Module):
             self.descriptor(rows) + self.place(at) + self.image[n]
             for n, (rows, at) in enumerate(((query, query_at), (target, target_at)))
         ]
-        verdict = self.verdict.expand(len(query), -1, -1)
+        # added to zeros, not expanded: an exported graph would keep the example's batch size
+        verdict = self.verdict + torch.zeros_like(images[0][:, :1])
         seen = self.layers(torch.cat([verdict, *images], dim=1))
         logit: Tensor = self.logit(seen[:, 0])[:, 0]
         return logit
