@@ -12,8 +12,7 @@ from snapshot_restore_py import register_after_restore
 
 from functions.search.api import create_app
 from functions.search.gateway import create_handler
-from functions.search.resources import open_logger, open_store, open_words
-from likeness.adapters.fetch import Fetcher
+from functions.search.resources import open_fetch, open_logger, open_store, open_words
 from likeness.adapters.qdrant import open_index
 from likeness.embedding import Embedder
 from likeness.rerank.verdicts import load_calibration
@@ -34,7 +33,7 @@ searcher = Searcher(
     lambda: open_words(settings.model_dir, settings.threads),
     settings.keep_patches,
 )
-fetch = Fetcher(settings.image_hosts).fetch if settings.image_hosts else None
+fetch = open_fetch(settings.image_hosts)
 app = create_app(searcher, index, open_store, settings, open_logger, fetch)
 handler = create_handler(app)
 

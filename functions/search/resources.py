@@ -7,6 +7,7 @@ fails is logged. A text tower is as large as the image network.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,18 @@ def open_store() -> ObjectStore:
     from likeness.adapters.s3 import S3Store  # noqa: PLC0415
 
     return S3Store()
+
+
+def open_fetch(hosts: Sequence[str]) -> Callable[[str, int], bytes] | None:
+    """What brings the bytes of an `image_url`, where any hosts are allowed.
+
+    Raises ConfigurationError for what is no host.
+    """
+    if not hosts:
+        return None
+    from likeness.adapters.fetch import Fetcher  # noqa: PLC0415 - an HTTP client of its own
+
+    return Fetcher(hosts).fetch
 
 
 @functools.cache
