@@ -76,7 +76,7 @@ class Gate:
     def _neighbours(self, live: list[Point]) -> list[list[Candidate]]:
         lookups = [
             Lookup(
-                point.vector, _LOOKED_AT, filter={"must_not": [{"has_id": [point.id]}]}, full=True
+                [point.vector], _LOOKED_AT, filter={"must_not": [{"has_id": [point.id]}]}, full=True
             )
             for point in live
             if point.vector is not None

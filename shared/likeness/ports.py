@@ -54,7 +54,10 @@ class VectorIndex(Protocol):
         """The collection behind the alias. Raises IndexMissing where there is none."""
 
     def nearest(self, lookups: Sequence[Lookup]) -> list[list[Candidate]]:
-        """The answer to each lookup, best first, all in one round trip."""
+        """The answer to each lookup, best first, all in one round trip.
+
+        Up to 16 equals at an edge of an answer come by their ids: pages join.
+        """
 
     def fetch(self, ids: Sequence[str]) -> dict[str, Point]:
         """Points of the collection behind the alias, with all that is stored of them; unknown ids

@@ -190,20 +190,22 @@ class Exactly(Struct, frozen=True):
 
 
 class Lookup(Struct, frozen=True):
-    """One search of the index: live neighbours of `vector`, a unit vector, float32 (D,).
+    """One search of the index: live neighbours of any of a query's `views`, unit vectors (D,).
 
-    `filter` is Qdrant filter JSON as `filters.Schema.compile` returns it. `full` brings vectors
-    and local descriptors along. With `patches`, float32 (n, d), the nearest `pool` by `vector` are
-    put into the order of late interaction (MaxSim) with them; scores are then its sums.
+    A neighbour of several views counts once, with its best score, and `offset` is for a single one.
+    `filter` is Qdrant filter JSON as `filters.Schema.compile` returns it. `full` brings vectors and
+    local descriptors along. With `patches`, float32 (n, d) of each view, the nearest `pool` by the
+    view's vector are put into the order of late interaction (MaxSim) with them; scores are then its
+    sums.
     """
 
-    vector: Vector
+    views: Sequence[Vector]
     limit: int
     offset: int = 0
     filter: Mapping[str, Any] | None = None
     score_threshold: float | None = None
     full: bool = False
-    patches: Vector | None = None
+    patches: Sequence[Vector] | None = None
     pool: int = 0
 
 

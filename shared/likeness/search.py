@@ -51,9 +51,6 @@ from likeness.settings import MIB, Limits
 MAX_QUERY_BYTES = int(4.5 * MIB)
 # Neighbours that are reranked; options that compare results with each other see no others.
 DEPTH = 100
-# Equals come from the index in any order, another one each time. Where no more than so many stand
-# on either side of a page's edge, we put them into ours, and pages join without a gap or a double.
-_EDGE = 16
 # Of a picture with `detect`.
 MAX_REGIONS = 5
 _OTHER_MODEL = (
@@ -440,7 +437,9 @@ class Searcher:
         """
         best = self._index.nearest(
             [
-                Lookup(part.vector, 1, filter=filter or None, score_threshold=query.score_threshold)
+                Lookup(
+                    [part.vector], 1, filter=filter or None, score_threshold=query.score_threshold
+                )
                 for [part] in questions
             ]
         )
@@ -460,18 +459,17 @@ class Searcher:
 
         Raises IndexOfOtherModel, as a vector compared with another model's is noise.
         """
-        views = [view for question in questions for view in question]
         reranks = query.rerank is not Profile.NONE
-        patches = [view.patches if self._patches and reranks else None for view in views]
-        # those chosen by their patches are other ones than the nearest: nothing comes after them
-        single = len(views) == 1 and patches == [None] and not (query.compares or query.regions)
+        patches = [self._patches_of(views) if reranks else None for views in questions]
+        # of several views, and of those chosen by their patches, nothing comes after the first
+        single = not (query.compares or query.regions or len(questions[0]) > 1 or patches[0])
         has_head = not single or (reranks and query.offset < DEPTH)
         start = max(query.offset, DEPTH) if has_head else query.offset
         end = query.offset + query.limit + 1  # one more tells whether there is a next page
         has_tail = single and end > start
         everywhere = Lookup(
-            views[0].vector,
-            DEPTH + _EDGE,
+            [view.vector for view in questions[0]],
+            DEPTH,
             filter=filter or None,
             score_threshold=query.score_threshold,
         )
@@ -481,17 +479,15 @@ class Searcher:
             lookups += [
                 structs.replace(
                     everywhere,
-                    vector=view.vector,
+                    views=[view.vector for view in views],
                     full=full,
                     patches=chosen_by,
                     pool=2 * DEPTH,
                 )
-                for view, chosen_by in zip(views, patches, strict=True)
+                for views, chosen_by in zip(questions, patches, strict=True)
             ]
-        before = min(start, _EDGE)
         if has_tail:
-            limit = before + end - start + _EDGE
-            lookups.append(structs.replace(everywhere, limit=limit, offset=start - before))
+            lookups.append(structs.replace(everywhere, limit=end - start, offset=start))
         try:
             found = self._index.nearest(lookups)
         except IndexRefused:
@@ -502,10 +498,13 @@ class Searcher:
         for candidate in (candidate for answer in found for candidate in answer):
             if candidate.point.model != self.model:
                 raise IndexOfOtherModel(_OTHER_MODEL.format(candidate.point.model, self.model))
-        tail = _merged([found.pop()])[before : before + end - start] if has_tail else []
-        each = iter(found if has_head else [[]])
-        heads = [_merged([next(each) for _ in question])[:DEPTH] for question in questions]
-        return heads, tail
+        tail = found.pop() if has_tail else []
+        return found if has_head else [[]], tail
+
+    def _patches_of(self, views: list[Appearance]) -> list[Vector] | None:
+        """None where the index does not choose by them, or a view came without its own."""
+        patches = [view.patches for view in views if view.patches is not None]
+        return patches if self._patches and len(patches) == len(views) else None
 
     def _page(
         self,
@@ -550,7 +549,7 @@ class Searcher:
                     if np.isfinite(scores[row])
                 },
             )
-            for row in ranked.order.tolist()
+            for row in ranked.order[: shown + 1].tolist()  # and whether there is a next page
         ]
         return hits, views[int(ranked.view[ranked.order[0]])].box, ranked.skipped
 
@@ -579,18 +578,6 @@ def _direction(values: NDArray[np.float64], complaint: str) -> Vector:
         raise InvalidRequest(f"{complaint} not all zero")
     values = values / largest  # whose squares neither overflow nor vanish
     return np.asarray(values / np.linalg.norm(values), np.float32)
-
-
-def _merged(answers: list[list[Candidate]]) -> list[Candidate]:
-    """The best of several lists, each point once with its best score; ties go by id, so that the
-    same question gets the same answer.
-    """
-    best: dict[ObjectRef, Candidate] = {}  # ids are hashes of these, and take longer
-    for candidate in (candidate for answer in answers for candidate in answer):
-        known = best.get(candidate.point.ref)
-        if known is None or candidate.score > known.score:
-            best[candidate.point.ref] = candidate
-    return sorted(best.values(), key=lambda c: (-c.score, c.point.id))
 
 
 def _order_of(hit: Hit) -> float:

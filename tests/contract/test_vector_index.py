@@ -122,7 +122,7 @@ def put(index: VectorIndex, key: str, vector: Vector, sequencer: int = 1, **meta
 
 
 def keys(index: VectorIndex, vector: Vector, **options: object) -> list[str]:
-    [found] = index.nearest([Lookup(vector, 10, **options)])  # type: ignore[arg-type]
+    [found] = index.nearest([Lookup([vector], 10, **options)])  # type: ignore[arg-type]
     return [c.point.ref.key for c in found]
 
 
@@ -152,7 +152,7 @@ def test_readers_are_told_when_there_is_no_collection_yet(index: VectorIndex) ->
     with pytest.raises(IndexMissing):
         index.info()
     with pytest.raises(IndexMissing):
-        index.nearest([Lookup(unit(1), 5)])
+        index.nearest([Lookup([unit(1)], 5)])
     with pytest.raises(IndexMissing):
         index.fetch([str(uuid.uuid4())])
 
@@ -183,7 +183,7 @@ def test_unknown_ids_are_left_out(prepared: VectorIndex) -> None:
 def test_neighbours_come_best_first_with_their_cosine(prepared: VectorIndex) -> None:
     for key, vector in {"far": unit(0, 1), "near": unit(1, 0.2), "same": unit(1)}.items():
         put(prepared, key, vector)
-    [found] = prepared.nearest([Lookup(unit(1), 2)])
+    [found] = prepared.nearest([Lookup([unit(1)], 2)])
     assert [c.point.ref.key for c in found] == ["same", "near"]
     assert found[0].score == pytest.approx(1, abs=1e-5)
     assert found[1].score == pytest.approx(float(unit(1) @ unit(1, 0.2)), abs=1e-5)
@@ -330,7 +330,7 @@ def rich(key: str, vector: Vector, patches: Vector | None = None) -> Point:
 def test_descriptors_are_brought_along_only_where_they_are_asked_for(prepared: VectorIndex) -> None:
     written = rich("a", unit(1))
     prepared.write(MODEL, [PointWrite(written, OlderThan(Version(1)))])
-    bare, full = prepared.nearest([Lookup(unit(1), 1), Lookup(unit(1), 1, full=True)])
+    bare, full = prepared.nearest([Lookup([unit(1)], 1), Lookup([unit(1)], 1, full=True)])
     read = [
         bare[0].point,
         stored(prepared, "a"),
@@ -349,7 +349,7 @@ def test_descriptors_are_brought_along_only_where_they_are_asked_for(prepared: V
 def test_several_lookups_are_answered_in_their_order(prepared: VectorIndex) -> None:
     for key, vector in {"x": unit(1), "y": unit(0, 1)}.items():
         put(prepared, key, vector)
-    found = prepared.nearest([Lookup(unit(0, 1), 1), Lookup(unit(1), 2), Lookup(unit(1), 1)])
+    found = prepared.nearest([Lookup([unit(0, 1)], 1), Lookup([unit(1)], 2), Lookup([unit(1)], 1)])
     assert [[c.point.ref.key for c in answer] for answer in found] == [["y"], ["x", "y"], ["x"]]
 
 
@@ -358,7 +358,7 @@ def test_patches_put_the_nearest_into_another_order(index: VectorIndex) -> None:
     across, up = np.array([[1, 0], [1, 0]], np.float32), np.array([[0, 1], [1, 0]], np.float32)
     points = [rich("near", unit(1), across), rich("far", unit(1, 1), up), rich("out", -unit(1), up)]
     index.write(MODEL, [PointWrite(p, OlderThan(Version(1))) for p in points])
-    [found] = index.nearest([Lookup(unit(1), 3, patches=up, pool=2)])
+    [found] = index.nearest([Lookup([unit(1)], 3, patches=[up], pool=2)])
     assert [c.point.ref.key for c in found] == ["far", "near"]
     assert [c.score for c in found] == pytest.approx([2.0, 1.0], abs=1e-3)
 

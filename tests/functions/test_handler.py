@@ -108,7 +108,7 @@ def test_an_upload_becomes_searchable_with_its_metadata(service: Service) -> Non
     assert point is not None and point.vector is not None and point.image is not None
     assert point.meta == {"brand": "acme", "price": 9.5}
     assert (point.image.width, point.image.height, point.image.format) == (96, 72, "PNG")
-    [[found]] = service.index.nearest([Lookup(point.vector, 5)])
+    [[found]] = service.index.nearest([Lookup([point.vector], 5)])
     assert found.point.ref.key == "a.png"
 
 

@@ -386,7 +386,7 @@ def test_every_filter_that_compiles_is_one_to_qdrants_engine(
     engine: EmbeddedIndex, value: Any
 ) -> None:
     with suppress(InvalidRequest, UnknownFilterKey):
-        lookup = Lookup(np.ones(4, np.float32) / 2, 5, filter=SCHEMA.compile(value))
+        lookup = Lookup([np.ones(4, np.float32) / 2], 5, filter=SCHEMA.compile(value))
         assert engine.nearest([lookup]) == [[]]
 
 

@@ -594,8 +594,8 @@ def test_every_body_is_valid_by_qdrants_models(recorded: tuple[RestIndex, Record
     wanted = SCHEMA.compile({"must": conditions, "must_not": []})
     index.nearest(
         [
-            Lookup(vector, 5),
-            Lookup(vector, 5, offset=1, filter=wanted, score_threshold=0.5, full=True),
+            Lookup([vector], 5),
+            Lookup([vector], 5, offset=1, filter=wanted, score_threshold=0.5, full=True),
         ]
     )
     page = index.scroll(1, filter={"must": [{"key": "state", "match": {"value": "live"}}]})

@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
+import math
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain, repeat
 from typing import Any
 from urllib.parse import unquote
 
@@ -21,6 +23,7 @@ from likeness.ports import VectorIndex
 from likeness.records import (
     POINT_NAMESPACE,
     ImageInfo,
+    Lookup,
     ObjectRef,
     ObjectState,
     OlderThan,
@@ -40,6 +43,9 @@ _LOCAL, _COLOURS = "local", "colours"
 BULKY = [_LOCAL, _COLOURS]
 # Notes are payload alone: what kind they are, and their values.
 NOTE_KIND, NOTE_VALUES = "kind", "note"
+# Equals come from the engine in any order, another one each time. Where no more than so many stand
+# on either side of an answer's edge, we put them into ours, and pages join without gap or double.
+_EDGE = 16
 # What reconciliation and listings filter by; strict mode refuses unindexed conditions.
 _SYSTEM_INDEXES = {
     "state": "keyword",
@@ -207,24 +213,38 @@ def from_payload(payload: Payload, vector: Sequence[float] | None = None) -> Poi
         vector=None if vector is None else np.asarray(vector, np.float32),
         local=local,
         colours=colours,
-        partners=msgspec.convert(payload.get("partners") or [], tuple[Partner, ...]),
+        partners=msgspec.convert(payload.get("partners", ()), tuple[Partner, ...]),
         original=payload.get("original"),
         group=payload.get("group"),
     )
 
 
-class PointReader:
-    """Reads each point of a batch of answers once: two views of a query find much the same."""
+def window(lookup: Lookup) -> tuple[int, int]:
+    """The limit and offset to ask the engine for, with some more on either side."""
+    before, after = _around(lookup)
+    return before + lookup.limit + after, lookup.offset - before
 
-    def __init__(self) -> None:
-        self._read: dict[tuple[str, bool], Point] = {}
 
-    def __call__(
-        self, point_id: str, full: bool, payload: Payload, vector: Sequence[float] | None
-    ) -> Point:
-        if (point_id, full) not in self._read:
-            self._read[point_id, full] = from_payload(payload, vector)
-        return self._read[point_id, full]
+def merged(
+    lookup: Lookup, answers: Iterable[Iterable[tuple[str, float]]]
+) -> list[tuple[str, float]]:
+    """Ids and scores of the best that any of the views found in its window, best first."""
+    best: dict[str, float] = {}
+    for point_id, score in chain.from_iterable(answers):
+        if score > best.get(point_id, -math.inf):
+            best[point_id] = score
+    before, _ = _around(lookup)
+    by_score = sorted(best.items(), key=lambda found: (-found[1], found[0]))
+    return by_score[before : before + lookup.limit]
+
+
+def _around(lookup: Lookup) -> tuple[int, int]:
+    return min(lookup.offset, _EDGE), min(lookup.limit, _EDGE)
+
+
+def by_view(lookup: Lookup) -> list[tuple[Vector, Vector | None]]:
+    """Each view's vector and patches."""
+    return list(zip(lookup.views, lookup.patches or repeat(None), strict=False))
 
 
 def _object_state(payload: Payload) -> ObjectState | None:

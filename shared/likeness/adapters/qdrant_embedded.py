@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +22,18 @@ from likeness.adapters.qdrant import (
     PATCHES,
     VECTOR,
     Layout,
-    PointReader,
     Understood,
+    by_view,
     check_collection,
     from_payload,
+    merged,
     metadata_of,
     note_point_id,
     to_numbers,
     to_payload,
     to_vectors,
     update_filter,
+    window,
 )
 from likeness.errors import IndexMissing, IndexRefused, IndexUnavailable
 from likeness.records import (
@@ -42,6 +44,8 @@ from likeness.records import (
     Payload,
     Point,
     PointWrite,
+    State,
+    Vector,
 )
 
 _ALIASES = "aliases.json"
@@ -126,17 +130,20 @@ class EmbeddedIndex:
         return CollectionInfo(name, metadata["model"], metadata["dim"], points)
 
     def nearest(self, lookups: Sequence[Lookup]) -> list[list[Candidate]]:
-        requests = edge.QueryBatchRequest([_request(lookup) for lookup in lookups])
+        requests = [
+            _request(lookup, vector, patches)
+            for lookup in lookups
+            for vector, patches in by_view(lookup)
+        ]
         shard = self._shard(self._aliased())
         with _translated():
-            answers = shard.query_batch(requests)
-            read = PointReader()
+            answers = iter(shard.query_batch(edge.QueryBatchRequest(requests)))
+            found = [
+                merged(lookup, (_scores(next(answers)) for _ in lookup.views)) for lookup in lookups
+            ]
             return [
-                [
-                    Candidate(read(str(p.id), lookup.full, _payload(p), _vector(p)), p.score)
-                    for p in found
-                ]
-                for lookup, found in zip(lookups, answers, strict=True)
+                self._candidates(shard, lookup.full, scores)
+                for lookup, scores in zip(lookups, found, strict=True)
             ]
 
     def fetch(self, ids: Sequence[str]) -> dict[str, Point]:
@@ -194,6 +201,23 @@ class EmbeddedIndex:
             records, next_cursor = shard.scroll(request)
             values = [_payload(record)[NOTE_VALUES] for record in records]
         return values, None if next_cursor is None else str(next_cursor)
+
+    def _candidates(
+        self, shard: edge.EdgeShard, full: bool, scores: list[tuple[str, float]]
+    ) -> list[Candidate]:
+        """Read what the merged answers kept: two views of a query find twice as much."""
+        records = shard.retrieve(
+            [point_id for point_id, _ in scores],
+            with_payload=True if full else _LIGHT,
+            with_vector=[VECTOR] if full else False,
+        )
+        points = {str(r.id): from_payload(_payload(r), _vector(r)) for r in records}
+        # what was removed since it was found is no neighbour any more
+        return [
+            Candidate(points[point_id], score)
+            for point_id, score in scores
+            if point_id in points and points[point_id].state is State.LIVE
+        ]
 
     def _create(
         self, name: str, vectors: dict[str, edge.EdgeVectorParams], metadata: dict[str, Any]
@@ -272,25 +296,26 @@ def _vectors(metadata: Mapping[str, Any]) -> dict[str, edge.EdgeVectorParams]:
     return vectors
 
 
-def _request(lookup: Lookup) -> edge.QueryRequest:
-    """Prefetches are filtered too, or they would fill up with others."""
+def _request(lookup: Lookup, vector: Vector, patches: Vector | None) -> edge.QueryRequest:
+    """Ids and scores alone. Prefetches are filtered too, or they would fill up with others."""
     by_vector: dict[str, Any] = {
-        "query": edge.Query.Nearest(to_numbers(lookup.vector), using=VECTOR),
+        "query": edge.Query.Nearest(to_numbers(vector), using=VECTOR),
         "filter": _filter(lookup.filter) if lookup.filter else None,
         "score_threshold": lookup.score_threshold,
     }
-    if lookup.patches is not None:
+    if patches is not None:
         by_vector = {
             "prefetches": [edge.Prefetch(limit=lookup.pool, **by_vector)],
-            "query": edge.Query.Nearest(to_numbers(lookup.patches), using=PATCHES),
+            "query": edge.Query.Nearest(to_numbers(patches), using=PATCHES),
         }
+    limit, offset = window(lookup)
     return edge.QueryRequest(
-        limit=lookup.limit,
-        offset=lookup.offset,
-        with_payload=True if lookup.full else _LIGHT,
-        with_vector=[VECTOR] if lookup.full else False,
-        **by_vector,
+        limit=limit, offset=offset, with_payload=False, with_vector=False, **by_vector
     )
+
+
+def _scores(found: Any) -> Iterator[tuple[str, float]]:
+    return ((str(point.id), point.score) for point in found)
 
 
 def _vector(record: Any) -> list[float] | None:

@@ -12,6 +12,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import urllib3
@@ -23,16 +24,18 @@ from likeness.adapters.qdrant import (
     PATCHES,
     VECTOR,
     Layout,
-    PointReader,
     Understood,
+    by_view,
     check_collection,
     from_payload,
+    merged,
     metadata_of,
     note_point_id,
     to_numbers,
     to_payload,
     to_vectors,
     update_filter,
+    window,
 )
 from likeness.errors import IndexMissing, IndexRefused, IndexUnavailable
 from likeness.records import (
@@ -43,6 +46,7 @@ from likeness.records import (
     Page,
     Point,
     PointWrite,
+    Vector,
 )
 
 _ATTEMPTS = 3
@@ -254,16 +258,16 @@ class RestIndex:
         return CollectionInfo(self._layout.collection(model), model, dim, points)
 
     def nearest(self, lookups: Sequence[Lookup]) -> list[list[Candidate]]:
-        body = {"searches": [_search(lookup) for lookup in lookups]}
-        found = self._transport.call("POST", self._points("query/batch"), body)
+        searches = [
+            _search(lookup, vector, patches)
+            for lookup in lookups
+            for vector, patches in by_view(lookup)
+        ]
+        answers = self._transport.call("POST", self._points("query/batch"), {"searches": searches})
         with Understood():
-            read = PointReader()
+            each = iter([answer["points"] for answer in answers])
             return [
-                [
-                    Candidate(read(p["id"], lookup.full, p["payload"], _vector(p)), p["score"])
-                    for p in answer["points"]
-                ]
-                for lookup, answer in zip(lookups, found, strict=True)
+                _candidates(lookup, list(islice(each, len(lookup.views)))) for lookup in lookups
             ]
 
     def fetch(self, ids: Sequence[str]) -> dict[str, Point]:
@@ -382,10 +386,21 @@ class RestIndex:
         )
 
 
-def _search(lookup: Lookup) -> dict[str, Any]:
+def _candidates(lookup: Lookup, answers: Sequence[Sequence[Any]]) -> list[Candidate]:
+    if len(answers) != len(lookup.views):
+        raise ValueError(len(answers))
+    points = {point["id"]: point for answer in answers for point in answer}
+    found = merged(lookup, (((p["id"], p["score"]) for p in answer) for answer in answers))
+    return [
+        Candidate(from_payload(points[id_]["payload"], _vector(points[id_])), score)
+        for id_, score in found
+    ]
+
+
+def _search(lookup: Lookup, vector: Vector, patches: Vector | None) -> dict[str, Any]:
     """One of a batch's searches. Prefetches are filtered too, or they would fill up with others."""
     by_vector: dict[str, Any] = {
-        "query": to_numbers(lookup.vector),
+        "query": to_numbers(vector),
         "using": VECTOR,
         "params": {"hnsw_ef": 128, "quantization": {"rescore": True, "oversampling": 2.0}},
     }
@@ -393,16 +408,17 @@ def _search(lookup: Lookup) -> dict[str, Any]:
         by_vector["filter"] = lookup.filter
     if lookup.score_threshold is not None:
         by_vector["score_threshold"] = lookup.score_threshold
-    if lookup.patches is not None:
+    if patches is not None:
         by_vector = {
             "prefetch": {**by_vector, "limit": lookup.pool},
-            "query": to_numbers(lookup.patches),
+            "query": to_numbers(patches),
             "using": PATCHES,
         }
+    limit, offset = window(lookup)
     return {
         **by_vector,
-        "limit": lookup.limit,
-        "offset": lookup.offset,
+        "limit": limit,
+        "offset": offset,
         "with_payload": True if lookup.full else _LIGHT,
         "with_vector": [VECTOR] if lookup.full else False,
     }

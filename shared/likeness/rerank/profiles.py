@@ -31,6 +31,8 @@ from likeness.rerank.verdicts import (
     judge,
 )
 
+# Of the refined list, those that geometry puts into order: more gain nothing (docs/decisions.md).
+VERIFIED = 50
 # A best answer so near and so far ahead is right: only what is shown is verified then.
 _CLEAR, _AHEAD = 0.95, 0.1
 # More than either stage takes of 100 candidates on a slow core, in seconds.
@@ -101,14 +103,15 @@ class Ranker:
         """
         count, dim = len(candidates), len(views[0].vector)
         vectors = np.array([c.vector for c in candidates], np.float32).reshape(count, dim)
-        scores = cosines = np.stack([vectors @ view.vector for view in views])
+        queries = np.stack([view.vector for view in views])
+        scores = cosines = queries @ vectors.T
         stages, skipped = {"cosine": cosines.max(axis=0)}, list[str]()
         calibration = self._calibration if profile is not Profile.NONE else None
         if calibration and count > 1:
             if time_left_s() < _REFINEMENT_S:
                 skipped.append("refinement")
             else:
-                refined = np.stack([refine(view.vector, vectors) for view in views])
+                refined = refine(queries, vectors)
                 share = np.float32(calibration.refinement)
                 scores = (1 - share) * cosines + share * refined
                 stages["refinement"] = refined.max(axis=0)
@@ -119,8 +122,10 @@ class Ranker:
         if calibration and count and self._spec.local and time_left_s() < _GEOMETRY_S:
             skipped.append("geometry")
         elif calibration and count:
-            every = profile is Profile.PRECISE and not _clear(cosine[order])
-            rows = order if every else order[:shown]
+            # where the order would hang on how many are shown, geometry is proof alone
+            decides = profile is Profile.PRECISE and not _clear(cosine[order])
+            judged = order[: VERIFIED if decides else 0]
+            rows = order[: max(len(judged), shown)]
             geometry = np.full(count, np.nan, np.float32)
             held = []
             for number in np.unique(view[rows]).tolist():
@@ -129,9 +134,8 @@ class Ranker:
                 geometry[of_view] = found.verification.score
                 held.append((of_view, found))
             stages["geometry"] = geometry
-            if every:  # else the order would hang on how many are shown
-                score = score + np.float32(calibration.geometry) * np.nan_to_num(geometry)
-                order = np.argsort(-score, kind="stable")
+            score[judged] += np.float32(calibration.geometry) * geometry[judged]
+            order = np.argsort(-score, kind="stable")
             for of_view, found in held:
                 wanted = np.flatnonzero(np.isin(of_view, order[:shown]))
                 if len(wanted):

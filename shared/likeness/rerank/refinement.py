@@ -15,13 +15,13 @@ NEIGHBOURS = 9
 _SUPPORT = 0.15  # β: what a neighbour counts, times its cosine
 
 
-def refine(query: NDArray[np.float32], candidates: NDArray[np.float32]) -> NDArray[np.float32]:
-    """New scores (M,) of M candidates.
+def refine(queries: NDArray[np.float32], candidates: NDArray[np.float32]) -> NDArray[np.float32]:
+    """New scores (…, M) of M candidates.
 
-    query float32 (D,) and candidates (M, D): unit rows, in any order.
+    queries float32 (…, D), one or several views, and candidates (M, D): unit rows, in any order.
     """
     if not len(candidates):
-        return np.zeros(0, np.float32)
+        return np.zeros((*queries.shape[:-1], 0), np.float32)
     similarity = candidates @ candidates.T
     kept = min(NEIGHBOURS + 1, len(candidates))
     # each candidate is its own nearest neighbour: it counts 1, the others β · cosine
@@ -31,7 +31,7 @@ def refine(query: NDArray[np.float32], candidates: NDArray[np.float32]) -> NDArr
     weights[rows, nearest] = _SUPPORT * np.maximum(0, similarity[rows, nearest])
     np.fill_diagonal(weights, 1)
     refined = (weights @ candidates) / weights.sum(axis=1, keepdims=True)
-    first = refined @ query
-    best = np.argpartition(-first, kept - 1)[:kept]
-    expanded = refined[best].max(axis=0)
-    return np.asarray((first + refined @ expanded) / 2, np.float32)
+    first = queries @ refined.T
+    best = np.argpartition(-first, kept - 1, axis=-1)[..., :kept]
+    expanded = refined[best].max(axis=-2)
+    return np.asarray((first + expanded @ refined.T) / 2, np.float32)
