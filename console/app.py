@@ -264,14 +264,17 @@ def calibrate(
 @app.command()
 def evaluate(
     dataset: Annotated[
-        Path,
+        Path | None,
         typer.Argument(
             help="A folder of pictures, a folder for each class, or a CSV: path, label, instance, "
             "split."
         ),
-    ],
+    ] = None,
     synthetic: Annotated[
         bool, typer.Option("--synthetic", help="Make the queries, by editing the pictures.")
+    ] = False,
+    feedback: Annotated[
+        bool, typer.Option("--feedback", help="Ask the index at QDRANT_URL what callers judged.")
     ] = False,
     model: Annotated[
         Path, typer.Option(envvar="LIKENESS_MODEL_DIR", help="The bundle to evaluate.")
@@ -302,9 +305,20 @@ def evaluate(
 
     [bold]likeness evaluate products.csv --baseline old/evaluation.json[/bold]  a gate for CI:
     exits with 1 where R@1 or mAP of a profile fell
+
+    [bold]likeness evaluate --feedback[/bold]  what POST /v1/feedback was told, asked again
     """
     from console import evaluating, evaluation_report  # noqa: PLC0415 - loads onnxruntime
 
+    if feedback:
+        if dataset or synthetic or split or baseline:
+            raise typer.BadParameter(
+                "--feedback takes no dataset, --synthetic, --split, --baseline"
+            )
+        _evaluate_feedback(model, queries, seed, target)
+        return
+    if dataset is None:
+        raise typer.BadParameter("name a folder or a CSV; or --feedback, to ask the live index")
     before = evaluating.read(baseline) if baseline else None
     options = evaluating.Options(model, target, synthetic, split, queries, seed)
     with _progress() as progress:
@@ -320,6 +334,21 @@ def evaluate(
     if before and not fallen:
         out.print(f"nothing fell by more than {tolerance:g} below {baseline}", soft_wrap=True)
     raise typer.Exit(1 if fallen else 0)
+
+
+def _evaluate_feedback(model: Path, queries: int, seed: int, target: Path) -> None:
+    from console import evaluating, evaluation_report, opinions  # noqa: PLC0415
+    from likeness.adapters.qdrant import open_index  # noqa: PLC0415
+    from likeness.settings import Settings  # noqa: PLC0415
+
+    with (
+        contextlib.closing(open_index(Settings.from_env(os.environ))) as index,
+        _progress() as progress,
+    ):
+        found = opinions.evaluate(index, model, queries, seed, progress)
+    evaluation_report.show_feedback(found, out)
+    evaluating.write(found, target / opinions.RESULTS)
+    out.print(f"written: {target / opinions.RESULTS}", soft_wrap=True)
 
 
 @app.command()

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 from msgspec import Struct
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from rich.progress import Progress
 
@@ -45,11 +45,23 @@ from likeness.records import (
     Vector,
     Version,
 )
-from likeness.rerank.appearance import Appearance, of_point
+from likeness.rerank.appearance import Appearance, from_token, of_point
+from likeness.rerank.expansion import NEIGHBOURS, expand
 from likeness.rerank.late_interaction import max_similarity
 from likeness.rerank.profiles import Profile, Ranker
+from likeness.rerank.reciprocity import reciprocal
 from likeness.rerank.verdicts import FITTED, Calibration, Level, chances
-from likeness.search import DEPTH, Answer, ById, ByImage, Hit, Query, Searcher
+from likeness.search import (
+    DEPTH,
+    Answer,
+    ById,
+    ByImage,
+    ByVector,
+    Hit,
+    Query,
+    Searcher,
+    Source,
+)
 from likeness.settings import Limits
 
 SHOWN = 10  # results of a query as people ask: what the service answers by default
@@ -60,15 +72,22 @@ _MAX_PATCHES_BYTES = 2**30  # in memory, for late interaction
 _CACHE = "vectors-1"
 _FIRST = 10.0  # above any cosine: what was reranked comes before what was not
 
-# The stages of a search, and what each is measured against. No profile has late interaction: it is
-# tried here with the weight of the global score.
+DIVERSITY = 0.3  # that the line of that name asks with
+
+# The stages of a search, and what each is measured against. No profile has those that are TRIED:
+# query expansion and k-reciprocal in the place of refinement, late interaction after it, with the
+# weight of the global score. Diversity is an option of any search.
 OVER: Mapping[str, str | None] = {
     "none": None,
     "subject crop": "none",
+    "query expansion": "subject crop",
+    "k-reciprocal": "subject crop",
     "refinement": "subject crop",
     "late interaction": "refinement",
     "geometry": "refinement",
+    "diversity": "geometry",
 }
+TRIED = ("query expansion", "k-reciprocal", "late interaction")
 STAGE_OF = {Profile.NONE: "none", Profile.FAST: "refinement", Profile.PRECISE: "geometry"}
 AS_IT_IS = "as it is"
 
@@ -335,7 +354,7 @@ class Bench:
         calibration: Calibration | None,
     ) -> None:
         self._gallery, self._embedder, self._calibration = gallery, embedder, calibration
-        self._searcher = Searcher(index, embedder, _no_store, calibration=calibration)
+        self._searcher = Searcher(index, embedder, no_store, calibration=calibration)
         self._ranker = Ranker(embedder.spec, calibration)
 
     def ask(self, query: Asked) -> Outcome | None:
@@ -351,9 +370,11 @@ class Bench:
         }
         if not rights:
             return None
-        answers = {profile: self._search(data, profile, query.own, DEPTH) for profile in Profile}
+        source = ByImage(data)
+        answers = {p: self._search(source, p, query.own, DEPTH) for p in Profile}
+        spread = self._search(source, Profile.PRECISE, query.own, DEPTH, DIVERSITY)
         _, seen = _seen(self._embedder, data)
-        scores = self._by_stage(seen, answers)
+        scores = self._by_stage(seen, answers, spread, query.own)
         values = {
             relevance: {
                 stage: rank(row[None], right[None], out[None]) for stage, row in scores.items()
@@ -373,33 +394,68 @@ class Bench:
     def took_ms(self, query: Asked) -> dict[Profile, Mapping[str, float]]:
         """Of one search as people ask, with each profile."""
         data, _ = query.make()
-        return {p: self._search(data, p, query.own, SHOWN).took_ms for p in Profile}
+        source = ByImage(data)
+        return {p: self._search(source, p, query.own, SHOWN).took_ms for p in Profile}
 
-    def _search(self, data: bytes, profile: Profile, own: int | None, limit: int) -> Answer:
+    def _search(
+        self, source: Source, profile: Profile, own: int | None, limit: int, diversity: float = 0.0
+    ) -> Answer:
         exclude = () if own is None else (self._gallery.points[own].id,)
-        return self._searcher.search(Query(ByImage(data), limit, rerank=profile, exclude=exclude))
+        return self._searcher.search(
+            Query(source, limit, rerank=profile, exclude=exclude, diversity=diversity)
+        )
 
     def _by_stage(
-        self, query: Appearance, answers: Mapping[Profile, Answer]
+        self,
+        query: Appearance,
+        answers: Mapping[Profile, Answer],
+        spread: Answer,
+        own: int | None,
     ) -> dict[str, NDArray[np.float32]]:
-        """Scores (G,) of the whole gallery after each stage."""
-        gallery = self._gallery
+        """Scores (G,) of the whole gallery after each stage; `spread`: precise, with diversity."""
+        gallery, fast = self._gallery, answers[Profile.FAST]
         plain = gallery.vectors @ query.vector
-        rows = {p: [gallery.row_of[h.point.id] for h in a.results] for p, a in answers.items()}
 
-        def after(profile: Profile, score: Callable[[Hit], float]) -> NDArray[np.float32]:
+        def after(rows: Sequence[int], values: ArrayLike) -> NDArray[np.float32]:
             scores = plain.copy()
-            scores[rows[profile]] = [_FIRST + score(hit) for hit in answers[profile].results]
+            scores[rows] = _FIRST + np.asarray(values)
             return scores
 
-        scores = {stage: after(profile, _order_of) for profile, stage in STAGE_OF.items()}
-        scores["subject crop"] = after(Profile.FAST, lambda hit: hit.stages["cosine"])
+        rows, cosines = self._rows(fast), [hit.stages["cosine"] for hit in fast.results]
+        nearest = gallery.vectors[rows]
+        scores = {
+            stage: after(self._rows(answers[p]), [_order_of(hit) for hit in answers[p].results])
+            for p, stage in STAGE_OF.items()
+        }
+        scores["subject crop"] = after(rows, cosines)
+        assert fast.query_id
+        views = from_token(fast.query_id, self._embedder.spec)  # the frame, and its subject
+        best = nearest[np.argsort(cosines)[: -NEIGHBOURS - 1 : -1]]
+        again = self._expanded(views, best, own)
+        scores["query expansion"] = after(list(again), list(again.values()))
+        mutual = [reciprocal(view.vector, nearest) for view in views]
+        scores["k-reciprocal"] = after(rows, np.max(mutual, axis=0))
         if query.patches is not None and gallery.patches is not None:
             late = scores["refinement"].copy()
-            theirs = gallery.patches[rows[Profile.FAST]].astype(np.float32)
-            late[rows[Profile.FAST]] += max_similarity(query.patches, theirs)
+            late[rows] += max_similarity(query.patches, gallery.patches[rows].astype(np.float32))
             scores["late interaction"] = late
+        scores["diversity"] = after(self._rows(spread), -np.arange(len(spread.results)) / DEPTH)
         return scores
+
+    def _expanded(
+        self, views: Sequence[Appearance], best: Vector, own: int | None
+    ) -> dict[int, float]:
+        """The index is asked again with each view expanded: rows, with the best of their scores."""
+        scores = dict[int, float]()
+        for view in views:
+            wanted = ByVector(tuple(expand(view.vector, best).tolist()), self._embedder.fingerprint)
+            answer = self._search(wanted, Profile.NONE, own, DEPTH)
+            for row, hit in zip(self._rows(answer), answer.results, strict=True):
+                scores[row] = max(hit.score, scores.get(row, -1.0))
+        return scores
+
+    def _rows(self, answer: Answer) -> list[int]:
+        return [self._gallery.row_of[hit.point.id] for hit in answer.results]
 
     def _judged(
         self,
@@ -433,5 +489,5 @@ def _order_of(hit: Hit) -> float:
     return hit.score if hit.rerank_score is None else hit.rerank_score
 
 
-def _no_store() -> ObjectStore:
+def no_store() -> ObjectStore:
     raise AssertionError("no query names an object")

@@ -88,12 +88,13 @@ class Metrics(Struct, frozen=True):
 
 
 class Stage(Struct, frozen=True):
-    """`gain` in R@1 over the stage named `over`, query by query."""
+    """`gain` in R@1, and in mAP, over the stage named `over`, query by query."""
 
     name: str
     r_at_1: Estimate
     over: str | None = None
     gain: Estimate | None = None
+    mean_ap_gain: Estimate | None = None
 
 
 class Found(Struct, frozen=True):
@@ -235,7 +236,7 @@ def read(file: Path) -> Evaluation:
         raise DatasetError(f"{file} is no {RESULTS} of `likeness evaluate`: {error}") from error
 
 
-def write(evaluation: Evaluation, file: Path) -> None:
+def write(evaluation: Struct, file: Path) -> None:
     """Whole or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)
     draft = file.with_suffix(".new")
@@ -360,9 +361,12 @@ def _found(relevance: str, outcomes: list[Outcome], asked: int, calibrated: bool
         if stage not in having[0].values[relevance] or (stage in _CALIBRATED and not calibrated):
             continue
         over = "subject crop" if before in _CALIBRATED and not calibrated else before
-        right = column(stage, "at_1")
-        gain = estimate(right - column(over, "at_1"), groups) if over else None
-        stages.append(Stage(stage, estimate(right, groups), over, gain))
+        gains = [
+            estimate(column(stage, metric) - column(over, metric), groups)
+            for metric in ("at_1", "average_precision")
+            if over
+        ]
+        stages.append(Stage(stage, estimate(column(stage, "at_1"), groups), over, *gains))
     return Found(relevance, len(having), asked - len(having), profiles, stages)
 
 

@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.markup import escape as plain
 from rich.table import Table
 
-from console.bench import SHOWN
+from console.bench import DIVERSITY, SHOWN, TRIED
 from console.evaluating import Evaluation, Found, Miss, Verdicts
+from console.opinions import CLICKS_WEIGH, FIRST, FeedbackEvaluation
 from console.report import document, thumbnail
 from likeness.evaluation import Estimate, Reliability
 
@@ -24,7 +25,14 @@ _NO_CALIBRATION = (
     "The model has no calibration.json: searches are ordered by the cosine alone, and there are "
     "no verdicts. `likeness calibrate` makes one."
 )
-_LATE = "Late interaction is tried here only: no profile has it."
+_TRIED = (
+    f"Tried here only, in no profile: {', '.join(TRIED)}. Diversity ({DIVERSITY}) is an option of "
+    "any search: it never moves the first result, and mAP tells what it costs."
+)
+_ASKED_AGAIN = (
+    "Asked again as plain searches, without the filter or box of that time. What nobody spoke of "
+    "counts as wrong: callers judge what they were shown, in the order it had."
+)
 _SAME_CORE = (
     "Of the search function alone, if Lambda's core were as fast as this machine's: compare runs "
     "of one machine."
@@ -64,17 +72,54 @@ def show(evaluation: Evaluation, out: Console) -> None:
         out.print(f"  … and {more} more")
 
 
+def show_feedback(evaluation: FeedbackEvaluation, out: Console) -> None:
+    out.print(
+        f"[bold]feedback[/bold]  {evaluation.opinions} opinions, model "
+        f"{plain(evaluation.model_name)} {evaluation.model}"
+    )
+    found = evaluation.profiles
+    right = Table("right answers", "R@1", "R@5", "R@10", box=SIMPLE_HEAD)
+    wrong = Table(
+        "judged not relevant", "before the first right", f"in the first {FIRST}", box=SIMPLE_HEAD
+    )
+    for profile, each in found.items():
+        rates = (each.r_at_1, each.r_at_5, each.r_at_10)
+        right.add_row(profile, *(_short(rate) if rate else "–" for rate in rates))
+        counts = (each.wrong_before, each.wrong_in_first)
+        wrong.add_row(
+            profile, *(f"{_short(n.mean)}, {n.queries} queries" if n else "–" for n in counts)
+        )
+    out.print(right)
+    out.print(wrong)
+    out.print(
+        f"{evaluation.queries} queries asked again: {evaluation.judged} with a relevant result; "
+        f"{evaluation.clicked} with clicks alone, each of which counts {CLICKS_WEIGH:g}"
+    )
+    out.print(
+        f"click-through: {evaluation.clicked_requests} of {evaluation.requests} requests with any "
+        "feedback"
+    )
+    for reason, count in evaluation.left_out.items():
+        out.print(
+            f"  [yellow]left out[/yellow] {count} of {evaluation.opinions} opinions: {reason}"
+        )
+    if evaluation.calibration is None:
+        out.print(f"[yellow]{_NO_CALIBRATION}[/yellow]")
+    out.print(f"[dim]Intervals: 95 %. {_ASKED_AGAIN}[/dim]")
+
+
 def _show_found(found: Found, out: Console) -> None:
     table = Table(f"by {found.relevance}", *_METRICS.values(), box=SIMPLE_HEAD)
     for profile, metrics in found.profiles.items():
         table.add_row(profile, *(_short(getattr(metrics, name)) for name in _METRICS))
     out.print(table)
-    stages = Table("stage", "R@1", "gain", "over", box=SIMPLE_HEAD)
+    stages = Table("stage", "R@1", "gain in R@1", "in mAP", "over", box=SIMPLE_HEAD)
     for stage in found.stages:
         gain = _signed(stage.gain) if stage.gain else ""
-        stages.add_row(stage.name, f"{stage.r_at_1.mean:.3f}", gain, stage.over or "")
+        in_map = f"{stage.mean_ap_gain.mean:+.3f}" if stage.mean_ap_gain else ""
+        stages.add_row(stage.name, f"{stage.r_at_1.mean:.3f}", gain, in_map, stage.over)
     out.print(stages)
-    out.print(f"[dim]{_counted(found)} Intervals: 95 %. {_LATE}[/dim]")
+    out.print(f"[dim]{_counted(found)} Intervals: 95 %. {_TRIED}[/dim]")
 
 
 def _show_verdicts(verdicts: Verdicts, out: Console) -> None:
@@ -210,17 +255,20 @@ def _of_found(found: Found) -> list[str]:
     for name, title in _METRICS.items():
         bars = [_share(profile, getattr(m, name), profile) for profile, m in found.profiles.items()]
         parts.append(_chart(title, bars, 0, 1))
-    gained = [(stage, stage.gain) for stage in found.stages if stage.gain]
-    most = max((max(abs(g.low), abs(g.high)) for _, g in gained), default=0)
-    bars = [
-        _Bar(stage.name, g.mean, g.low, g.high, _signed(g), "precise" if g.mean >= 0 else "worse")
-        for stage, g in gained
-    ]
-    over = "; ".join(f"{stage.name} over {stage.over}" for stage, _ in gained)
+    for title, name in (("R@1", "gain"), ("mAP", "mean_ap_gain")):
+        gained = [(s.name, gain) for s in found.stages if (gain := getattr(s, name))]
+        most = max((abs(end) for _, g in gained for end in (g.low, g.high)), default=0)
+        bars = [
+            _Bar(stage, g.mean, g.low, g.high, _signed(g), "precise" if g.mean >= 0 else "worse")
+            for stage, g in gained
+        ]
+        parts.append(
+            _chart(f"Gain of each stage in {title}", bars, -max(most, 0.01), max(most, 0.01))
+        )
+    over = "; ".join(f"{stage.name} over {stage.over}" for stage in found.stages if stage.over)
     return [
         *parts,
-        _chart("Gain of each stage in R@1", bars, -max(most, 0.01), max(most, 0.01)),
-        f"<p class=note>{escape(over)}, query by query. {_LATE}</p>",
+        f"<p class=note>{escape(over)}, query by query. {_TRIED}</p>",
     ]
 
 

@@ -74,20 +74,27 @@ def rank(
 
 
 def estimate(
-    values: NDArray[np.float64], groups: NDArray[np.generic], resamples: int = 2000, seed: int = 0
+    values: NDArray[np.float64],
+    groups: NDArray[np.generic],
+    resamples: int = 2000,
+    seed: int = 0,
+    weights: NDArray[np.float64] | None = None,
 ) -> Estimate:
     """Mean of (Q,) values, and its percentile interval when whole groups are drawn again.
+
+    weights (Q,): how much each counts, above zero; all the same where there are none.
 
     Photos of one product are right or wrong together, so products are resampled (cluster
     bootstrap; Davison and Hinkley, Bootstrap Methods, section 3.8).
     """
     names, member = np.unique(groups, return_inverse=True)
-    totals = np.bincount(member, weights=values)
-    counts = np.bincount(member)
+    weights = np.ones(len(values)) if weights is None else weights
+    totals = np.bincount(member, weights=values * weights)
+    counts = np.bincount(member, weights=weights)
     drawn = np.random.default_rng(seed).integers(len(names), size=(resamples, len(names)))
     means = totals[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
     low, high = np.percentile(means, [2.5, 97.5])
-    return Estimate(float(values.mean()), float(low), float(high))
+    return Estimate(float(np.average(values, weights=weights)), float(low), float(high))
 
 
 def reliability(

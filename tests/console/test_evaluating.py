@@ -25,6 +25,8 @@ from likeness.embedding import Embedder
 from likeness.evaluation import Estimate, rank
 from likeness.images import decode
 from likeness.model import load_spec
+from likeness.rerank.expansion import expand
+from likeness.rerank.reciprocity import reciprocal
 from likeness.rerank.verdicts import Level
 from likeness.settings import Limits
 from tests.calibrations import calibration_of
@@ -209,8 +211,41 @@ def test_without_a_calibration_only_stages_that_run_are_told(
     found, _ = labelled
     assert found.calibration is None
     assert found.verdicts is None
-    assert [stage.name for stage in found.found[0].stages] == ["none", "subject crop"]
+    assert [(stage.name, stage.over) for stage in found.found[0].stages] == [
+        ("none", None),
+        ("subject crop", "none"),
+        ("query expansion", "subject crop"),
+        ("k-reciprocal", "subject crop"),
+        ("diversity", "subject crop"),
+    ]
     assert "likeness calibrate" in evaluation_report.page(found, [])
+
+
+def test_lines_of_what_no_profile_has_are_those_of_the_methods_themselves(
+    labelled: tuple[Evaluation, list[Miss]], classes: Path
+) -> None:
+    """One view and a small gallery: what the searcher and the index give can be made by hand."""
+    items, embedder = load(classes), Embedder(FIXED_FILTERS)
+    pictures = [decode(i.path.read_bytes(), Limits(), embedder.decode_size)[0] for i in items]
+    vectors = np.concatenate([embedder.embed([embedder.prepare(p)]) for p in pictures])
+    labels = np.array([item.label for item in items])
+    expanded, mutual = np.zeros((2, len(items), len(items)), np.float32)
+    for row, vector in enumerate(vectors):
+        others = np.flatnonzero(np.arange(len(items)) != row)
+        others = others[np.argsort(-vectors[others] @ vector)]
+        expanded[row] = vectors @ expand(vector, vectors[others])
+        mutual[row, others] = reciprocal(vector, vectors[others])
+    own = np.eye(len(items), dtype=bool)
+    stages = {stage.name: stage for stage in labelled[0].found[0].stages}
+    plain = rank(vectors @ vectors.T, labels[:, None] == labels, own)
+    for name, scores in (("query expansion", expanded), ("k-reciprocal", mutual)):
+        mine = rank(scores, labels[:, None] == labels, own)
+        found, gain = stages[name], stages[name].mean_ap_gain
+        assert found.r_at_1.mean == pytest.approx(mine.at_1.mean())
+        assert gain
+        gained = (mine.average_precision - plain.average_precision).mean()
+        assert gain.mean == pytest.approx(gained, abs=1e-6)
+        assert abs(gained) > 1e-3  # there is something to tell
 
 
 def test_instances_and_labels_are_two_ways_to_be_right(tmp_path: Path) -> None:
@@ -286,9 +321,12 @@ def test_every_stage_has_its_gain_over_another(synthetic: tuple[Evaluation, list
     assert [(stage.name, stage.over) for stage in found.stages] == [
         ("none", None),
         ("subject crop", "none"),
+        ("query expansion", "subject crop"),
+        ("k-reciprocal", "subject crop"),
         ("refinement", "subject crop"),
         ("late interaction", "refinement"),
         ("geometry", "refinement"),
+        ("diversity", "geometry"),
     ]
     r_at_1 = {stage.name: stage.r_at_1.mean for stage in found.stages}
     for stage in found.stages[1:]:
@@ -296,6 +334,8 @@ def test_every_stage_has_its_gain_over_another(synthetic: tuple[Evaluation, list
         gained = r_at_1[stage.name] - r_at_1[stage.over]
         assert stage.gain.mean == pytest.approx(gained, abs=1e-9)
         assert stage.gain.low <= stage.gain.mean <= stage.gain.high
+        assert stage.mean_ap_gain
+    assert r_at_1["diversity"] == r_at_1["geometry"]  # it never moves the first
     profiles = {name: metrics.r_at_1.mean for name, metrics in found.profiles.items()}
     assert profiles == {
         "none": r_at_1["none"],

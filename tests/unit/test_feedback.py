@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from likeness.adapters.qdrant import Layout
 from likeness.adapters.qdrant_embedded import EmbeddedIndex
 from likeness.errors import IndexUnavailable
-from likeness.feedback import Feedback, Opinion
+from likeness.feedback import Feedback, Judgements, Opinion, by_query
 from likeness.filters import Schema
 
 CLICK = Opinion("request-1", "image-1", "click", 12.5, "token")
@@ -107,3 +107,43 @@ def test_an_index_that_is_down_is_told(open_index: Opener) -> None:
         Feedback(index).add(CLICK)
     with pytest.raises(IndexUnavailable):
         list(Feedback(index).all())
+
+
+def test_a_query_that_was_asked_twice_is_one() -> None:
+    said = [
+        CLICK,
+        replace(CLICK, request_id="request-2", id="image-2", kind="relevant"),
+        replace(CLICK, request_id="request-2", id="image-3", kind="not_relevant"),
+        replace(CLICK, id="image-4", query_id="another"),
+    ]
+    queries, without = by_query(said)
+    assert without == 0
+    assert {each.query_id: each for each in queries} == {
+        "token": Judgements("token", {"image-2"}, {"image-3"}, {"image-1"}),
+        "another": Judgements("another", clicked={"image-4"}),
+    }
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_the_later_judgement_holds_and_no_click_undoes_it(order: int) -> None:
+    said = [
+        replace(CLICK, at_s=1.0, kind="relevant"),
+        replace(CLICK, at_s=2.0, kind="not_relevant", request_id="request-2"),
+        replace(CLICK, at_s=3.0, request_id="request-3"),
+    ]
+    [query], _ = by_query(said[::order])
+    assert query == Judgements("token", not_relevant={"image-1"})
+
+
+def test_one_opinion_of_a_request_can_name_the_query_for_all() -> None:
+    unnamed = replace(CLICK, id="image-2", query_id=None)
+    nowhere = replace(CLICK, request_id="request-2", query_id=None)
+    queries, without = by_query([unnamed, CLICK, nowhere])
+    assert (queries, without) == ([Judgements("token", clicked={"image-1", "image-2"})], 1)
+
+
+def test_clicks_are_right_where_nothing_was_judged_relevant() -> None:
+    clicked = Judgements("token", not_relevant={"a"}, clicked={"b"})
+    assert clicked.right == {"b"}
+    assert Judgements("token", {"c"}, {"a"}, {"b"}).right == {"c"}
+    assert Judgements("token", {"c"}, {"a"}, {"b"}).among({"a", "b"}) == clicked
