@@ -198,6 +198,7 @@ def _balanced(close: NDArray[np.bool_]) -> NDArray[np.intp]:
 
 def write(calibration: Calibration, bundle: Path) -> Path:
     """Beside the bundle's model, whole or not at all."""
+    bundle.mkdir(parents=True, exist_ok=True)
     path = bundle / CALIBRATION
     draft = path.with_suffix(".new")
     draft.write_bytes(msgspec.json.format(msgspec.json.encode(calibration), indent=1) + b"\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import contextlib
 import itertools
 import math
 import re
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlencode
 
 import msgspec
-from starlette.datastructures import UploadFile
+from starlette.datastructures import ImmutableMultiDict, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.requests import Request
@@ -31,6 +32,7 @@ from likeness.errors import (
     FetchRefused,
     InvalidRequest,
     LikenessError,
+    ModelMismatch,
     NotIndexed,
     QueryTooLarge,
     UnsupportedFormat,
@@ -218,6 +220,9 @@ class Api:
 
     async def feedback(self, request: Request) -> Response:
         wanted = await _json_body(request, schemas.Feedback)
+        if wanted.query_id is not None:
+            with contextlib.suppress(ModelMismatch):  # what was asked before a change of models
+                self._searcher.check_token(wanted.query_id)
         opinion = Opinion(
             wanted.request_id, wanted.id, wanted.kind, round(time.time(), 3), wanted.query_id
         )
@@ -234,6 +239,8 @@ class Api:
             raise UnsupportedFormat(f"{wanted.content_type} is not switched on here")
         if undeclared := wanted.metadata.keys() - self._settings.schema.types.keys():
             raise InvalidRequest(f"metadata: {min(undeclared)!r} is not a declared key")
+        if sum(len((name + value).encode()) for name, value in wanted.metadata.items()) > 2048:
+            raise InvalidRequest("metadata: S3 keeps 2 kB of it at most")
         name = wanted.name or "image"
         ref = ObjectRef(self._bucket(), f"{self._settings.upload_prefix}{uuid.uuid4().hex}/{name}")
         url, fields = await asyncio.to_thread(
@@ -283,7 +290,7 @@ class Api:
             group_by=options.group_by,
             group_size=options.group_size,
             exclude=tuple(options.exclude),
-            cutoff=Cutoff(options.cutoff.method, options.cutoff.value) if options.cutoff else None,
+            cutoff=_cutoff(options.cutoff),
             diversity=options.diversity,
         )
         answer = await asyncio.to_thread(self._searcher.search, query, _deadline_s(request))
@@ -329,16 +336,17 @@ class Api:
         if kind.startswith("image/") or kind == "application/octet-stream":
             options = _from_texts(request.query_params, schemas.SearchOptions)
             return ByImage(_query_image(await request.body())), options
+        if kind not in ("multipart/form-data", "application/json"):
+            raise UnsupportedFormat(
+                "send an image/… body, multipart/form-data with a file named image, or "
+                "application/json"
+            )
         if request.query_params:
             raise InvalidRequest(f"{kind} takes its fields in the body, not in the query string")
         if kind == "multipart/form-data":
             return await _parse_form(request)
-        if kind == "application/json":
-            wanted = _decoded(await request.body(), schemas.SearchRequest)
-            return await self._source(wanted), wanted
-        raise UnsupportedFormat(
-            "send an image/… body, multipart/form-data with a file named image, or application/json"
-        )
+        wanted = _decoded(await request.body(), schemas.SearchRequest)
+        return await self._source(wanted), wanted
 
     async def _source(self, wanted: schemas.SearchRequest | schemas.ComparedPicture) -> Source:
         """Exactly one of the sources that the request may name."""
@@ -462,6 +470,9 @@ def _decoded(body: bytes, kind: type[S]) -> S:
 def _from_texts(texts: Mapping[str, str], kind: type[S]) -> S:
     """Query-string or form fields: numbers as text, some as JSON."""
     fields: dict[str, Any] = dict(texts)
+    if isinstance(texts, ImmutableMultiDict) and len(texts.multi_items()) > len(fields):
+        twice = next(name for name in fields if len(texts.getlist(name)) > 1)
+        raise InvalidRequest(f"{twice} is given more than once")
     for name in fields.keys() & set(openapi.JSON_OPTIONS):
         try:
             fields[name] = msgspec.json.decode(fields[name])
@@ -518,6 +529,14 @@ def _box(sides: schemas.Sides | None) -> Box | None:
     if box.left >= box.right or box.top >= box.bottom:
         raise InvalidRequest("box: left, top, right, bottom, each pair in rising order")
     return box
+
+
+def _cutoff(wanted: schemas.Cutoff | None) -> Cutoff | None:
+    if wanted is None:
+        return None
+    if wanted.method == "relative" and wanted.value > 1:
+        raise InvalidRequest("cutoff: a relative one is a share of the best score, at most 1")
+    return Cutoff(wanted.method, wanted.value)
 
 
 def _sides(box: Box) -> schemas.Sides:

@@ -15,13 +15,17 @@ Id = Annotated[str, Meta(min_length=1, max_length=64)]
 # What is only compared. The length refuses a newline at the end, which Python's $ lets pass.
 Uuid = Annotated[str, Meta(max_length=36, pattern="^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
 Token = Annotated[str, Meta(min_length=1, max_length=65_536)]
+# What an HTTP header holds: S3 keeps metadata as such, and an object with others is unreadable.
+MetadataText = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]*$(?!\n)")]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Sides = tuple[Share, Share, Share, Share]
 _BOX = "Left, top, right, bottom, as shares of the picture's width and height."
 
 
 class Cutoff(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """relative: end below this share of the best score. gap: end before the first such fall."""
+    """relative: end below this share, up to 1, of the best score. gap: end before the first fall of
+    so much.
+    """
 
     method: Literal["relative", "gap"]
     value: Annotated[float, Meta(gt=0, le=2)]
@@ -31,7 +35,15 @@ class SearchOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """How to search, whatever the source."""
 
     limit: Annotated[int, Meta(ge=1, le=100, description="Neighbours per page.")] = 10
-    offset: Annotated[int, Meta(ge=0, le=MAX_OFFSET, description="Neighbours to skip.")] = 0
+    offset: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=MAX_OFFSET,
+            description="Neighbours to skip. Where a picture is searched by its subject too, or "
+            "results are compared with each other, the list ends after a hundred.",
+        ),
+    ] = 0
     filter: Annotated[
         dict[str, Any] | None,
         Meta(description="Qdrant filter JSON (must, should, must_not) over declared keys."),
@@ -43,7 +55,7 @@ class SearchOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     rerank: Annotated[
         Literal["none", "fast", "precise"],
         Meta(
-            description="precise: the first hundred are verified by geometry. fast: only refined; "
+            description="precise: the first fifty are verified by geometry. fast: only refined; "
             "those shown are verified. none: by cosine, without verdicts."
         ),
     ] = "precise"
@@ -56,7 +68,11 @@ class SearchOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         Meta(description="Answer for each of several things in the picture, in `regions`."),
     ] = False
     group_by: Annotated[
-        Text | None, Meta(description="A declared key: one row for each of its values.")
+        Text | None,
+        Meta(
+            description="A declared key: one row for each of its values; images without one are "
+            "left out."
+        ),
     ] = None
     group_size: Annotated[int, Meta(ge=1, le=10, description="Rows of each group.")] = 1
     exclude: Annotated[list[Uuid], Meta(max_length=1000, description="Ids to leave out.")] = []
@@ -316,14 +332,16 @@ class UploadRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         Annotated[
             str,
             Meta(
-                pattern=r"^[^/\\\x00-\x1f]{1,200}$(?!\n)",  # Python's $ passes a last newline
+                # Python's $ passes a last newline, and S3 puts the file's own name for ${filename}
+                pattern=r"^(?!.*\$\{filename\})[^/\\\x00-\x1f]{1,200}$(?!\n)",
                 description="File name, kept at the key's end.",
             ),
         ]
         | None
     ) = None
     metadata: Annotated[
-        dict[str, str], Meta(description="Declared keys only; typed when it is indexed.")
+        dict[str, MetadataText],
+        Meta(description="Declared keys only, 2 kB in all; typed when it is indexed."),
     ] = {}
 
 

@@ -280,6 +280,10 @@ class Searcher:
         proofs = self._ranker.prove(mine, [theirs])
         return float(mine.vector @ theirs.vector), proofs[0] if proofs else None
 
+    def check_token(self, token: str) -> None:
+        """Raises InvalidRequest for what is no `query_id`, ModelMismatch for another model's."""
+        from_token(token, self._embedder.spec)
+
     def image(self, point_id: str) -> Point:
         """A live or rejected point. Raises NotIndexed for any other id."""
         return self._points([point_id])[0]
@@ -446,7 +450,7 @@ class Searcher:
         found = [row for row, answer in enumerate(best) if answer]
         chosen = regions.distinct(
             [questions[row][0].box for row in found],
-            [best[row][0].point.id for row in found],
+            [best[row][0].point.original or best[row][0].point.id for row in found],
             [best[row][0].score for row in found],
             MAX_REGIONS,
         )

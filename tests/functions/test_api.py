@@ -249,6 +249,12 @@ def test_filters_take_ranges_and_negations(service: Service) -> None:
         ({"key": "1.png", "diversity": 1.5}, 400, "invalid-request", "$.diversity"),
         ({"key": "1.png", "cutoff": {"method": "top"}}, 400, "invalid-request", "$.cutoff"),
         (
+            {"key": "1.png", "cutoff": {"method": "relative", "value": 2}},
+            400,
+            "invalid-request",
+            "at most 1",
+        ),
+        (
             {"key": "1.png", "cutoff": {"method": "gap", "value": 0.1, "at": 1}},
             400,
             "invalid-request",
@@ -426,6 +432,10 @@ def test_an_upload_ticket_fixes_key_and_type(service: Service) -> None:
         ({"content_type": "image/heic"}, 415),
         ({"content_type": "image/png", "name": "../../etc"}, 400),
         ({"content_type": "image/png", "name": "a.png\n"}, 400),
+        ({"content_type": "image/png", "name": "${filename}"}, 400),
+        ({"content_type": "image/png", "metadata": {"brand": "a\r\nb"}}, 400),
+        ({"content_type": "image/png", "metadata": {"brand": "a\n"}}, 400),
+        ({"content_type": "image/png", "metadata": {"brand": "a" * 2048}}, 400),
         ({"content_type": "image/png", "metadata": {"secret": "x"}}, 400),
         ({}, 400),
     ],
@@ -435,6 +445,28 @@ def test_an_upload_of_anything_else_is_refused(
 ) -> None:
     slug = "unsupported-format" if status == 415 else "invalid-request"
     problem(service.http.post("/v1/uploads", json=wanted), status, slug)
+
+
+def test_a_field_that_is_given_twice_is_refused_by_name(service: Service) -> None:
+    answer = service.http.post("/v1/search?limit=5&limit=50", content=encoded(picture(1)))
+    said = problem(answer, 415, "unsupported-format")
+    answer = service.http.post(
+        "/v1/search?limit=5&limit=50",
+        content=encoded(picture(1)),
+        headers={"content-type": "image/png"},
+    )
+    assert "limit is given more than once" in problem(answer, 400, "invalid-request")
+    assert "image/" in said
+
+
+def test_a_query_id_finds_what_its_picture_found(service: Service) -> None:
+    for number in range(1, 4):
+        sent = send_raw(service, encoded(picture(number)), {"limit": 50}).json()
+        again = service.search(query_id=sent["query_id"], limit=50).json()
+        assert [r["id"] for r in again["results"]] == [r["id"] for r in sent["results"]]
+        assert [r.get("verdict") for r in again["results"]] == [
+            r.get("verdict") for r in sent["results"]
+        ]
 
 
 def test_health_and_readiness_tell_process_from_index(service: Service, tmp_path: Path) -> None:
@@ -1029,6 +1061,7 @@ def test_an_opinion_is_kept_with_its_request(tmp_path: Path) -> None:
         ({"id": "x"}, "$.id"),
         ({"request_id": ""}, "$.request_id"),
         ({"query_id": "x" * 70_000}, "$.query_id"),
+        ({"query_id": "made up"}, "query_id"),
     ],
 )
 def test_an_opinion_of_nothing_is_refused(

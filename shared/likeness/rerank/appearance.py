@@ -1,7 +1,8 @@
 """All that is compared of one picture, and the token that carries it back to us.
 
-A token is a picture's appearance in 4 kB of text: an answer gives it as `query_id`, and a caller
-who sends it back searches again without an upload and without a network. We keep nothing.
+A token is a picture's appearance, 10 kB of text for each view: an answer gives it as `query_id`,
+and a caller who sends it back searches again without an upload and without a network. We keep
+nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from likeness.errors import InvalidRequest, ModelMismatch
 from likeness.model import ModelSpec
 from likeness.preprocessing import seen
 from likeness.records import WHOLE, Box, Point, Vector
-from likeness.rerank.packing import unpack
+from likeness.rerank.packing import pack, unpack
 
 _MAX_TOKEN = 65_536
 _FORM = 1
@@ -73,12 +74,21 @@ def of_point(point: Point, spec: ModelSpec) -> Appearance:
     )
 
 
+def detail(view: Appearance) -> bytes:
+    """All local descriptors that are known of a query, as its token carries them: the token must
+    find what the picture found.
+    """
+    if view.local is None:
+        return view.packed or b""
+    return pack(view.local, keep=len(view.local))
+
+
 def to_token(views: Sequence[Appearance], model: str) -> str:
     """One or two views of a query, as text."""
     kept = tuple(
         _View(
             view.vector.astype(np.float16).tobytes(),
-            view.packed,
+            detail(view) or None,
             view.colours,
             view.sha256,
             view.box,

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from likeness.model import ModelSpec
 from likeness.preprocessing import COLOURS
 from likeness.records import WHOLE, Box
-from likeness.rerank.appearance import Appearance
-from likeness.rerank.geometry import Verification, grid, verify
+from likeness.rerank.appearance import Appearance, detail
+from likeness.rerank.geometry import Verification, verify
 from likeness.rerank.packing import unpack
 from likeness.rerank.refinement import refine
 from likeness.rerank.verdicts import (
@@ -51,9 +51,9 @@ class Profile(StrEnum):
 class Proof(NamedTuple):
     """What two pictures were found to have in common.
 
-    geometry: the soft inlier score. overlaps: shares of either picture that the other shows, 0
-    where no match agrees. boxes: where the matches are, in the query's picture and in the
-    candidate's, if there are any.
+    geometry: the soft inlier score. overlaps: shares of either picture that the other shows, and
+    boxes: where the matches are, in the query's picture and in the candidate's. Only from the same
+    item up: some matches agree by chance in any two pictures, and prove nothing.
     """
 
     verdict: Verdict
@@ -116,12 +116,13 @@ class Ranker:
                 scores = (1 - share) * cosines + share * refined
                 stages["refinement"] = refined.max(axis=0)
         view = scores.argmax(axis=0)
-        score, cosine = scores.max(axis=0), cosines[view, np.arange(count)]
+        score, cosine = scores.max(axis=0), cosines.max(axis=0)
+        of_view = cosines[view, np.arange(count)]
         order = np.argsort(-score, kind="stable")
         proofs: dict[int, Proof] = {}
         if calibration and count and self._spec.local and time_left_s() < _GEOMETRY_S:
             skipped.append("geometry")
-        elif calibration and count:
+        elif calibration and count and not _is_bare(views[0]):
             # where the order would hang on how many are shown, geometry is proof alone
             decides = profile is Profile.PRECISE and not _clear(cosine[order])
             judged = order[: VERIFIED if decides else 0]
@@ -129,18 +130,18 @@ class Ranker:
             geometry = np.full(count, np.nan, np.float32)
             held = []
             for number in np.unique(view[rows]).tolist():
-                of_view = rows[view[rows] == number]
-                found = self._verify(views[number], [candidates[row] for row in of_view])
-                geometry[of_view] = found.verification.score
-                held.append((of_view, found))
+                its = rows[view[rows] == number]
+                found = self._verify(views[number], [candidates[row] for row in its])
+                geometry[its] = found.verification.score
+                held.append((its, found))
             stages["geometry"] = geometry
             score[judged] += np.float32(calibration.geometry) * geometry[judged]
             order = np.argsort(-score, kind="stable")
-            for of_view, found in held:
-                wanted = np.flatnonzero(np.isin(of_view, order[:shown]))
+            for its, found in held:
+                wanted = np.flatnonzero(np.isin(its, order[:shown]))
                 if len(wanted):
-                    proven = self._prove(found.of(wanted), cosine[of_view[wanted]])
-                    proofs |= dict(zip(of_view[wanted].tolist(), proven, strict=True))
+                    proven = self._prove(found.of(wanted), of_view[its[wanted]])
+                    proofs |= dict(zip(its[wanted].tolist(), proven, strict=True))
         return Ranked(order, score, cosine, view, stages, proofs, skipped)
 
     def prove(self, query: Appearance, candidates: Sequence[Appearance]) -> list[Proof]:
@@ -166,10 +167,11 @@ class Ranker:
             candidate = held.candidates[row]
             same = query.sha256 is not None and query.sha256 == candidate.sha256
             whole = query.box == candidate.box == WHOLE
-            agree = bool(found.inliers[row])
+            told = Verdict(Level.EXACT, 1.0) if same and whole else verdict
+            agree = bool(found.inliers[row]) and told.level not in (Level.SIMILAR, Level.NONE)
             proofs.append(
                 Proof(
-                    Verdict(Level.EXACT, 1.0) if same and whole else verdict,
+                    told,
                     float(found.score[row]),
                     int(found.inliers[row]),
                     float(facts.overlap_query[row]) if agree else 0.0,
@@ -236,10 +238,7 @@ class _Verified(NamedTuple):
 def _of_query(
     query: Appearance, side: int, dim: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """All its descriptors, where it was just looked at, or those that were kept."""
-    if query.local is not None:
-        return query.local, grid(side)
-    local, at = unpack([query.packed or b""], side, dim)
+    local, at = unpack([detail(query)], side, dim)
     if not local.shape[1]:
         local, at = _nothing(1, dim)
     return local[0], at[0]
@@ -247,6 +246,11 @@ def _of_query(
 
 def _nothing(count: int, dim: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     return np.zeros((count, 1, dim), np.float32), np.zeros((count, 1, 2), np.float32)
+
+
+def _is_bare(view: Appearance) -> bool:
+    """A vector alone: of words, of examples. It is like some pictures, but never the same."""
+    return view.local is None and view.packed is None and view.colours is None
 
 
 def _clear(cosines: NDArray[np.float32]) -> bool:

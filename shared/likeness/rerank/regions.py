@@ -57,8 +57,8 @@ def distinct(
 ) -> list[int]:
     """Which of some parts of a picture show things of their own, the surest first.
 
-    best: the id of what each part is most like; scores: how much. A part must reach a share of the
-    best score, and show another thing, elsewhere, than the parts before it.
+    best: the original of what each part is most like; scores: how much. A part must reach a share
+    of the best score, and show another thing, elsewhere, than the parts before it.
     """
     kept: list[int] = []
     for row in sorted(range(len(boxes)), key=lambda row: -scores[row]):
