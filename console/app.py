@@ -267,7 +267,7 @@ def evaluate(
         Path | None,
         typer.Argument(
             help="A folder of pictures, a folder for each class, or a CSV: path, label, instance, "
-            "split."
+            "split, ignore (an instance that does not count)."
         ),
     ] = None,
     synthetic: Annotated[

@@ -288,7 +288,7 @@ def labelled(gallery: Gallery, asked: list[Item], count: int, seed: int) -> list
     return [
         Asked(
             item.path.name,
-            partial(_as_it_is, item.path),
+            partial(_beside, gallery, item),
             {"instance": item.instance, "label": None if same else item.label},
             item.instance or item.label or "",
             own=rows.get(item.path),
@@ -320,6 +320,12 @@ def synthetic(gallery: Gallery, count: int, seed: int) -> list[Asked]:
 
 def _as_it_is(path: Path) -> tuple[bytes, list[int]]:
     return path.read_bytes(), []
+
+
+def _beside(gallery: Gallery, item: Item) -> tuple[bytes, list[int]]:
+    """A query of a dataset, and the rows that its CSV says to ignore."""
+    ignored = (gallery.names["instance"] == item.ignore) & (item.ignore is not None)
+    return item.path.read_bytes(), np.flatnonzero(ignored).tolist()
 
 
 def _edited(

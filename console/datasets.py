@@ -20,20 +20,23 @@ class DatasetError(RuntimeError):
 
 
 class Item(NamedTuple):
-    """One picture. label: its class; instance: the very thing that it shows; split: as in a CSV."""
+    """One picture. label: its class; instance: the very thing that it shows; split: as in a CSV;
+    ignore: an instance that counts neither as right nor as wrong for it, being in its background.
+    """
 
     path: Path
     label: str | None
     instance: str | None
     split: str | None
+    ignore: str | None = None
 
 
 def load(dataset: Path, split: str | None = None) -> list[Item]:
     """A folder of pictures, a folder for each class, or a CSV; with `split`, only its rows.
 
-    A CSV has a header: path, relative to the CSV's folder, and any of label, instance, split;
-    further columns are ignored. Of folders, a single one is no class; where all are named as
-    splits (train/, test/), those inside them are the classes. Raises DatasetError.
+    A CSV has a header: path, relative to the CSV's folder, and any of label, instance, split,
+    ignore; further columns are not looked at. Of folders, a single one is no class; where all are
+    named as splits (train/, test/), those inside them are the classes. Raises DatasetError.
     """
     if dataset.is_dir():
         items = _of_folder(dataset)
@@ -101,8 +104,8 @@ def _of_csv(file: Path) -> list[Item]:
 def _of_row(file: Path, line: int, row: Mapping[str, str | None]) -> Item:
     if not row["path"]:
         raise DatasetError(f"{file}, line {line}: no path")
-    label, instance, split = (row.get(name) or None for name in ("label", "instance", "split"))
-    return Item(file.parent / row["path"], label, instance, split)
+    names = ("label", "instance", "split", "ignore")
+    return Item(file.parent / row["path"], *(row.get(name) or None for name in names))
 
 
 def _check_there(file: Path, paths: Iterable[Path]) -> None:

@@ -136,8 +136,8 @@ def test_folders_that_are_named_as_splits_hold_the_classes(tmp_path: Path) -> No
 
 
 def test_a_csv_tells_label_instance_and_split(tmp_path: Path) -> None:
-    file = table(tmp_path, "path,split,instance,price", "a.png,test,x,1")
-    assert load(file) == [(tmp_path / "a.png", None, "x", "test")]
+    file = table(tmp_path, "path,split,instance,price,ignore", "a.png,test,x,1,y")
+    assert load(file) == [(tmp_path / "a.png", None, "x", "test", "y")]
 
 
 def test_splits_say_who_is_searched_among_whom(tmp_path: Path) -> None:
@@ -272,6 +272,19 @@ def test_a_gallery_of_instances_is_searched_by_queries_of_labels(tmp_path: Path)
         table(tmp_path, "path,label,instance,split", *rows), Options(FIXED_FILTERS, tmp_path)
     )
     assert [(found.relevance, found.queries) for found in evaluation.found] == [("label", 1)]
+
+
+def test_what_is_to_be_ignored_is_neither_right_nor_wrong(tmp_path: Path) -> None:
+    """The query is the same picture as the one that it ignores: that would else come first."""
+    rows = ("a.png,x,test,{}", "b.png,x,iconic,", "c.png,y,iconic,")
+
+    def r_at_1(ignore: str) -> float:
+        file = table(tmp_path, "path,instance,split,ignore", *(r.format(ignore) for r in rows))
+        shutil.copy(tmp_path / "c.png", tmp_path / "a.png")
+        evaluation, _ = silent(file, Options(FIXED_FILTERS, tmp_path))
+        return evaluation.found[0].stages[0].r_at_1.mean
+
+    assert (r_at_1(""), r_at_1("y")) == (0, 1)
 
 
 def test_what_nothing_answers_does_not_count(tmp_path: Path) -> None:
