@@ -114,6 +114,7 @@ def test_a_process_killed_after_any_of_its_calls_leaves_nothing_half_done(
         bucket.assert_indexed()
         bucket.put(gone=jpeg(11))
         bucket.deliver()
+        bucket.assert_indexed()
     bucket.assert_indexed()
     assert killed_after > 8  # look, read, compare, write, look again: we did see them all
 

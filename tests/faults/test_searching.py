@@ -87,12 +87,13 @@ def test_the_circuit_opens_and_closes_again(functions: Functions, indexed: Bucke
         for _ in range(5):
             functions.ask(jpeg(300)).assert_asks_to_try_again("index-unavailable")
         asked = functions.qdrant.requests
+        time.sleep(1)
         refused = functions.ask(jpeg(300))
         refused.assert_asks_to_try_again("index-unavailable")
     assert functions.qdrant.requests == asked
-    pause_s = int(refused.headers["retry-after"])
-    assert pause_s <= 5
-    time.sleep(pause_s)
+    left_s = int(refused.headers["retry-after"])
+    assert left_s <= 4  # one of the five has passed
+    time.sleep(left_s)
     assert finds(functions, indexed)
 
 
