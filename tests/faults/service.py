@@ -24,15 +24,15 @@ from tests.lambda_runtime import LambdaProcess, client, http_event
 
 # What the functions get on AWS: template.yaml's Timeout of each, and its maxReceiveCount.
 INDEX_TIMEOUT_S, SEARCH_TIMEOUT_S, MAX_RECEIVES = 60.0, 28.0, 10
-QDRANT_TIMEOUT_S = 0.6
+QDRANT_TIMEOUT_S = 1.5
 # The bucket that queries may name objects of; none of its events are told.
 QUERIES = "photos-of-queries"
 # Of Qdrant, as both functions meet them.
 QDRANT_FAULTS = {
     "is down: connections are reset": Fault(reset=True),
     "is half-open: takes connections, never answers": Fault(silent=True),
-    "is slow: answers after the time limit of a call": Fault(wait_s=2.0),
-    "is slow: its answer drips in byte by byte": Fault(pause_s=0.005),
+    "is slow: answers after the time limit of a call": Fault(wait_s=2 * QDRANT_TIMEOUT_S),
+    "is slow: its answer drips in byte by byte": Fault(pause_s=0.01),
     "answers 5xx": Fault(answer=http_answer("503 Service Unavailable")),
     "answers with a proxy's error page": Fault(
         answer=http_answer("200 OK", b"<html>Bad gateway</html>", "text/html")

@@ -105,7 +105,7 @@ def test_a_process_killed_after_any_of_its_calls_leaves_nothing_half_done(
     bucket.deliver()
     killed_after = 0
     while True:
-        bucket.put(a=jpeg(20 + killed_after), **{f"new-{killed_after}": jpeg(60 + killed_after)})
+        bucket.put(a=jpeg(20 + killed_after))
         bucket.delete("gone")
         if kill_after(functions, bucket, killed_after + 1):
             break
@@ -116,7 +116,7 @@ def test_a_process_killed_after_any_of_its_calls_leaves_nothing_half_done(
         bucket.deliver()
         bucket.assert_indexed()
     bucket.assert_indexed()
-    assert killed_after > 8  # look, read, compare, write, look again: we did see them all
+    assert killed_after >= 7  # look at two, read one, compare, write, look at two: all were seen
 
 
 def kill_after(functions: Functions, bucket: Bucket, calls: int) -> bool:

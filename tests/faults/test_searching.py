@@ -55,11 +55,15 @@ def test_a_search_is_answered_with_503_while_qdrant_fails(
     assert finds(functions, indexed)
     with functions.qdrant.failing(fault):
         functions.ask(jpeg(300)).assert_asks_to_try_again("index-unavailable")
+    assert finds(functions, indexed)
+
+
+def test_the_function_is_up_but_not_ready_while_qdrant_is_down(functions: Functions) -> None:
+    with functions.qdrant.failing(Fault(reset=True)):
         health = functions.call(http_event("GET", "/v1/health"))
         ready = functions.call(http_event("GET", "/v1/ready"))
     assert health.status == 200
     ready.assert_asks_to_try_again("index-unavailable")
-    assert finds(functions, indexed)
 
 
 @pytest.mark.fault(
