@@ -23,7 +23,8 @@ from likeness.rerank.verdicts import load_calibration
 from likeness.settings import Settings
 
 settings = Settings.from_env(os.environ)
-index = open_index(settings)
+# a batch that fails at once makes room for the next: the whole queue would use up its tries
+index = open_index(settings, patient=True)
 register_after_restore(index.reconnect)
 register_after_restore(random.seed)  # or all that one snapshot becomes would wait alike
 embedder = Embedder(settings.model_dir, settings.threads)

@@ -24,6 +24,11 @@ _HEAD = """\
 Made from the tests that show it (`make faults`); each ends with the index equal to the bucket, or
 with a search that finds what it should. The handlers are the real ones, in processes of their own,
 behind a real queue; faults are put on the connections to Qdrant and S3.
+
+A call to Qdrant may take `QDRANT_TIMEOUT_S`, three tries included. After five failed calls in a
+row the circuit is open for five seconds: searches fail at once, the index function waits. A request
+that would outlast its function is answered with 503 before Lambda ends it. The queue delivers a
+message ten times, six minutes apart; after that it waits with the dead letters for 14 days.
 """
 _TITLES = {
     "indexing": "From an upload to the index",

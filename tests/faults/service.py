@@ -143,6 +143,13 @@ class Bucket:
 
         return feed(self._sqs, self._queue, invoke, wait_s=0)
 
+    def lose(self) -> None:
+        """All messages go to functions that die."""
+        left = self.waiting()
+        while left > 0:
+            got = self._sqs.receive_message(QueueUrl=self._queue, MaxNumberOfMessages=10)
+            left -= len(got["Messages"])
+
     def deliver(self) -> None:
         """Until the queue is empty, or all that is left of it is among the dead letters."""
         while self.waiting():

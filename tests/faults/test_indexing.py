@@ -13,7 +13,14 @@ import pytest
 
 from likeness.records import State
 from tests.fault_proxy import Fault
-from tests.faults.service import QDRANT_FAULTS, SLOW_DOWN, Bucket, Functions, notification
+from tests.faults.service import (
+    MAX_RECEIVES,
+    QDRANT_FAULTS,
+    SLOW_DOWN,
+    Bucket,
+    Functions,
+    notification,
+)
 from tests.lambda_runtime import ProcessDied, TimedOut
 from tests.pictures import HOSTILE, jpeg
 
@@ -261,6 +268,22 @@ def test_an_unreadable_message_becomes_a_dead_letter_and_holds_nothing_up(bucket
 
 
 @pytest.mark.fault(
+    "Qdrant fails again and again",
+    seen="each function waits five seconds before it tries again, so that the tries of what is "
+    "queued are not used up",
+    heals="the batch that waited is indexed",
+)
+def test_a_batch_waits_for_qdrant_instead_of_failing_at_once(
+    functions: Functions, bucket: Bucket
+) -> None:
+    bucket.put(a=jpeg(185))
+    with functions.qdrant.failing(Fault(reset=True), times=15):  # five calls, of three tries each
+        assert [bucket.turn() for _ in range(5)] == [0] * 5
+        assert bucket.turn() == 1
+    bucket.assert_indexed()
+
+
+@pytest.mark.fault(
     "Qdrant is down for longer than the queue tries, an hour",
     seen="the messages wait in the dead-letter queue for 14 days, which raises an alarm",
     heals="a redrive, once Qdrant is back",
@@ -271,10 +294,12 @@ def test_dead_letters_are_worked_off_once_they_are_redriven(
     bucket.put(a=jpeg(190), b=jpeg(191))
     bucket.delete("b")
     with functions.qdrant.failing(Fault(reset=True)):
-        bucket.deliver()
+        for _ in range(MAX_RECEIVES - 1):
+            bucket.lose()
+        assert bucket.turn() == 0
+    assert bucket.turn() == 0  # too late: they have moved
     assert bucket.dead_letters() == 3
     assert bucket.indexed() == {}
-    functions.index.kill()  # by then Lambda has a new process, whose circuit is closed
     bucket.redrive()
     bucket.deliver()
     bucket.assert_indexed()

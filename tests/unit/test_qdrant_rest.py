@@ -460,6 +460,23 @@ def test_a_failed_probe_pauses_the_calls_again() -> None:
     assert lets_through(breaker)
 
 
+def test_a_patient_call_waits_until_the_circuit_lets_it_through() -> None:
+    clock = Clock()
+
+    def sleep(pause_s: float) -> None:
+        clock.now_s += pause_s
+
+    answers = [error(500)] * 15 + [ok("well again")]
+    breaker = CircuitBreaker(clock)
+    with scripted(answers, breaker=breaker, sleep=sleep, patient=True) as (server, opened):
+        for _ in range(5):
+            failure(lambda: opened.call("GET", "/collections/x"))
+        opened_s = clock.now_s
+        assert opened.call("GET", "/collections/x") == "well again"
+        assert clock.now_s >= opened_s + 5
+        assert len(server.requests) == 16
+
+
 def test_a_refused_key_does_not_open_the_circuit() -> None:
     with scripted([Answer(401)]) as (server, opened):
         for _ in range(8):

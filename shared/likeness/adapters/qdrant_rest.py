@@ -117,12 +117,14 @@ class Transport:
         breaker: CircuitBreaker | None = None,
         sleep: Callable[[float], None] = time.sleep,
         wall_clock: Callable[[], float] = time.time,
+        patient: bool = False,
     ) -> None:
         """One call, retries included, is given `timeout_s`; only a peer that sends its headers byte
         by byte can stretch it.
 
         `read_key` is asked for the API key now, after a restore and after a refusal. `wall_clock`
-        goes on while a function is frozen; a monotonic one may not.
+        goes on while a function is frozen; a monotonic one may not. `patient` waits out the
+        pause of an open circuit, where others fail at once.
         """
         self._url = url
         self._read_key = read_key
@@ -130,6 +132,7 @@ class Transport:
         self._breaker = breaker or CircuitBreaker(probe_s=timeout_s + 1)
         self._sleep = sleep
         self._wall_clock = wall_clock
+        self._patient = patient
         self.reconnect()
 
     def reconnect(self) -> None:
@@ -152,7 +155,7 @@ class Transport:
         Raises IndexMissing for 404, IndexUnavailable for all else that is not success.
         """
         encoded = None if body is None else json.dumps(body, allow_nan=False).encode()
-        self._breaker.check()
+        self._pass_circuit()
         self._drop_idle()
         deadline_s = time.monotonic() + self._timeout_s
         for attempt in range(_ATTEMPTS):
@@ -173,6 +176,15 @@ class Transport:
             self._sleep(pause_s)
         self._breaker.failed()
         raise IndexUnavailable(f"Qdrant is not answering ({failure})")
+
+    def _pass_circuit(self) -> None:
+        try:
+            self._breaker.check()
+        except IndexUnavailable as paused:
+            if not self._patient or paused.retry_after_s is None:
+                raise
+            self._sleep(paused.retry_after_s)
+            self._breaker.check()
 
     def _drop_idle(self) -> None:
         """A call over a connection that was forgotten would wait in vain for its whole budget."""
