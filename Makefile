@@ -100,6 +100,9 @@ gate: $(READY) ## does the bundled model find what it found before? a part of `m
 baseline: $(READY) ## measure anew what `make gate` compares with
 	@$(BIN)/python -m tests.quality.gate
 
+faults: $(READY) ## write docs/faults.md anew: what the tests of faults show
+	@$(BIN)/python -m tests.faults.page
+
 openapi: $(READY) ## write docs/openapi.json anew
 	@$(BIN)/python -c 'from functions.search.openapi import document_json; print(document_json().decode())' > docs/openapi.json
 
@@ -116,4 +119,4 @@ clean: ## everything that was built here
 		.ruff_cache .import_linter_cache build *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help setup demo serve test check build deploy e2e evaluate gate baseline openapi lock clean
+.PHONY: help setup demo serve test check build deploy e2e evaluate gate baseline faults openapi lock clean

@@ -136,7 +136,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self.wfile.write(body_sent)
 
-    do_GET = do_PUT = do_POST = _answer  # noqa: N815 - http.server's names
+    do_GET = do_HEAD = do_PUT = do_POST = _answer  # noqa: N815 - http.server's names
 
     def log_message(self, format: str, *args: Any) -> None:
         pass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zlib
 
 import numpy as np
 from PIL import Image
@@ -26,3 +27,28 @@ def png(seed: int, width: int = 96, height: int = 72) -> bytes:
 
 def jpeg(seed: int, width: int = 96, height: int = 72, quality: int = 90) -> bytes:
     return encoded(picture(seed, width, height), "JPEG", quality=quality)
+
+
+def huge_png() -> bytes:
+    """20,000 × 20,000 white pixels in some fifty kilobytes."""
+    image = io.BytesIO()
+    Image.new("1", (8, 8)).save(image, "PNG")
+    data = bytearray(image.getvalue())
+    size = (20_000).to_bytes(4, "big")
+    data[16:24] = size + size
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+    return bytes(data) + bytes(50_000)
+
+
+# What people upload that can never be indexed, and the reason that each is rejected with.
+HOSTILE: dict[str, tuple[bytes, str]] = {
+    "empty": (b"", "not-an-image"),
+    "1 byte": (b"\xff", "not-an-image"),
+    "text": (b"Dear Sir or Madam", "not-an-image"),
+    "half JPEG": (jpeg(1, 640, 480)[:2000], "truncated-image"),
+    "half PNG": (png(1, 640, 480)[:-500], "truncated-image"),
+    "bomb": (huge_png(), "too-many-pixels"),
+    "TIFF": (b"II*\x00" + bytes(100), "unsupported-format"),
+    "21 MiB": (b"\xff\xd8\xff" + bytes(21 * 1024 * 1024), "image-too-large"),
+    "flat": (encoded(Image.new("RGB", (64, 64), "red")), "no-detail"),
+}

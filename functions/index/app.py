@@ -7,6 +7,7 @@ import gc
 gc.disable()  # importing leaves no garbage, and looking for it takes 7 % of a cold start
 
 import os
+import random
 
 from aws_lambda_powertools import Logger, Metrics
 from snapshot_restore_py import register_after_restore
@@ -22,8 +23,10 @@ from likeness.rerank.verdicts import load_calibration
 from likeness.settings import Settings
 
 settings = Settings.from_env(os.environ)
-index = open_index(settings)
+# a batch that fails at once makes room for the next: the whole queue would use up its tries
+index = open_index(settings, patient=True)
 register_after_restore(index.reconnect)
+register_after_restore(random.seed)  # or all that one snapshot becomes would wait alike
 embedder = Embedder(settings.model_dir, settings.threads)
 handler = Handler(
     Indexer(

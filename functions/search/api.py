@@ -6,12 +6,13 @@ import asyncio
 import base64
 import binascii
 import contextlib
+import functools
 import itertools
 import math
 import re
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlencode
@@ -35,6 +36,7 @@ from likeness.errors import (
     ModelMismatch,
     NotIndexed,
     QueryTooLarge,
+    Unavailable,
     UnsupportedFormat,
 )
 from likeness.feedback import Feedback, Opinion
@@ -63,6 +65,7 @@ _MAX_BODY_BYTES = MAX_QUERY_BYTES * 4 // 3 + MIB // 4
 _URL_EXPIRES_S = 300
 _UPLOAD_EXPIRES_S = 900
 _RESERVE_S = 0.5  # for the answer itself
+_LAST_RESERVE_S = 0.25  # for an answer that says that there is none
 _FORMATS = {"image/heic": "HEIF", "image/avif": "AVIF"}
 _MAX_KEY_BYTES = 1024
 _MAX_FIELDS = 2 * len(schemas.SearchOptions.__struct_fields__)  # a wrong one is still named
@@ -113,7 +116,7 @@ def create_app(
         return problems.respond(500, "internal", detail, _request_id(request))
 
     routes = [
-        Route(operation.path, getattr(api, operation.name), methods=[operation.method])
+        Route(operation.path, _in_time(getattr(api, operation.name)), methods=[operation.method])
         for operation in openapi.OPERATIONS
     ]
     routes.append(Route("/openapi.json", _document, methods=["GET"]))
@@ -569,13 +572,36 @@ def _member(point: Point) -> schemas.Member:
     return member
 
 
-def _deadline_s(request: Request) -> float:
+def _in_time(
+    answer: Callable[[Request], Awaitable[Response]],
+) -> Callable[[Request], Awaitable[Response]]:
+    """A route that answers before Lambda stops it, whatever a dependency does: timeouts add up, and
+    a peer that sends byte by byte outlasts each of them. The thread that waits for it goes on.
+    """
+
+    @functools.wraps(answer)
+    async def endpoint(request: Request) -> Response:
+        deadline_s = _deadline_s(request, _LAST_RESERVE_S)
+        # the event loop's clock is time.monotonic() too
+        limit = asyncio.timeout_at(None if deadline_s == math.inf else deadline_s)
+        try:
+            async with limit:
+                return await answer(request)
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise Unavailable("no answer in time: the index or the bucket is slow") from error
+
+    return endpoint
+
+
+def _deadline_s(request: Request, reserve_s: float = _RESERVE_S) -> float:
     """When an answer must be under way, on time.monotonic()'s clock: before Lambda stops us."""
     context = request.scope.get("aws.context")
     if context is None:
         return math.inf
     left_ms: int = context.get_remaining_time_in_millis()
-    return time.monotonic() + left_ms / 1000 - _RESERVE_S
+    return time.monotonic() + left_ms / 1000 - reserve_s
 
 
 def _status(ref: ObjectRef, point: Point | None) -> schemas.Status:

@@ -7,6 +7,7 @@ import gc
 gc.disable()  # importing leaves no garbage, and looking for it took 7 % of a cold start
 
 import os
+import random
 
 from snapshot_restore_py import register_after_restore
 
@@ -22,6 +23,7 @@ from likeness.settings import Settings
 settings = Settings.from_env(os.environ)
 index = open_index(settings)
 register_after_restore(index.reconnect)
+register_after_restore(random.seed)  # or all that one snapshot becomes would wait alike
 embedder = Embedder(settings.model_dir, settings.threads)
 searcher = Searcher(
     index,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http
+import math
 
 import msgspec
 from starlette.responses import Response
@@ -44,7 +45,10 @@ def from_error(error: errors.LikenessError, request_id: str) -> Response:
     if status == http.HTTPStatus.INTERNAL_SERVER_ERROR:
         detail = "the service is misconfigured; see its log"
     uploads = "/v1/uploads" if isinstance(error, errors.QueryTooLarge) else msgspec.UNSET
-    return respond(status, error.slug, detail, request_id, uploads)
+    headers = {}
+    if isinstance(error, errors.Unavailable) and error.retry_after_s is not None:
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
+    return respond(status, error.slug, detail, request_id, uploads, headers)
 
 
 def respond(
@@ -65,7 +69,7 @@ def respond(
     )
     headers = dict(headers or {})
     if status == http.HTTPStatus.SERVICE_UNAVAILABLE:
-        headers["Retry-After"] = str(RETRY_AFTER_S)
+        headers.setdefault("Retry-After", str(RETRY_AFTER_S))
     return Response(
         msgspec.json.encode(problem), status, headers, media_type="application/problem+json"
     )

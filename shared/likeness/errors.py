@@ -138,7 +138,13 @@ class ObjectChanged(LikenessError):
 
 
 class Unavailable(LikenessError):
+    """`retry_after_s`: when it may go well again, where that is known."""
+
     slug = "unavailable"
+
+    def __init__(self, message: str = "", retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class StoreUnavailable(Unavailable):

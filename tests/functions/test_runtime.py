@@ -8,9 +8,12 @@ import re
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -22,14 +25,17 @@ from likeness.adapters.qdrant_rest import RestIndex, Transport
 from likeness.filters import Schema
 from likeness.records import Point, State
 from tests import qdrant_server
+from tests.fault_server import Answer, Request, serve
 from tests.lambda_runtime import (
     MODEL_DIR,
+    ROOT,
     InitError,
     LambdaProcess,
     ProcessDied,
     RestoreError,
     TimedOut,
     client,
+    environment,
     http_event,
     queue_event,
 )
@@ -249,6 +255,11 @@ def test_a_write_that_is_applied_but_never_confirmed_is_reconciled_by_the_next_p
     assert points(qdrant) == written
 
 
+@pytest.mark.fault(
+    "the function is killed while it creates the collection, names it or writes",
+    seen="the messages stay in the queue",
+    heals="a fresh process goes on from what is there",
+)
 @pytest.mark.parametrize("applied", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("call", [CREATE, NAME, WRITE], ids=["create", "name", "write"])
 def test_a_process_killed_in_the_middle_of_a_batch_loses_and_doubles_nothing(
@@ -268,6 +279,11 @@ def test_a_process_killed_in_the_middle_of_a_batch_loses_and_doubles_nothing(
     assert indexed_etags(qdrant) == bucket.etags()
 
 
+@pytest.mark.fault(
+    "Qdrant's key and its connections changed since the snapshot was taken",
+    seen="nothing",
+    heals="a hook reads the secret and opens connections anew after each restore",
+)
 @pytest.mark.parametrize("handler", [INDEX, SEARCH])
 def test_a_restored_process_has_the_key_of_now(
     handler: str, aws: str, bucket: Bucket, qdrant: ThreadingHTTPServer
@@ -294,6 +310,63 @@ def test_a_restored_process_has_the_key_of_now(
             assert answer["results"][0]["key"] == "a"
     stop(server)
     secrets.close()
+
+
+@pytest.mark.fault(
+    "the role's credentials in the snapshot have expired",
+    seen="nothing",
+    heals="the SDK asks for new ones before its first request",
+)
+def test_a_restored_process_signs_with_the_credentials_of_now(
+    qdrant: ThreadingHTTPServer,
+) -> None:
+    now = datetime.now(UTC)
+    given = {"AccessKeyId": "BEFORE", "Expiration": now + timedelta(seconds=1)}
+
+    def credentials(request: Request) -> Answer:
+        secrets = {"SecretAccessKey": "s", "Token": "t"}
+        return Answer(200, json.dumps({**given, **secrets}, default=datetime.isoformat).encode())
+
+    with serve(credentials) as role, serve([Answer(404)]) as s3:
+        env = {
+            "AWS_ACCESS_KEY_ID": "",
+            "AWS_SECRET_ACCESS_KEY": "",
+            "AWS_CONTAINER_CREDENTIALS_FULL_URI": role.url,
+            "AWS_ENDPOINT_URL": s3.url,
+            "QDRANT_URL": qdrant_server.url_of(qdrant),
+        }
+        with LambdaProcess(INDEX, env, snap_start=True) as function:
+            function.snapshot()
+            assert role.requests  # or the snapshot holds none that could be stale
+            given |= {"AccessKeyId": "AFTER", "Expiration": now + timedelta(hours=1)}
+            function.restore()
+            assert function.invoke(queue_event("b", ["k"])) == {"batchItemFailures": []}
+        signed = [request.headers["authorization"] for request in s3.requests]
+    assert signed
+    assert all("Credential=AFTER/" in signature for signature in signed)
+
+
+@pytest.mark.fault(
+    "one snapshot is restored many times, and each draws the same random numbers",
+    seen="nothing",
+    heals="a hook seeds them anew, so that pauses between tries differ",
+)
+@pytest.mark.parametrize("handler", [INDEX, SEARCH])
+def test_processes_restored_from_one_snapshot_do_not_wait_alike(handler: str) -> None:
+    code = f"""
+import random, snapshot_restore_py, {handler.rpartition(".")[0]}
+def restored():
+    random.seed(1)  # what the snapshot holds
+    for hook, arguments, options in snapshot_restore_py.get_after_restore():
+        hook(*arguments, **options)
+    return random.random()
+assert restored() != restored()
+"""
+    env = environment(handler) | {"QDRANT_URL": "http://127.0.0.1:1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_secret_that_is_gone_when_a_snapshot_is_restored_is_told(

@@ -12,8 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
+import hypothesis.strategies as st
 import numpy as np
 import pytest
+from hypothesis import given
 from qdrant_client import models
 
 from likeness.adapters.qdrant import Layout
@@ -288,6 +290,29 @@ def test_a_connection_that_the_server_closed_in_between_is_opened_again() -> Non
         assert len({request.connection for request in server.requests}) == 3
 
 
+@pytest.mark.fault(
+    "whatever stands before Qdrant forgot a connection while the function was frozen",
+    seen="nothing",
+    heals="connections that were idle for a minute are opened anew",
+)
+def test_a_connection_that_was_idle_for_minutes_is_not_trusted() -> None:
+    clock, served = Clock(), itertools.count()
+
+    def forgetful(request: Request) -> Answer:
+        """The second answer, and all after it on the first connection, never come."""
+        first = server.requests[0].connection
+        lost = next(served) > 0 and request.connection == first
+        return ok(None, wait_s=30 if lost else 0)
+
+    with scripted(forgetful, timeout_s=2.0, wall_clock=clock) as (server, opened):
+        opened.call("GET", "/collections/x")
+        clock.now_s = 61.0
+        opened.call("GET", "/collections/x")
+        opened.call("GET", "/collections/x")
+        first, second, third = (request.connection for request in server.requests)
+        assert first != second == third
+
+
 def test_the_rest_of_an_answer_never_becomes_the_next_one() -> None:
     lying = ok("first", length=2, close=False)
     with scripted([lying, ok("second"), ok("third")]) as (_, opened):
@@ -351,6 +376,64 @@ def test_a_success_in_between_starts_the_count_again() -> None:
     assert lets_through(breaker)
 
 
+def test_a_paused_call_says_when_the_next_one_is_let_through() -> None:
+    clock = Clock()
+    breaker = opened_breaker(clock)
+    clock.now_s = 1.5
+    with pytest.raises(IndexUnavailable) as caught:
+        breaker.check()
+    assert caught.value.retry_after_s == 3.5
+    clock.now_s += caught.value.retry_after_s
+    assert lets_through(breaker)
+
+
+@pytest.mark.fault(
+    "the circuit was open when the snapshot was taken",
+    seen="nothing",
+    heals="the hook that opens connections anew closes it",
+)
+def test_a_restored_process_does_not_believe_the_failures_of_the_snapshot() -> None:
+    with scripted([*[error(500)] * 15, ok("well")], breaker=CircuitBreaker(Clock())) as (_, opened):
+        for _ in range(5):
+            failure(lambda: opened.call("GET", "/collections/x"))
+        assert "paused" in failure(lambda: opened.call("GET", "/collections/x"))
+        opened.reconnect()
+        assert opened.call("GET", "/collections/x") == "well"
+
+
+@given(
+    steps=st.lists(
+        st.tuples(st.sampled_from(["succeeds", "fails", "never ends"]), st.floats(0, 8)),
+        max_size=60,
+    )
+)
+def test_the_circuit_holds_back_only_after_five_failures_and_only_for_so_long(
+    steps: list[tuple[str, float]],
+) -> None:
+    """Whatever calls do: one that is held back follows five failures in a row, is told a time of at
+    most one pause or probe, and is let through after it; of those that wait for it, one alone.
+    """
+    clock, failures = Clock(), 0
+    breaker = CircuitBreaker(clock, probe_s=6.0)
+    for outcome, passes_s in steps:
+        clock.now_s += passes_s
+        try:
+            breaker.check()
+        except IndexUnavailable as refused:
+            assert failures >= 5
+            assert refused.retry_after_s is not None
+            assert 0 < refused.retry_after_s <= 6.0
+            clock.now_s += refused.retry_after_s + 1e-6  # sums of floats round
+            assert lets_through(breaker)
+            assert not lets_through(breaker)
+        if outcome == "succeeds":
+            breaker.succeeded()
+            failures = 0
+        elif outcome == "fails":
+            breaker.failed()
+            failures += 1
+
+
 def test_after_its_pause_the_circuit_lets_one_probe_through_and_closes_on_success() -> None:
     clock = Clock()
     answers = [error(500)] * 15 + [ok("well again")]
@@ -375,6 +458,23 @@ def test_a_failed_probe_pauses_the_calls_again() -> None:
     assert not lets_through(breaker)
     clock.now_s = 10.2
     assert lets_through(breaker)
+
+
+def test_a_patient_call_waits_until_the_circuit_lets_it_through() -> None:
+    clock = Clock()
+
+    def sleep(pause_s: float) -> None:
+        clock.now_s += pause_s
+
+    answers = [error(500)] * 15 + [ok("well again")]
+    breaker = CircuitBreaker(clock)
+    with scripted(answers, breaker=breaker, sleep=sleep, patient=True) as (server, opened):
+        for _ in range(5):
+            failure(lambda: opened.call("GET", "/collections/x"))
+        opened_s = clock.now_s
+        assert opened.call("GET", "/collections/x") == "well again"
+        assert clock.now_s >= opened_s + 5
+        assert len(server.requests) == 16
 
 
 def test_a_refused_key_does_not_open_the_circuit() -> None:

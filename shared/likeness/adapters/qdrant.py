@@ -77,8 +77,11 @@ class Layout(Struct, frozen=True):
         return {**_SYSTEM_INDEXES, **self.schema.indexes}
 
 
-def open_index(settings: Settings) -> VectorIndex:
-    """The index that QDRANT_URL names: http(s)://… a server, file://… the embedded engine."""
+def open_index(settings: Settings, patient: bool = False) -> VectorIndex:
+    """The index that QDRANT_URL names: http(s)://… a server, file://… the embedded engine.
+
+    `patient`: while a server fails again and again, wait for it instead of failing at once.
+    """
     layout = Layout(settings.alias, settings.schema)
     scheme, _, rest = settings.index_url.partition("://")
     if scheme in ("http", "https"):
@@ -89,7 +92,10 @@ def open_index(settings: Settings) -> VectorIndex:
                 return read_secret(settings.index_api_key_secret)
             return settings.index_api_key
 
-        return RestIndex(Transport(settings.index_url, read_key, settings.index_timeout_s), layout)
+        transport = Transport(
+            settings.index_url, read_key, settings.index_timeout_s, patient=patient
+        )
+        return RestIndex(transport, layout)
     if scheme == "file" and rest:
         # not in the deployed functions, whose layer has no engine
         from likeness.adapters.qdrant_embedded import shared_index  # noqa: PLC0415

@@ -58,6 +58,8 @@ _NOT_FOUND = 404
 _REFUSED = {401, 403}
 _FAILURES_TO_OPEN = 5
 _OPEN_S = 5.0
+# Load balancers and NAT forget idle connections after minutes, some without a word.
+_IDLE_S = 60.0
 _LIGHT = {"exclude": BULKY}
 
 
@@ -83,8 +85,11 @@ class CircuitBreaker:
         with self._lock:
             if self._failures < _FAILURES_TO_OPEN:
                 return
-            if self._clock() < self._open_until_s:
-                raise IndexUnavailable("Qdrant failed repeatedly; calls are paused for seconds")
+            left_s = self._open_until_s - self._clock()
+            if left_s > 0:
+                raise IndexUnavailable(
+                    "Qdrant failed repeatedly; calls are paused for seconds", left_s
+                )
             # let this call probe, and hold the others back until it has ended
             self._open_until_s = self._clock() + self._probe_s
 
@@ -111,25 +116,35 @@ class Transport:
         timeout_s: float = 5.0,
         breaker: CircuitBreaker | None = None,
         sleep: Callable[[float], None] = time.sleep,
+        wall_clock: Callable[[], float] = time.time,
+        patient: bool = False,
     ) -> None:
         """One call, retries included, is given `timeout_s`; only a peer that sends its headers byte
         by byte can stretch it.
 
-        `read_key` is asked for the API key now, after a restore and after a refusal.
+        `read_key` is asked for the API key now, after a restore and after a refusal. `wall_clock`
+        goes on while a function is frozen; a monotonic one may not. `patient` waits out the
+        pause of an open circuit, where others fail at once.
         """
         self._url = url
         self._read_key = read_key
         self._timeout_s = timeout_s
         self._breaker = breaker or CircuitBreaker(probe_s=timeout_s + 1)
         self._sleep = sleep
+        self._wall_clock = wall_clock
+        self._patient = patient
         self.reconnect()
 
     def reconnect(self) -> None:
-        """Open connections and read the key anew: a restored snapshot's are dead and old."""
+        """Open connections and read the key anew: a restored snapshot's are dead and old, and
+        what failed before it was taken says nothing of now.
+        """
         headers = {"content-type": "application/json"}
         if key := (self._read_key() or "").strip():  # a newline would make an invalid header
             headers["api-key"] = key
         self._pool = urllib3.PoolManager(headers=headers, retries=False, maxsize=8)
+        self._used_at_s = self._wall_clock()
+        self._breaker.succeeded()
 
     def close(self) -> None:
         self._pool.clear()
@@ -140,7 +155,8 @@ class Transport:
         Raises IndexMissing for 404, IndexUnavailable for all else that is not success.
         """
         encoded = None if body is None else json.dumps(body, allow_nan=False).encode()
-        self._breaker.check()
+        self._pass_circuit()
+        self._drop_idle()
         deadline_s = time.monotonic() + self._timeout_s
         for attempt in range(_ATTEMPTS):
             try:
@@ -160,6 +176,22 @@ class Transport:
             self._sleep(pause_s)
         self._breaker.failed()
         raise IndexUnavailable(f"Qdrant is not answering ({failure})")
+
+    def _pass_circuit(self) -> None:
+        try:
+            self._breaker.check()
+        except IndexUnavailable as paused:
+            if not self._patient or paused.retry_after_s is None:
+                raise
+            self._sleep(paused.retry_after_s)
+            self._breaker.check()
+
+    def _drop_idle(self) -> None:
+        """A call over a connection that was forgotten would wait in vain for its whole budget."""
+        now_s = self._wall_clock()
+        if now_s - self._used_at_s > _IDLE_S:
+            self._pool.clear()
+        self._used_at_s = now_s
 
     def _attempt(
         self, method: str, path: str, body: bytes | None, deadline_s: float

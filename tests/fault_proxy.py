@@ -1,0 +1,159 @@
+"""A TCP proxy on loopback, before a real server, that does to connections what networks do.
+
+It knows of HTTP only that a request is followed by an answer: bytes of the client that come after
+an answer begin the next request. `fault_server` is for servers that are scripted altogether.
+"""
+
+from __future__ import annotations
+
+import itertools
+import selectors
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+_CHUNK_BYTES = 65_536
+_RESET = struct.pack("ii", 1, 0)  # SO_LINGER: on, 0 s; closing then sends a reset
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What becomes of one request. Nothing set: it goes through, and so does its answer.
+
+    `reset`: the connection is reset before the request is passed on. `silent`: nobody ever answers,
+    as when a host vanishes. `answer`: sent in place of the server's. `wait_s` passes before the
+    server's answer, `pause_s` before each byte of it. `cut_after`: so many bytes of the answer come
+    through, then the connection is reset; the server has done what was asked.
+    """
+
+    reset: bool = False
+    silent: bool = False
+    answer: bytes | None = None
+    wait_s: float = 0.0
+    pause_s: float = 0.0
+    cut_after: int | None = None
+
+
+NONE = Fault()
+
+
+def http_answer(status: str, body: bytes = b"", kind: str = "application/json") -> bytes:
+    head = f"HTTP/1.1 {status}\r\ncontent-type: {kind}\r\ncontent-length: {len(body)}\r\n"
+    return f"{head}connection: close\r\n\r\n".encode() + body
+
+
+class FaultProxy:
+    """`requests` counts what came in; `on_answer` is called when the server has answered, before
+    the client sees any of it.
+    """
+
+    def __init__(self, upstream: str) -> None:
+        """`upstream` is the URL of a server on this machine."""
+        self.requests = 0
+        self.on_answer: Callable[[], object] = lambda: None
+        self._upstream = urlsplit(upstream).port
+        self._faults: Iterator[Fault] = itertools.repeat(NONE)
+        self._only = b""
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+        self._listening = socket.create_server(("127.0.0.1", 0), backlog=64)
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._listening.getsockname()[1]}"
+
+    @contextmanager
+    def failing(self, fault: Fault, times: int | None = None, only: bytes = b"") -> Iterator[None]:
+        """So fares every request that begins meanwhile, and begins with `only`, or the first
+        `times` of them.
+        """
+        self._only = only
+        many = itertools.repeat(fault) if times is None else itertools.repeat(fault, times)
+        self._faults = itertools.chain(many, itertools.repeat(NONE))
+        try:
+            yield
+        finally:
+            self._faults = itertools.repeat(NONE)
+
+    def stop(self) -> None:
+        self._stopping.set()
+        with suppress(OSError):
+            self._listening.shutdown(socket.SHUT_RDWR)
+        self._listening.close()
+
+    def _accept(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                client, _ = self._listening.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        with client, suppress(OSError):  # either side may be gone at any time
+            server = socket.create_connection(("127.0.0.1", self._upstream))
+            for side in (client, server):
+                side.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            with server, selectors.DefaultSelector() as ready:
+                ready.register(client, selectors.EVENT_READ)
+                ready.register(server, selectors.EVENT_READ)
+                self._relay(client, server, ready)
+
+    def _relay(
+        self, client: socket.socket, server: socket.socket, ready: selectors.BaseSelector
+    ) -> None:
+        fault, answering, sent = NONE, True, 0
+        while not self._stopping.is_set():
+            for key, _ in ready.select(0.5):
+                data = client.recv(_CHUNK_BYTES) if key.fileobj is client else b""
+                if key.fileobj is client and answering and data:
+                    fault, answering, sent = self._next_fault(data), False, 0
+                    if fault.reset or fault.silent or fault.answer is not None:
+                        self._refuse(client, fault)
+                        return
+                if key.fileobj is client:
+                    server.sendall(data)
+                else:
+                    data = server.recv(_CHUNK_BYTES)
+                    if not answering:
+                        answering = True
+                        self.on_answer()
+                        self._stopping.wait(fault.wait_s)
+                    sent += self._pass_on(data, client, fault, sent)
+                if not data:
+                    return
+
+    def _next_fault(self, request: bytes) -> Fault:
+        with self._lock:
+            self.requests += 1
+            return next(self._faults) if request.startswith(self._only) else NONE
+
+    def _refuse(self, client: socket.socket, fault: Fault) -> None:
+        if fault.reset:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            return
+        if fault.answer is not None:
+            client.sendall(fault.answer)
+            client.shutdown(socket.SHUT_WR)
+        # what else it sends is taken: closing before would reset the connection
+        client.settimeout(0.5)
+        while not self._stopping.is_set():
+            with suppress(TimeoutError):
+                if not client.recv(_CHUNK_BYTES):
+                    return
+
+    def _pass_on(self, data: bytes, client: socket.socket, fault: Fault, sent: int) -> int:
+        if fault.cut_after is not None and sent + len(data) > fault.cut_after:
+            client.sendall(data[: fault.cut_after - sent])
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            raise ConnectionResetError
+        step = 1 if fault.pause_s else max(1, len(data))
+        for at in range(0, len(data), step):
+            self._stopping.wait(fault.pause_s)
+            client.sendall(data[at : at + step])
+        return len(data)

@@ -1,0 +1,99 @@
+"""docs/faults.md, as the tests tell it: one row for each mark `fault`. `make faults` writes it.
+
+    @pytest.mark.fault("what fails", seen="…", heals="…", lost="nothing")
+
+stands over a test, or over one of its parameters.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+TESTS = Path(__file__).parents[1]
+PAGE = TESTS.parent / "docs" / "faults.md"
+# The order of the page; what others have comes after them.
+_FIRST = ("faults/test_indexing.py", "faults/test_searching.py")
+_HEAD = """\
+# What happens when something fails
+
+Made from the tests that show it (`make faults`); each ends with the index equal to the bucket, or
+with a search that finds what it should. The handlers are the real ones, in processes of their own,
+behind a real queue; faults are put on the connections to Qdrant and S3.
+
+A call to Qdrant may take `QDRANT_TIMEOUT_S`, three tries included. After five failed calls in a
+row the circuit is open for five seconds: searches fail at once, the index function waits. A request
+that would outlast its function is answered with 503 before Lambda ends it. The queue delivers a
+message ten times, six minutes apart; after that it waits with the dead letters for 14 days.
+"""
+_TITLES = {
+    "indexing": "From an upload to the index",
+    "searching": "Searches",
+    "runtime": "Processes that are killed, and snapshots that are restored",
+    "qdrant_rest": "What was true before a pause",
+    "reconciliation": "All of it at once",
+}
+
+
+class Row(NamedTuple):
+    fails: str
+    seen: str
+    lost: str
+    heals: str
+    test: str
+
+
+def rows() -> dict[str, list[Row]]:
+    """Of each file, relative to tests/, that holds any."""
+    files = sorted(
+        str(path.relative_to(TESTS))
+        for path in TESTS.rglob("test_*.py")
+        if "pytest.mark.fault(" in path.read_text()
+    )
+    files.sort(key=lambda name: _FIRST.index(name) if name in _FIRST else len(_FIRST))
+    return {name: list(_rows_of(name)) for name in files}
+
+
+def _rows_of(file: str) -> Iterator[Row]:
+    module = importlib.import_module(f"tests.{file.removesuffix('.py').replace('/', '.')}")
+    for name, test in vars(module).items():
+        for mark in _faults(getattr(test, "pytestmark", []) if name.startswith("test_") else []):
+            yield row(*mark.args, test=name, **mark.kwargs)
+
+
+def row(fails: str, *, seen: str, heals: str, test: str, lost: str = "nothing") -> Row:
+    return Row(fails, seen, lost, heals, test)
+
+
+def _faults(marks: list[pytest.Mark]) -> Iterator[pytest.Mark]:
+    """The marks of a test and of its parameters."""
+    for mark in marks:
+        if mark.name == "fault":
+            yield mark
+        elif mark.name == "parametrize":
+            for parameters in mark.args[1]:
+                for inner in getattr(parameters, "marks", ()):
+                    yield from _faults([getattr(inner, "mark", inner)])
+
+
+def text() -> str:
+    parts = [_HEAD]
+    for file, found in rows().items():
+        topic = Path(file).stem.removeprefix("test_")
+        parts.append(f"## {_TITLES.get(topic, topic.capitalize())}\n\nIn `tests/{file}`.\n")
+        lines = ["| what fails | what is seen | lost | how it heals | shown by |", "|---" * 5 + "|"]
+        lines += [f"| {' | '.join(row[:4])} | `{_short(row.test)}` |" for row in found]
+        parts.append("\n".join(lines) + "\n")
+    return "\n".join(parts)
+
+
+def _short(test: str) -> str:
+    return test.removeprefix("test_")
+
+
+if __name__ == "__main__":
+    PAGE.write_text(text())

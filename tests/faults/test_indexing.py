@@ -1,0 +1,320 @@
+"""The index equals the bucket after every fault between an upload and its point.
+
+Each test with the mark `fault` is a row of docs/faults.md (`make faults`).
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+
+import pytest
+
+from likeness.records import State
+from tests.fault_proxy import Fault
+from tests.faults.service import (
+    MAX_RECEIVES,
+    QDRANT_FAULTS,
+    SLOW_DOWN,
+    Bucket,
+    Functions,
+    notification,
+)
+from tests.lambda_runtime import ProcessDied, TimedOut
+from tests.pictures import HOSTILE, jpeg
+
+KEPT = "the messages stay in the queue; none is acknowledged"
+AGAIN = "the queue delivers them again"
+S3_FAULTS = {
+    "throttles: 503 SlowDown": Fault(answer=SLOW_DOWN),
+    "resets connections": Fault(reset=True),
+    "cuts its answer in the middle": Fault(cut_after=1500),
+}
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(
+            fault, id=name, marks=pytest.mark.fault(f"Qdrant {name}", seen=KEPT, heals=AGAIN)
+        )
+        for name, fault in QDRANT_FAULTS.items()
+    ],
+)
+@pytest.mark.parametrize("only", [b"", b"PUT"], ids=["every call", "the write"])
+def test_nothing_is_acknowledged_while_qdrant_fails(
+    only: bytes, fault: Fault, functions: Functions, bucket: Bucket
+) -> None:
+    bucket.put(a=jpeg(1), b=jpeg(2))
+    with functions.qdrant.failing(fault, only=only):
+        assert bucket.turn() == 0
+    assert bucket.waiting() == 2
+    bucket.deliver()
+    bucket.assert_indexed()
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(fault, id=name, marks=pytest.mark.fault(f"S3 {name}", seen=KEPT, heals=AGAIN))
+        for name, fault in S3_FAULTS.items()
+    ],
+)
+def test_nothing_is_acknowledged_while_s3_fails(
+    fault: Fault, functions: Functions, bucket: Bucket
+) -> None:
+    bucket.put(a=jpeg(3), b=jpeg(4))
+    with functions.s3.failing(fault):
+        assert bucket.turn() == 0
+    assert bucket.waiting() == 2
+    bucket.deliver()
+    bucket.assert_indexed()
+
+
+@pytest.mark.fault(
+    "S3 throttles a few requests", seen="nothing", heals="the SDK repeats them after a pause"
+)
+def test_a_throttled_request_is_repeated_within_the_invocation(
+    functions: Functions, bucket: Bucket
+) -> None:
+    bucket.put(a=jpeg(5))
+    with functions.s3.failing(Fault(answer=SLOW_DOWN), times=2):
+        assert bucket.turn() == 1
+    bucket.assert_indexed()
+
+
+@pytest.mark.fault(
+    "S3 is half-open: never answers",
+    seen="Lambda ends the function at its time limit; the messages stay in the queue",
+    heals="the queue delivers them to a fresh process",
+)
+def test_a_function_that_waited_too_long_for_s3_acknowledged_nothing(
+    functions: Functions, bucket: Bucket
+) -> None:
+    bucket.put(a=jpeg(6), b=jpeg(7))
+    bucket.hint("a")
+    with functions.s3.failing(Fault(silent=True)), pytest.raises(TimedOut):
+        bucket.turn(timeout_s=1)
+    bucket.deliver()
+    bucket.assert_indexed()
+
+
+@pytest.mark.fault(
+    "the function is killed, after any one of its calls",
+    seen="the messages stay in the queue",
+    heals="the queue delivers them to a fresh process, which goes on from what is written",
+)
+def test_a_process_killed_after_any_of_its_calls_leaves_nothing_half_done(
+    functions: Functions, bucket: Bucket
+) -> None:
+    bucket.put(a=jpeg(10), gone=jpeg(11))
+    bucket.deliver()
+    killed_after = 0
+    while True:
+        bucket.put(a=jpeg(20 + killed_after))
+        bucket.delete("gone")
+        if kill_after(functions, bucket, killed_after + 1):
+            break
+        killed_after += 1
+        bucket.deliver()
+        bucket.assert_indexed()
+        bucket.put(gone=jpeg(11))
+        bucket.deliver()
+        bucket.assert_indexed()
+    bucket.assert_indexed()
+    assert killed_after >= 7  # look at two, read one, compare, write, look at two: all were seen
+
+
+def kill_after(functions: Functions, bucket: Bucket, calls: int) -> bool:
+    """Kill the process once so many calls were answered; returns whether it made fewer, and all
+    messages were acknowledged.
+    """
+    left = iter(range(calls))
+
+    def count() -> None:
+        if next(left, None) == calls - 1 and functions.index.pid:
+            os.kill(functions.index.pid, signal.SIGKILL)
+
+    proxies = (functions.qdrant, functions.s3)
+    for proxy in proxies:
+        proxy.on_answer = count
+    try:
+        while bucket.waiting():
+            bucket.turn()
+    except ProcessDied:
+        return False
+    finally:
+        for proxy in proxies:
+            proxy.on_answer = lambda: None
+    return True
+
+
+@pytest.mark.fault(
+    "events come three times", seen="nothing", heals="an object that agrees is not embedded again"
+)
+def test_events_that_come_three_times_store_one_point(bucket: Bucket) -> None:
+    bucket.put(thrice=jpeg(100))
+    events = bucket.take()
+    bucket.send(*events * 3)
+    bucket.deliver()
+    bucket.send(*events * 3)
+    bucket.deliver()
+    bucket.assert_indexed()
+    assert bucket.times_embedded("thrice") == 1
+
+
+@pytest.mark.fault("events come in any order", seen="nothing", heals="each only says where to look")
+def test_events_in_any_order_end_with_what_the_bucket_holds(bucket: Bucket) -> None:
+    keys = [f"k{i}" for i in range(4)]
+    for round_ in range(3):
+        bucket.put(**{key: jpeg(110 + 4 * round_ + i) for i, key in enumerate(keys)})
+    bucket.delete("k0", "k1")
+    bucket.put(k1=jpeg(130))
+    events = bucket.take()
+    random.Random(7).shuffle(events)
+    bucket.send(*events)
+    bucket.deliver()
+    bucket.assert_indexed()
+
+
+@pytest.mark.fault(
+    "an event comes after later ones were worked off",
+    seen="nothing",
+    heals="the bucket is read as it is now: a deleted image stays deleted",
+)
+def test_a_late_event_resurrects_nothing(bucket: Bucket) -> None:
+    bucket.put(deleted=jpeg(140), replaced=jpeg(141))
+    late = bucket.take()
+    bucket.put(replaced=jpeg(142))
+    bucket.delete("deleted")
+    bucket.deliver()
+    bucket.send(*late)
+    bucket.deliver()
+    bucket.assert_indexed()
+    assert bucket.indexed().keys() == {"replaced"}
+
+
+@pytest.mark.fault(
+    "events are lost in the middle",
+    seen="nothing",
+    heals="any later event of the object mends what the lost ones did",
+)
+def test_events_lost_in_the_middle_do_not_matter(bucket: Bucket) -> None:
+    bucket.put(a=jpeg(150), b=jpeg(151))
+    first = bucket.take()
+    bucket.put(a=jpeg(152))
+    bucket.delete("b")
+    bucket.take()
+    bucket.put(a=jpeg(153), b=jpeg(154))
+    bucket.delete("b")
+    last = bucket.take()[-2:]
+    bucket.send(*first)
+    bucket.deliver()
+    bucket.send(*last)
+    bucket.deliver()
+    bucket.hint("a")
+    bucket.deliver()
+    bucket.assert_indexed()
+
+
+@pytest.mark.fault(
+    "an object's last event is lost",
+    seen="the object is not found, or found though it is deleted, until the drift job has run",
+    heals="the drift job, or `likeness index s3://…`, sends a hint on the same queue",
+)
+def test_a_lost_last_event_is_mended_by_a_hint(bucket: Bucket) -> None:
+    bucket.put(new=jpeg(160), deleted=jpeg(161))
+    bucket.take()
+    bucket.hint("deleted")
+    bucket.deliver()
+    bucket.delete("deleted")
+    bucket.take()
+    bucket.hint("new", "deleted")
+    bucket.deliver()
+    bucket.assert_indexed()
+
+
+@pytest.mark.fault(
+    "files that are no pictures, bombs, far too large",
+    seen="each is in the index as rejected, with its reason; `GET /v1/status` tells it",
+    heals="needs no healing: none is tried again, none becomes a dead letter",
+)
+def test_poison_files_are_rejected_with_a_reason_and_never_become_dead_letters(
+    bucket: Bucket,
+) -> None:
+    files = {name.replace(" ", "-"): data for name, (data, _) in HOSTILE.items()}
+    bucket.put(good=jpeg(170), **files)
+    bucket.deliver()
+    bucket.assert_indexed(rejected=files)
+    points = bucket.points()
+    for name, (_, reason) in HOSTILE.items():
+        point = points[name.replace(" ", "-")]
+        assert (point.state, point.reason) == (State.REJECTED, reason)
+
+
+@pytest.mark.fault(
+    "a message that nobody can read",
+    seen="after ten tries it waits in the dead-letter queue, which raises an alarm",
+    heals="by hand: it names no object that could be looked at",
+)
+def test_an_unreadable_message_becomes_a_dead_letter_and_holds_nothing_up(bucket: Bucket) -> None:
+    bucket.send("no JSON")
+    bucket.put(a=jpeg(180), b=jpeg(181))
+    assert bucket.turn() == 2
+    bucket.deliver()
+    assert bucket.dead_letters() == 1
+    assert bucket.indexed() == bucket.objects()
+
+
+@pytest.mark.fault(
+    "Qdrant fails again and again",
+    seen="each function waits five seconds before it tries again, so that the tries of what is "
+    "queued are not used up",
+    heals="the batch that waited is indexed",
+)
+def test_a_batch_waits_for_qdrant_instead_of_failing_at_once(
+    functions: Functions, bucket: Bucket
+) -> None:
+    bucket.put(a=jpeg(185))
+    with functions.qdrant.failing(Fault(reset=True), times=15):  # five calls, of three tries each
+        assert [bucket.turn() for _ in range(5)] == [0] * 5
+        assert bucket.turn() == 1
+    bucket.assert_indexed()
+
+
+@pytest.mark.fault(
+    "Qdrant is down for longer than the queue tries, an hour",
+    seen="the messages wait in the dead-letter queue for 14 days, which raises an alarm",
+    heals="a redrive, once Qdrant is back",
+)
+def test_dead_letters_are_worked_off_once_they_are_redriven(
+    functions: Functions, bucket: Bucket
+) -> None:
+    bucket.put(a=jpeg(190), b=jpeg(191))
+    bucket.delete("b")
+    with functions.qdrant.failing(Fault(reset=True)):
+        for _ in range(MAX_RECEIVES - 1):
+            bucket.lose()
+        assert bucket.turn() == 0
+    assert bucket.turn() == 0  # too late: they have moved
+    assert bucket.dead_letters() == 3
+    assert bucket.indexed() == {}
+    bucket.redrive()
+    bucket.deliver()
+    bucket.assert_indexed()
+
+
+@pytest.mark.fault(
+    "a flood: thousands of hints at a few objects",
+    seen="nothing but the queue's age",
+    heals="a batch looks at each object once; what agrees is not embedded again",
+)
+def test_a_flood_of_hints_embeds_each_object_once(bucket: Bucket) -> None:
+    keys = [f"flooded-{i}" for i in range(5)]
+    bucket.put(**{key: jpeg(200 + i) for i, key in enumerate(keys)})
+    bucket.hint(*keys * 10)
+    bucket.send(*[notification(bucket.name, keys * 10)] * 60)
+    bucket.deliver()
+    bucket.assert_indexed()
+    assert [bucket.times_embedded(key) for key in keys] == [1] * 5

@@ -1,0 +1,149 @@
+"""The search function answers within its time limit whatever it depends on does.
+
+Each test with the mark `fault` is a row of docs/faults.md (`make faults`).
+"""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from tests.fault_proxy import Fault
+from tests.faults.service import (
+    QDRANT_FAULTS,
+    QDRANT_TIMEOUT_S,
+    QUERIES,
+    SEARCH_TIMEOUT_S,
+    SLOW_DOWN,
+    Bucket,
+    Functions,
+)
+from tests.lambda_runtime import http_event
+from tests.pictures import jpeg
+
+WITHIN = "503 with Retry-After, within the time limit"
+NEXT = "the next request asks anew"
+
+
+@pytest.fixture
+def indexed(bucket: Bucket) -> Bucket:
+    bucket.put(a=jpeg(300), b=jpeg(301))
+    bucket.deliver()
+    return bucket
+
+
+def finds(functions: Functions, bucket: Bucket) -> bool:
+    answer = functions.ask(jpeg(300))
+    return answer.status == 200 and ("a", "exact") in [
+        (result["key"], result["verdict"]) for result in answer.json["results"]
+    ]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(
+            fault, id=name, marks=pytest.mark.fault(f"Qdrant {name}", seen=WITHIN, heals=NEXT)
+        )
+        for name, fault in QDRANT_FAULTS.items()
+    ],
+)
+def test_a_search_is_answered_with_503_while_qdrant_fails(
+    fault: Fault, functions: Functions, indexed: Bucket
+) -> None:
+    assert finds(functions, indexed)
+    with functions.qdrant.failing(fault):
+        functions.ask(jpeg(300)).assert_asks_to_try_again("index-unavailable")
+    assert finds(functions, indexed)
+
+
+def test_the_function_is_up_but_not_ready_while_qdrant_is_down(functions: Functions) -> None:
+    with functions.qdrant.failing(Fault(reset=True)):
+        health = functions.call(http_event("GET", "/v1/health"))
+        ready = functions.call(http_event("GET", "/v1/ready"))
+    assert health.status == 200
+    ready.assert_asks_to_try_again("index-unavailable")
+
+
+@pytest.mark.fault(
+    "Qdrant is slow, but within the time limit of a call", seen="a later answer", heals=NEXT
+)
+def test_a_slow_qdrant_only_makes_searches_slower(functions: Functions, indexed: Bucket) -> None:
+    with functions.qdrant.failing(Fault(wait_s=QDRANT_TIMEOUT_S / 3)):
+        assert finds(functions, indexed)
+
+
+@pytest.mark.fault("Qdrant fails now and then", seen="nothing", heals="a call is tried three times")
+def test_a_search_outlives_two_failures(functions: Functions, indexed: Bucket) -> None:
+    assert finds(functions, indexed)
+    with functions.qdrant.failing(Fault(reset=True), times=2):
+        assert finds(functions, indexed)
+
+
+@pytest.mark.fault(
+    "Qdrant fails again and again",
+    seen="503 at once, and Retry-After says when the next call is let through",
+    heals="after five seconds one request tries it, and closes the circuit",
+)
+def test_the_circuit_opens_and_closes_again(functions: Functions, indexed: Bucket) -> None:
+    with functions.qdrant.failing(Fault(reset=True)):
+        for _ in range(5):
+            functions.ask(jpeg(300)).assert_asks_to_try_again("index-unavailable")
+        asked = functions.qdrant.requests
+        time.sleep(1)
+        refused = functions.ask(jpeg(300))
+        refused.assert_asks_to_try_again("index-unavailable")
+    assert functions.qdrant.requests == asked
+    left_s = int(refused.headers["retry-after"])
+    assert left_s <= 4  # one of the five has passed
+    time.sleep(left_s)
+    assert finds(functions, indexed)
+
+
+@pytest.mark.fault(
+    "Qdrant sends byte by byte, so that no timeout of a socket ends it", seen=WITHIN, heals=NEXT
+)
+def test_a_trickle_that_outlasts_every_timeout_is_answered_in_time(
+    functions: Functions, indexed: Bucket
+) -> None:
+    with functions.qdrant.failing(Fault(pause_s=0.2)):
+        functions.ask(jpeg(300), timeout_s=2).assert_asks_to_try_again("unavailable")
+    assert finds(functions, indexed)
+
+
+@pytest.mark.parametrize(
+    ("fault", "timeout_s", "slug"),
+    [
+        pytest.param(
+            Fault(answer=SLOW_DOWN),
+            SEARCH_TIMEOUT_S,
+            "store-unavailable",
+            id="throttles",
+            marks=pytest.mark.fault(
+                "S3 throttles: 503 SlowDown, while a search names an object",
+                seen=WITHIN,
+                heals=NEXT,
+            ),
+        ),
+        pytest.param(
+            Fault(silent=True),
+            2.0,
+            "unavailable",
+            id="half-open",
+            marks=pytest.mark.fault(
+                "S3 is half-open: never answers, while a search names an object",
+                seen=WITHIN,
+                heals=NEXT,
+            ),
+        ),
+    ],
+)
+def test_a_search_by_key_is_answered_with_503_while_s3_fails(
+    fault: Fault, timeout_s: float, slug: str, functions: Functions, indexed: Bucket
+) -> None:
+    indexed.s3.put_object(Bucket=QUERIES, Key="unindexed", Body=jpeg(300))
+    search = http_event("POST", "/v1/search", b'{"key": "unindexed"}', "application/json")
+    with functions.s3.failing(fault):
+        functions.call(search, timeout_s).assert_asks_to_try_again(slug)
+    assert functions.call(search).status == 200
