@@ -31,12 +31,33 @@ class VectorIndex(Protocol):
     def close(self) -> None:
         """Release connections or files; the index is not used after it."""
 
-    def prepare(self, model: str, dim: int, patches: int | None = None) -> None:
+    def of(self, model: str) -> VectorIndex:
+        """The same index, whose readers see this model's collection, wherever the alias points."""
+
+    def models(self) -> list[str]:
+        """The models that have a collection, in no order."""
+
+    def prepare(
+        self, model: str, dim: int, patches: int | None = None, create: bool = True
+    ) -> None:
         """Create the model's collection, its payload indexes and the alias, where missing.
 
         `patches`: the dimension of the rows that late interaction compares, where they are kept.
 
-        Raises ConfigurationError where the collection exists with another dimension or model.
+        Raises ConfigurationError where the collection exists with another dimension or model,
+        IndexMissing where it does not exist and is not to be created.
+        """
+
+    def switch(self, model: str) -> None:
+        """Point the alias at a model's collection: each reader sees the old one or the new one.
+
+        Raises IndexMissing where the model has none.
+        """
+
+    def drop(self, model: str) -> None:
+        """Remove a model's collection; harmless where there is none.
+
+        Raises ConfigurationError where the alias points at it.
         """
 
     def retrieve(self, model: str, ids: Sequence[str]) -> dict[str, Point]:
