@@ -8,6 +8,7 @@ gc.disable()  # importing leaves no garbage, and looking for it took 7 % of a co
 
 import os
 import random
+from pathlib import Path
 
 from snapshot_restore_py import register_after_restore
 
@@ -18,25 +19,32 @@ from likeness.adapters.qdrant import open_index
 from likeness.embedding import Embedder
 from likeness.rerank.verdicts import load_calibration
 from likeness.search import Searcher
+from likeness.searchers import Searchers
 from likeness.settings import Settings
 
 settings = Settings.from_env(os.environ)
 index = open_index(settings)
 register_after_restore(index.reconnect)
 register_after_restore(random.seed)  # or all that one snapshot becomes would wait alike
-embedder = Embedder(settings.model_dir, settings.threads)
-searcher = Searcher(
-    index,
-    embedder,
-    open_store,
-    settings.schema,
-    settings.limits,
-    load_calibration(settings.model_dir, embedder.fingerprint),
-    lambda: open_words(settings.model_dir, settings.threads),
-    settings.keep_patches,
-)
+
+
+def open_searcher(folder: Path) -> Searcher:
+    embedder = Embedder(folder, settings.threads)
+    return Searcher(
+        index.of(embedder.fingerprint) if settings.next_model_dir else index,
+        embedder,
+        open_store,
+        settings.schema,
+        settings.limits,
+        load_calibration(folder, embedder.fingerprint),
+        lambda: open_words(folder, settings.threads),
+        settings.keep_patches,
+    )
+
+
+searchers = Searchers(index, [open_searcher(folder) for folder in settings.model_dirs])
 fetch = open_fetch(settings.image_hosts)
-app = create_app(searcher, index, open_store, settings, open_logger, fetch)
+app = create_app(searchers, index, open_store, settings, open_logger, fetch)
 handler = create_handler(app)
 
 gc.freeze()

@@ -105,8 +105,8 @@ class VectorIndex(Protocol):
         """Notes of a kind in id order, and the cursor of the next page."""
 
 
-class ObjectStore(Protocol):
-    """A bucket. Every method raises StoreUnavailable for throttling, 5xx and lost connections."""
+class ObjectReader(Protocol):
+    """What indexing asks of a bucket."""
 
     def head(self, ref: ObjectRef) -> ObjectState | None:
         """The object's present state; None where it is absent or hidden by a delete marker."""
@@ -116,6 +116,10 @@ class ObjectStore(Protocol):
 
         Raises ObjectChanged where they do not, ImageTooLarge where there are more than max_bytes.
         """
+
+
+class ObjectStore(ObjectReader, Protocol):
+    """A bucket. Every method raises StoreUnavailable for throttling, 5xx and lost connections."""
 
     def list(self, bucket: str, prefix: str, start_after: str = "") -> Iterator[ObjectRef]:
         """Every object under a prefix, in key order."""

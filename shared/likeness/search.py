@@ -16,7 +16,6 @@ from PIL import Image
 from likeness.embedding import Embedder, TextEmbedder
 from likeness.errors import (
     ConfigurationError,
-    IndexMissing,
     IndexOfOtherModel,
     IndexRefused,
     InvalidRequest,
@@ -290,10 +289,7 @@ class Searcher:
 
     def status(self, ref: ObjectRef) -> Point | None:
         """What the index says of an object; None where it knows nothing of it."""
-        try:
-            return self._index.fetch([ref.point_id]).get(ref.point_id)
-        except IndexMissing:
-            return None
+        return self._index.fetch([ref.point_id]).get(ref.point_id)
 
     def ready(self) -> CollectionInfo:
         """The collection that is searched. Raises Unavailable where searches would fail."""

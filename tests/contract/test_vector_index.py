@@ -419,6 +419,7 @@ def test_several_lookups_are_answered_in_their_order(prepared: VectorIndex) -> N
 
 def test_patches_put_the_nearest_into_another_order(index: VectorIndex) -> None:
     index.prepare(MODEL, DIM, patches=2)
+    assert index.info().patches == 2
     across, up = np.array([[1, 0], [1, 0]], np.float32), np.array([[0, 1], [1, 0]], np.float32)
     points = [rich("near", unit(1), across), rich("far", unit(1, 1), up), rich("out", -unit(1), up)]
     index.write(MODEL, [PointWrite(p, OlderThan(Version(1))) for p in points])

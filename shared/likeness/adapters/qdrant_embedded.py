@@ -165,7 +165,9 @@ class EmbeddedIndex:
         with _translated():
             points = self._shard(name).count(edge.CountRequest(exact=True))
         metadata = self._metadata(name)
-        return CollectionInfo(name, metadata["model"], metadata["dim"], points)
+        return CollectionInfo(
+            name, metadata["model"], metadata["dim"], points, metadata.get("patches")
+        )
 
     def nearest(self, lookups: Sequence[Lookup]) -> list[list[Candidate]]:
         requests = [

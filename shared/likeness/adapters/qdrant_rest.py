@@ -316,7 +316,8 @@ class RestIndex:
             metadata = found["config"].get("metadata") or {}
             model, dim = metadata.get("model", ""), metadata.get("dim", 0)
             points = found.get("points_count") or 0
-        return CollectionInfo(self._layout.collection(model), model, dim, points)
+            patches = metadata.get("patches")
+        return CollectionInfo(self._layout.collection(model), model, dim, points, patches)
 
     def nearest(self, lookups: Sequence[Lookup]) -> list[list[Candidate]]:
         searches = [
