@@ -198,7 +198,8 @@ def _tell_packaged(spec: ModelSpec, room: Room, layer: Path, s3: str | None) -> 
     if spec.text:
         out.print("  Its text tower lies idle there: the runtime layer has no `tokenizers`.")
     limit = " MAX_UNZIPPED_MB=250" if room.over_build else ""
-    out.print(f"  Next: make deploy{limit}, then index everything anew: likeness index s3://…")
+    out.print(f"  Next: make deploy{limit}. Where pictures are indexed already, `likeness migrate`")
+    out.print("  changes their model first.")
 
 
 def folder_of(bundle: str, models: Path) -> Path:

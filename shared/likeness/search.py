@@ -54,9 +54,8 @@ DEPTH = 100
 MAX_REGIONS = 5
 _OTHER_MODEL = (
     "the index was made by model {0}, this service embeds with {1}, and their vectors cannot be "
-    "compared. To re-embed: `likeness index s3://BUCKET/` fills the collection of {1}; then point "
-    "the alias at it (a local service: begin anew with another --data). Or set LIKENESS_MODEL_DIR "
-    "to the model that made the index"
+    "compared. Set LIKENESS_MODEL_DIR to the model that made the index; from there "
+    "`likeness migrate start` leads to another (or, locally, begin anew with another --data)"
 )
 
 

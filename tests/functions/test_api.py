@@ -497,7 +497,7 @@ def test_an_index_of_another_model_is_refused_not_searched(tmp_path: Path, dim_c
     service.index.prepare("f" * 16, service.embedder.dim + dim_change)
     headers = {"content-type": "image/png"}
     refused = problem(service.http.get("/v1/ready"), 503, "model-mismatch")
-    assert "To re-embed: `likeness index s3://BUCKET/`" in refused
+    assert "`likeness migrate start` leads to another" in refused
     empty = service.http.post("/v1/search", content=png(1), headers=headers)
     problem(empty, 503, "model-mismatch")
     if not dim_change:
