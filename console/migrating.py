@@ -255,7 +255,7 @@ def _drawn(index: VectorIndex, count: int, rng: np.random.Generator) -> list[Poi
 def _nearest(index: VectorIndex, point: Point, k: int) -> set[str]:
     assert point.vector is not None
     itself = {"must_not": [{"has_id": [point.id]}]}
-    [found] = index.nearest([Lookup(point.vector, k, filter=itself)])
+    [found] = index.nearest([Lookup([point.vector], k, filter=itself)])
     return {candidate.point.id for candidate in found}
 
 
