@@ -194,7 +194,11 @@ def test_only_a_collection_that_nobody_searches_can_be_dropped(both: VectorIndex
     both.drop(MODEL)
     assert both.models() == [OTHER]
     assert keys(both, unit(1)) == ["new"]
-    for use in (old.info, lambda: old.nearest([Lookup([unit(1)], 1)]), lambda: old.fetch(["0" * 36])):
+    for use in (
+        old.info,
+        lambda: old.nearest([Lookup([unit(1)], 1)]),
+        lambda: old.fetch(["0" * 36]),
+    ):
         with pytest.raises(IndexMissing):
             use()
     with pytest.raises(IndexMissing):
