@@ -16,13 +16,14 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
+from console.bench import no_store
 from console.edits import EDITS
 from likeness.embedding import Embedder
 from likeness.errors import ConfigurationError, ImageError, IndexMissing, ObjectChanged
 from likeness.evaluation import Estimate, estimate
 from likeness.images import decode
 from likeness.model import ModelSpec
-from likeness.ports import ObjectReader, ObjectStore, VectorIndex
+from likeness.ports import ObjectReader, VectorIndex
 from likeness.records import Lookup, ObjectRef, Point, State
 from likeness.rerank.verdicts import Calibration, Level
 from likeness.search import ByImage, Query, Searcher
@@ -224,7 +225,7 @@ def compare(
         changes.append(Change(pair[0].ref.key, _overlap(*nearest)))
         advance(1)
     searchers = [
-        Searcher(view, side.embedder, _no_store, calibration=side.calibration)
+        Searcher(view, side.embedder, no_store, calibration=side.calibration)
         for view, side in zip(views, sides, strict=True)
     ]
     found = []
@@ -287,7 +288,3 @@ def _finds(searcher: Searcher, edited: bytes, original: Point) -> bool:
 
 def _mean(values: NDArray[np.float64]) -> Estimate:
     return estimate(values, np.arange(len(values)))
-
-
-def _no_store() -> ObjectStore:
-    raise AssertionError("queries come with their pictures")

@@ -232,9 +232,9 @@ class Api:
 
     async def feedback(self, request: Request) -> Response:
         wanted = await _json_body(request, schemas.Feedback)
-        if wanted.query_id is not None:
+        if (token := wanted.query_id) is not None:
             with contextlib.suppress(ModelMismatch):  # what was asked before a change of models
-                self._searcher.check_token(wanted.query_id)
+                await self._run(lambda searcher: searcher.check_token(token))
         opinion = Opinion(
             wanted.request_id, wanted.id, wanted.kind, round(time.time(), 3), wanted.query_id
         )
