@@ -28,7 +28,7 @@ from rich.progress import (
 from rich.table import Table
 
 from console import doctor as checks
-from console import models, uploads
+from console import migrate, models, uploads
 from console.client import Client, ServiceError
 from console.hub import HubError
 from console.local import BUNDLED_MODEL, DEFAULT_DATA, LocalService, use_aws
@@ -47,6 +47,7 @@ app = typer.Typer(
     and LIKENESS_QUEUE_URL too.""",
 )
 app.add_typer(models.app, name="model")
+app.add_typer(migrate.app, name="migrate")
 out = Console()
 err = Console(stderr=True)
 

@@ -12,6 +12,7 @@ import fcntl
 import json
 import logging
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -27,10 +28,13 @@ from typing import TYPE_CHECKING, Any
 
 import boto3
 
+from console import sharing
+from likeness.adapters.qdrant import open_index
 from likeness.adapters.s3 import S3Store
 from likeness.adapters.sqs import SqsQueue
 from likeness.errors import IndexMissing
 from likeness.ports import VectorIndex
+from likeness.settings import Settings
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
@@ -41,6 +45,7 @@ BUNDLED_MODEL = Path(__file__).resolve().parent.parent / "layers" / "model"
 DEFAULT_DATA = Path(".likeness")
 # Held while a service runs; its presence tells that a folder is a service's.
 LOCK = "lock"
+STATE = "service.json"
 BUCKET, QUEUE = "likeness-local", "likeness-index"
 _REGION = "us-east-1"
 _CREDENTIALS = {
@@ -62,12 +67,14 @@ class LocalService:
     bucket: str
     queue_url: str
     pid: int
+    index_port: int
+    index_key: str  # of sharing.shared
 
     @classmethod
     def running(cls, data: Path) -> LocalService | None:
         """The service that keeps its data in this folder, if it is up."""
         with contextlib.suppress(OSError, ValueError, TypeError):
-            service = cls(**json.loads((data / "service.json").read_text()))
+            service = cls(**json.loads((data / STATE).read_text()))
             os.kill(service.pid, 0)
             return service
         return None
@@ -110,20 +117,39 @@ def run(
             "POWERTOOLS_LOG_LEVEL": os.environ.get("POWERTOOLS_LOG_LEVEL", "CRITICAL"),
             **environment,
         }
+        _load_both_models()
         # the functions' composition roots read the environment when they are imported
         from functions.index.app import handler  # noqa: PLC0415
         from functions.search.app import app, index  # noqa: PLC0415
 
         _hint_at_everything(queue_url, index)
-        with _poller(queue_url, handler), http_server(app, port) as api_url:
-            service = LocalService(api_url, aws_url, BUCKET, queue_url, os.getpid())
-            state = data / "service.json"
+        key = secrets.token_hex(32)
+        with (
+            _poller(queue_url, handler),
+            sharing.shared(index, key.encode()) as index_port,
+            http_server(app, port) as api_url,
+        ):
+            service = LocalService(
+                api_url, aws_url, BUCKET, queue_url, os.getpid(), index_port, key
+            )
+            state = data / STATE
+            state.unlink(missing_ok=True)
+            state.touch(0o600)  # it holds a key
             state.write_text(json.dumps(asdict(service)))
             try:
                 yield service
             finally:
                 state.unlink(missing_ok=True)
         index.close()
+
+
+def _load_both_models() -> None:
+    """Where a migration is under way: the index knows of it, and outlives this process."""
+    from console import migrating  # noqa: PLC0415 - loads onnxruntime, as the functions will
+
+    migration = migrating.underway(open_index(Settings.from_env(os.environ)))
+    if migration:
+        os.environ.setdefault("LIKENESS_NEXT_MODEL_DIR", migration.bundle)
 
 
 @contextlib.contextmanager

@@ -153,7 +153,7 @@ def check(bundle: Bundle, models: Models = DEFAULT_MODELS) -> None:
     """Load a bundle and try all that it promises on drawn pictures. Exits with 1 on a failure."""
     from console import checkup  # noqa: PLC0415 - loads onnxruntime
 
-    raise typer.Exit(0 if show(checkup.examine(_folder(bundle, models)), out) else 1)
+    raise typer.Exit(0 if show(checkup.examine(folder_of(bundle, models)), out) else 1)
 
 
 @app.command()
@@ -171,7 +171,7 @@ def package(
     bucket, _, prefix = (s3 or "").removeprefix("s3://").partition("/")
     if s3 is not None and not (s3.startswith("s3://") and bucket):
         raise typer.BadParameter(f"--s3 {s3}: write s3://bucket/prefix")
-    folder = _folder(bundle, models)
+    folder = folder_of(bundle, models)
     spec, room = packaging.room_for(folder)
     if room.fits:
         packaging.into_layer(folder, spec, layer)
@@ -198,10 +198,12 @@ def _tell_packaged(spec: ModelSpec, room: Room, layer: Path, s3: str | None) -> 
     if spec.text:
         out.print("  Its text tower lies idle there: the runtime layer has no `tokenizers`.")
     limit = " MAX_UNZIPPED_MB=250" if room.over_build else ""
-    out.print(f"  Next: make deploy{limit}, then index everything anew: likeness index s3://…")
+    out.print(f"  Next: make deploy{limit}. Where pictures are indexed already, `likeness migrate`")
+    out.print("  changes their model first.")
 
 
-def _folder(bundle: str, models: Path) -> Path:
+def folder_of(bundle: str, models: Path) -> Path:
+    """A bundle as it was named: a folder, or one under --models."""
     named = models / bundle
     if not Path(bundle).exists() and _NAME.fullmatch(bundle) and named.is_dir():
         return named

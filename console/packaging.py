@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from msgspec import Struct
 
 from console.bundles import put_in_place
 from likeness.errors import ConfigurationError
 from likeness.model import MANIFEST, ModelSpec, load_bundle
+from likeness.rerank.verdicts import CALIBRATION
 
 MIB = 1024 * 1024
 # AWS Lambda's quota for a deployment package with its layers, unzipped: 262,144,000 bytes.
@@ -20,6 +24,10 @@ LAMBDA_BYTES = 250 * MIB
 RUNTIME_BYTES = 130 * MIB
 # The build's own, lower limit: MAX_UNZIPPED_MB in the Makefile.
 BUILD_BYTES = 200 * MIB
+# Of a layer that is published in one request (AWS Lambda's quota: 50 MB, zipped).
+REQUEST_BYTES = 50 * MIB
+# Where template.yaml's functions find the bundle of a migration, under /opt.
+NEXT_MODEL = "next-model"
 _MAKEFILE = "Makefile"
 
 
@@ -55,6 +63,51 @@ def room_for(folder: Path) -> tuple[ModelSpec, Room]:
     return spec, Room(manifest_bytes + sum(len(data) for data in files.values()))
 
 
+def shipped(folder: Path, spec: ModelSpec) -> list[str]:
+    """The files of a bundle that the functions read, model.json first."""
+    calibration = [CALIBRATION] if (folder / CALIBRATION).exists() else []
+    return [MANIFEST, *spec.files, *calibration]
+
+
+def as_next_layer(
+    folder: Path, spec: ModelSpec, name: str, staging: tuple[str, str] | None = None
+) -> str:
+    """Publish a bundle as a Lambda layer, /opt/next-model; returns the layer version's ARN.
+
+    Lambda takes 50 MB in the request; `staging`, a bucket and a prefix, is where more goes first.
+    Raises ConfigurationError where AWS refuses.
+    """
+    import boto3  # noqa: PLC0415 - takes a moment
+    from boto3.exceptions import Boto3Error  # noqa: PLC0415
+    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
+
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as packed:
+        for file in shipped(folder, spec):
+            packed.write(folder / file, f"{NEXT_MODEL}/{file}")
+    try:
+        content: dict[str, Any] = {"ZipFile": archive.getvalue()}
+        if staging:
+            bucket, prefix = staging
+            key = "/".join(filter(None, [prefix.strip("/"), f"{spec.name}-{spec.fingerprint}.zip"]))
+            archive.seek(0)
+            boto3.client("s3").upload_fileobj(archive, bucket, key)
+            content = {"S3Bucket": bucket, "S3Key": key}
+        elif len(archive.getbuffer()) > REQUEST_BYTES:
+            raise ConfigurationError(
+                f"{spec.name} is {len(archive.getbuffer()) / MIB:.0f} MB zipped, Lambda takes "
+                f"{REQUEST_BYTES / MIB:.0f} at once: name a bucket to go through with "
+                "--s3 s3://bucket/prefix"
+            )
+        told = f"{spec.name} {spec.fingerprint}"[:256]
+        client = boto3.client("lambda")
+        layer = client.publish_layer_version(LayerName=name, Description=told, Content=content)
+        arn: str = layer["LayerVersionArn"]
+    except (Boto3Error, BotoCoreError, ClientError) as error:
+        raise ConfigurationError(f"cannot publish the layer: {error}") from error
+    return arn
+
+
 def into_layer(folder: Path, spec: ModelSpec, layer: Path) -> None:
     """Make the layer hold this bundle alone, beside its Makefile; or leave it as it is."""
     makefile = layer / _MAKEFILE
@@ -67,7 +120,7 @@ def into_layer(folder: Path, spec: ModelSpec, layer: Path) -> None:
         return
     new = Path(tempfile.mkdtemp(prefix=f".{layer.name}-", dir=layer.parent))
     try:
-        for name in (MANIFEST, *spec.files):
+        for name in shipped(folder, spec):
             shutil.copyfile(folder / name, new / name)
         shutil.copy(makefile, new / _MAKEFILE)
         put_in_place(new, layer, layer.stat().st_mode)
@@ -90,7 +143,7 @@ def into_s3(
     url = f"s3://{bucket}/{base}/"
     try:
         s3 = boto3.client("s3")
-        for name in (*spec.files, MANIFEST):
+        for name in reversed(shipped(folder, spec)):
             s3.upload_file(str(folder / name), bucket, f"{base}/{name}", Callback=progress)
     except (Boto3Error, BotoCoreError, ClientError) as error:
         raise ConfigurationError(f"cannot upload to {url}: {error}") from error

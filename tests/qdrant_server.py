@@ -48,6 +48,8 @@ class Engine:
         if (method, path) == ("POST", "/collections/aliases"):
             operations = _valid(models.ChangeAliasesOperation, body)
             return self.client.update_collection_aliases(operations.actions)
+        if (method, path) == ("GET", "/collections"):
+            return _plain(self.client.get_collections())
         matched = COLLECTION.fullmatch(path)
         if not matched:
             raise Refused(404, f"no route {path}")
@@ -67,6 +69,11 @@ class Engine:
         return self.client.create_collection(
             name, vectors_config=wanted.vectors, metadata=wanted.metadata
         )
+
+    def delete(self, name: str, body: None) -> bool:
+        if not self.client.collection_exists(name):
+            raise Refused(404, f"Not found: Collection `{name}`")
+        return self.client.delete_collection(name)
 
     def put_index(self, name: str, body: Any) -> Any:
         wanted = _valid(models.CreateFieldIndex, body)
@@ -148,7 +155,7 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self._send(200, {"result": result, "status": "ok", "time": 0.0})
 
-    do_GET = do_PUT = do_POST = _answer  # noqa: N815 - http.server's names
+    do_GET = do_PUT = do_POST = do_DELETE = _answer  # noqa: N815 - http.server's names
 
     def _send(self, status: int, answer: Any) -> None:
         data = json.dumps(answer).encode()

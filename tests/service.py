@@ -19,6 +19,7 @@ from likeness.filters import Schema
 from likeness.indexing import Indexer
 from likeness.records import ObjectRef
 from likeness.search import Searcher
+from likeness.searchers import Searchers
 from likeness.settings import Settings
 from tests.calibrations import calibration_of
 from tests.fake_bucket import FakeBucket
@@ -55,7 +56,12 @@ class Service:
         )
         logger = Logger(service="search", logger_handler=logging.NullHandler())
         self.app = create_app(
-            self.searcher, self.index, lambda: self.bucket, self.settings, lambda: logger, fetch
+            Searchers(self.index, [self.searcher]),
+            self.index,
+            lambda: self.bucket,
+            self.settings,
+            lambda: logger,
+            fetch,
         )
         self.http = TestClient(self.app, raise_server_exceptions=False)
 

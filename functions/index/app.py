@@ -13,13 +13,8 @@ from aws_lambda_powertools import Logger, Metrics
 from snapshot_restore_py import register_after_restore
 
 from functions.index.handler import Handler
-from likeness.adapters.eventbridge import EventBus
+from functions.index.models import open_indexers
 from likeness.adapters.qdrant import open_index
-from likeness.adapters.s3 import S3Store
-from likeness.duplicates import say_nothing
-from likeness.embedding import Embedder
-from likeness.indexing import Indexer
-from likeness.rerank.verdicts import load_calibration
 from likeness.settings import Settings
 
 settings = Settings.from_env(os.environ)
@@ -27,18 +22,8 @@ settings = Settings.from_env(os.environ)
 index = open_index(settings, patient=True)
 register_after_restore(index.reconnect)
 register_after_restore(random.seed)  # or all that one snapshot becomes would wait alike
-embedder = Embedder(settings.model_dir, settings.threads)
 handler = Handler(
-    Indexer(
-        S3Store(read_tags=settings.read_tags),
-        index,
-        embedder,
-        settings.schema,
-        settings.limits,
-        calibration=load_calibration(settings.model_dir, embedder.fingerprint),
-        keep_patches=settings.keep_patches,
-        announce=EventBus(settings.event_bus).announce if settings.event_bus else say_nothing,
-    ),
+    open_indexers(settings, index),
     Logger(service="index"),
     Metrics(namespace="Likeness", service="index"),
 )

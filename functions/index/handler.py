@@ -11,6 +11,7 @@ from aws_lambda_powertools.metrics import MetricUnit
 
 from functions.index.events import is_queue_event, parse_event, parse_message
 from likeness.errors import InvalidRequest, Unavailable
+from likeness.indexers import Indexers
 from likeness.indexing import Indexer, Outcome, Result
 from likeness.records import Hint
 
@@ -20,7 +21,7 @@ Event = Mapping[str, Any]
 class Handler:
     """Lambda's entry: an SQS batch is answered in part, a direct event as a whole."""
 
-    def __init__(self, indexer: Indexer, logger: Logger, metrics: Metrics) -> None:
+    def __init__(self, indexer: Indexer | Indexers, logger: Logger, metrics: Metrics) -> None:
         self._indexer = indexer
         self._logger = logger
         self._metrics = metrics

@@ -31,6 +31,7 @@ from likeness.duplicates import Duplicates
 from likeness.errors import (
     ConfigurationError,
     FetchRefused,
+    IndexMissing,
     InvalidRequest,
     LikenessError,
     ModelMismatch,
@@ -58,6 +59,7 @@ from likeness.search import (
     Searcher,
     Source,
 )
+from likeness.searchers import Searchers
 from likeness.settings import MIB, Settings
 
 # base64 of the largest image, and room for the other fields
@@ -75,11 +77,12 @@ if TYPE_CHECKING:
     from aws_lambda_powertools import Logger
 
 S = TypeVar("S", bound=msgspec.Struct)
+T = TypeVar("T")
 Fetch = Callable[[str, int], bytes]
 
 
 def create_app(
-    searcher: Searcher,
+    searchers: Searchers,
     index: VectorIndex,
     open_store: Callable[[], ObjectStore],
     settings: Settings,
@@ -90,7 +93,7 @@ def create_app(
 
     `fetch` brings the bytes of an `image_url`, at most so many.
     """
-    api = Api(searcher, index, open_store, settings, fetch)
+    api = Api(searchers, index, open_store, settings, fetch)
 
     async def on_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, LikenessError)
@@ -134,13 +137,13 @@ class Api:
 
     def __init__(
         self,
-        searcher: Searcher,
+        searchers: Searchers,
         index: VectorIndex,
         open_store: Callable[[], ObjectStore],
         settings: Settings,
         fetch: Fetch | None,
     ) -> None:
-        self._searcher = searcher
+        self._searchers = searchers
         self._duplicates = Duplicates(index)
         self._feedback = Feedback(index)
         self._open_store = open_store
@@ -159,7 +162,8 @@ class Api:
         return await self._answer(request, ById(_path_id(request)), options, cold)
 
     async def image(self, request: Request) -> Response:
-        point = await asyncio.to_thread(self._searcher.image, _path_id(request))
+        point_id = _path_id(request)
+        point = await self._run(lambda searcher: searcher.image(point_id))
         return _json(
             schemas.Image(
                 id=point.id,
@@ -176,7 +180,10 @@ class Api:
     async def status(self, request: Request) -> Response:
         wanted = _from_texts(request.query_params, schemas.StatusOptions)
         ref = ObjectRef(self._bucket(), _known_key(wanted.key))
-        point = await asyncio.to_thread(self._searcher.status, ref)
+        try:
+            point = await self._run(lambda searcher: searcher.status(ref))
+        except IndexMissing:
+            point = None
         return _json(_status(ref, point))
 
     async def compare(self, request: Request) -> Response:
@@ -184,9 +191,11 @@ class Api:
         pictures = wanted.first, wanted.second
         first, second = [await self._source(picture) for picture in pictures]
         boxes = _box(wanted.first.box), _box(wanted.second.box)
-        score, proof = await asyncio.to_thread(self._searcher.compare, first, second, boxes)
+        model, (score, proof) = await self._run(
+            lambda searcher: (searcher.model, searcher.compare(first, second, boxes))
+        )
         answer = schemas.Comparison(
-            request_id=_request_id(request), model=self._searcher.model, score=round(score, 6)
+            request_id=_request_id(request), model=model, score=round(score, 6)
         )
         if proof:
             answer.verdict, answer.probability = _verdict(proof)
@@ -223,9 +232,9 @@ class Api:
 
     async def feedback(self, request: Request) -> Response:
         wanted = await _json_body(request, schemas.Feedback)
-        if wanted.query_id is not None:
+        if (token := wanted.query_id) is not None:
             with contextlib.suppress(ModelMismatch):  # what was asked before a change of models
-                self._searcher.check_token(wanted.query_id)
+                await self._run(lambda searcher: searcher.check_token(token))
         opinion = Opinion(
             wanted.request_id, wanted.id, wanted.kind, round(time.time(), 3), wanted.query_id
         )
@@ -266,16 +275,21 @@ class Api:
         return _json(schemas.Ok(status="ok"))
 
     async def ready(self, request: Request) -> Response:
-        info = await asyncio.to_thread(self._searcher.ready)
+        name, info = await self._run(lambda searcher: (searcher.model_name, searcher.ready()))
         return _json(
             schemas.Ready(
                 status="ok",
                 model=info.model,
-                model_name=self._searcher.model_name,
+                model_name=name,
+                models=self._searchers.models,
                 collection=info.name,
                 points=info.points,
             )
         )
+
+    async def _run(self, work: Callable[[Searcher], T]) -> T:
+        """All work of a request is done by one model's searcher."""
+        return await asyncio.to_thread(self._searchers.run, work)
 
     async def _answer(
         self, request: Request, source: Source, options: schemas.SearchOptions, cold: bool
@@ -296,11 +310,14 @@ class Api:
             cutoff=_cutoff(options.cutoff),
             diversity=options.diversity,
         )
-        answer = await asyncio.to_thread(self._searcher.search, query, _deadline_s(request))
+        deadline_s = _deadline_s(request)
+        model, answer = await self._run(
+            lambda searcher: (searcher.model, searcher.search(query, deadline_s))
+        )
         return _json(
             schemas.SearchAnswer(
                 request_id=_request_id(request),
-                model=self._searcher.model,
+                model=model,
                 took_ms={**answer.took_ms, "cold_start": cold},
                 query_id=answer.query_id,
                 box=_sides(answer.box),

@@ -365,6 +365,7 @@ class Ready(msgspec.Struct, kw_only=True):
     status: Literal["ok"]
     model: str
     model_name: str
+    models: Annotated[list[str], Meta(description="All that the service can search with.")]
     collection: str
     points: Annotated[int, Meta(description="Live, rejected and deleted objects.")]
 

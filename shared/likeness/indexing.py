@@ -31,7 +31,7 @@ from likeness.errors import (
 )
 from likeness.filters import Schema
 from likeness.images import decode
-from likeness.ports import ObjectStore, VectorIndex
+from likeness.ports import ObjectReader, VectorIndex
 from likeness.preprocessing import Prepared
 from likeness.records import (
     Exactly,
@@ -55,7 +55,7 @@ _CONTENT = 2
 _WRITES = 3
 _PARALLEL = 4
 # One message may hold any number of records; what is under way at a time bounds the memory.
-_CHUNK = 10
+CHUNK = 10
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -111,7 +111,7 @@ class Indexer:
 
     def __init__(
         self,
-        store: ObjectStore,
+        store: ObjectReader,
         index: VectorIndex,
         embedder: Embedder,
         schema: Schema | None = None,
@@ -142,45 +142,56 @@ class Indexer:
         decisive = msgspec.json.encode(kept, order="deterministic")
         self._settings = hashlib.sha256(decisive).hexdigest()[:8]
 
-    def reconcile(self, hints: Sequence[Hint]) -> dict[ObjectRef, Outcome]:
+    @property
+    def model(self) -> str:
+        return self._embedder.fingerprint
+
+    def reconcile(
+        self, hints: Sequence[Hint], create: bool = True, announce: bool = True
+    ) -> dict[ObjectRef, Outcome]:
         """Make the index agree with the bucket on these objects; never raises for one of them.
 
         Bad images become points in the state “rejected” (a permanent fault, acknowledged). What
         must be tried again has an `error`. One embedding run and one write serve the whole batch.
+
+        `create`: the collection, where there is none. `announce`: duplicates that are found.
         """
-        newest: dict[ObjectRef, Hint] = {}
-        for hint in hints:
-            known = newest.get(hint.ref)
-            if known is None or hint.sequencer > known.sequencer:
-                newest[hint.ref] = hint
-        outcomes = {ref: Outcome(ref, Result.UNCHANGED) for ref in newest}
-        pending = list(newest.values())
-        for at in range(0, len(pending), _CHUNK):
-            self._reconcile_chunk(pending[at : at + _CHUNK], outcomes)
+        pending = newest(hints)
+        outcomes = {hint.ref: Outcome(hint.ref, Result.UNCHANGED) for hint in pending}
+        for at in range(0, len(pending), CHUNK):
+            self._reconcile_chunk(pending[at : at + CHUNK], outcomes, create, announce)
         return outcomes
 
-    def _reconcile_chunk(self, hints: list[Hint], outcomes: dict[ObjectRef, Outcome]) -> None:
+    def _reconcile_chunk(
+        self, hints: list[Hint], outcomes: dict[ObjectRef, Outcome], create: bool, announce: bool
+    ) -> None:
         try:
-            self._reconcile(hints, outcomes)
+            self._prepare_index(create)
+            self._reconcile(hints, outcomes, announce)
         except LikenessError as error:
             if isinstance(error, IndexMissing):
                 self._prepared = False  # somebody dropped the collection: the retry makes it anew
             # The index itself is down: nothing that was not seen to agree is acknowledged.
             for ref in (hint.ref for hint in hints):
                 if not outcomes[ref].error:
-                    outcomes[ref] = _failed(ref, error)
+                    outcomes[ref] = failed(ref, error)
 
-    def _reconcile(self, pending: list[Hint], outcomes: dict[ObjectRef, Outcome]) -> None:
+    def _prepare_index(self, create: bool) -> None:
         if not self._prepared:
-            self._index.prepare(self._embedder.fingerprint, self._embedder.dim, self._patches_dim)
+            self._index.prepare(self.model, self._embedder.dim, self._patches_dim, create)
             self._prepared = True
+
+    def _reconcile(
+        self, pending: list[Hint], outcomes: dict[ObjectRef, Outcome], announce: bool
+    ) -> None:
         news: set[ObjectRef] = set()
         for loop in range(_WRITES + 1):
             looks: list[_Look] = []
             agreed: list[_Look] = []
             for look in self._look(pending, outcomes):
                 (agreed if self._agrees(look) else looks).append(look)
-            self._announce([look for look in agreed if look.ref in news], outcomes)
+            if announce:
+                self._announce([look for look in agreed if look.ref in news], outcomes)
             if not looks:
                 return
             if loop < _WRITES:
@@ -236,7 +247,7 @@ class Indexer:
             except ImageError as error:
                 writes.append(self._rejected(look, error))
             except (ConfigurationError, MemoryError) as error:
-                outcomes[look.ref] = _failed(look.ref, error)
+                outcomes[look.ref] = failed(look.ref, error)
         if prepared:
             found = self._embedder.describe([item.prepared.tensor for item in prepared])
             writes += [self._live(item, found, row) for row, item in enumerate(prepared)]
@@ -356,10 +367,20 @@ class Indexer:
         results = self._pool.map(guarded, items) if self._pool else map(guarded, items)
         for item, result in zip(items, results, strict=True):
             if isinstance(result, StoreUnavailable | ConfigurationError):
-                outcomes[ref(item)] = _failed(ref(item), result)
+                outcomes[ref(item)] = failed(ref(item), result)
             else:
                 done.append(result)
         return done
+
+
+def newest(hints: Sequence[Hint]) -> list[Hint]:
+    """One hint for each object, the latest."""
+    found: dict[ObjectRef, Hint] = {}
+    for hint in hints:
+        known = found.get(hint.ref)
+        if known is None or hint.sequencer > known.sequencer:
+            found[hint.ref] = hint
+    return list(found.values())
 
 
 _RESULTS = {
@@ -369,7 +390,7 @@ _RESULTS = {
 }
 
 
-def _failed(ref: ObjectRef, error: LikenessError | MemoryError) -> Outcome:
+def failed(ref: ObjectRef, error: LikenessError | MemoryError) -> Outcome:
     if isinstance(error, MemoryError):
         error = ConfigurationError("the function's memory is too small for this image")
     return Outcome(ref, Result.FAILED, error.slug, error=error)

@@ -31,12 +31,33 @@ class VectorIndex(Protocol):
     def close(self) -> None:
         """Release connections or files; the index is not used after it."""
 
-    def prepare(self, model: str, dim: int, patches: int | None = None) -> None:
+    def of(self, model: str) -> VectorIndex:
+        """The same index, whose readers see this model's collection, wherever the alias points."""
+
+    def models(self) -> list[str]:
+        """The models that have a collection, in no order."""
+
+    def prepare(
+        self, model: str, dim: int, patches: int | None = None, create: bool = True
+    ) -> None:
         """Create the model's collection, its payload indexes and the alias, where missing.
 
         `patches`: the dimension of the rows that late interaction compares, where they are kept.
 
-        Raises ConfigurationError where the collection exists with another dimension or model.
+        Raises ConfigurationError where the collection exists with another dimension or model,
+        IndexMissing where it does not exist and is not to be created.
+        """
+
+    def switch(self, model: str) -> None:
+        """Point the alias at a model's collection: each reader sees the old one or the new one.
+
+        Raises IndexMissing where the model has none.
+        """
+
+    def drop(self, model: str) -> None:
+        """Remove a model's collection; harmless where there is none.
+
+        Raises ConfigurationError where the alias points at it.
         """
 
     def retrieve(self, model: str, ids: Sequence[str]) -> dict[str, Point]:
@@ -84,8 +105,8 @@ class VectorIndex(Protocol):
         """Notes of a kind in id order, and the cursor of the next page."""
 
 
-class ObjectStore(Protocol):
-    """A bucket. Every method raises StoreUnavailable for throttling, 5xx and lost connections."""
+class ObjectReader(Protocol):
+    """What indexing asks of a bucket."""
 
     def head(self, ref: ObjectRef) -> ObjectState | None:
         """The object's present state; None where it is absent or hidden by a delete marker."""
@@ -95,6 +116,10 @@ class ObjectStore(Protocol):
 
         Raises ObjectChanged where they do not, ImageTooLarge where there are more than max_bytes.
         """
+
+
+class ObjectStore(ObjectReader, Protocol):
+    """A bucket. Every method raises StoreUnavailable for throttling, 5xx and lost connections."""
 
     def list(self, bucket: str, prefix: str, start_after: str = "") -> Iterator[ObjectRef]:
         """Every object under a prefix, in key order."""

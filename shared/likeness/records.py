@@ -217,12 +217,13 @@ class Candidate(Struct, frozen=True):
 
 
 class CollectionInfo(Struct, frozen=True):
-    """What readers find behind the alias."""
+    """What readers find behind the alias. `patches`: their dimension, where they are kept."""
 
     name: str
     model: str
     dim: int
     points: int
+    patches: int | None = None
 
 
 class Page(Struct, frozen=True):

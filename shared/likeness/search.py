@@ -16,7 +16,6 @@ from PIL import Image
 from likeness.embedding import Embedder, TextEmbedder
 from likeness.errors import (
     ConfigurationError,
-    IndexMissing,
     IndexOfOtherModel,
     IndexRefused,
     InvalidRequest,
@@ -55,9 +54,8 @@ DEPTH = 100
 MAX_REGIONS = 5
 _OTHER_MODEL = (
     "the index was made by model {0}, this service embeds with {1}, and their vectors cannot be "
-    "compared. To re-embed: `likeness index s3://BUCKET/` fills the collection of {1}; then point "
-    "the alias at it (a local service: begin anew with another --data). Or set LIKENESS_MODEL_DIR "
-    "to the model that made the index"
+    "compared. Set LIKENESS_MODEL_DIR to the model that made the index; from there "
+    "`likeness migrate start` leads to another (or, locally, begin anew with another --data)"
 )
 
 
@@ -290,10 +288,7 @@ class Searcher:
 
     def status(self, ref: ObjectRef) -> Point | None:
         """What the index says of an object; None where it knows nothing of it."""
-        try:
-            return self._index.fetch([ref.point_id]).get(ref.point_id)
-        except IndexMissing:
-            return None
+        return self._index.fetch([ref.point_id]).get(ref.point_id)
 
     def ready(self) -> CollectionInfo:
         """The collection that is searched. Raises Unavailable where searches would fail."""

@@ -33,6 +33,7 @@ class Settings(Struct, frozen=True):
     bucket: str | None = None
     upload_prefix: str = ""
     alias: str = "images"
+    next_model_dir: Path | None = None
     index_api_key: str | None = None
     index_api_key_secret: str | None = None
     index_timeout_s: float = 5.0
@@ -43,6 +44,11 @@ class Settings(Struct, frozen=True):
     schema: Schema = field(default_factory=Schema)
     limits: Limits = field(default_factory=Limits)
     threads: int = 1
+
+    @property
+    def model_dirs(self) -> list[Path]:
+        """The bundles that are loaded: the current one, and the one that may take its place."""
+        return [self.model_dir, *([self.next_model_dir] if self.next_model_dir else [])]
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Settings:
@@ -56,9 +62,11 @@ class Settings(Struct, frozen=True):
                 "heif and avif can be switched on"
             )
         defaults = Limits()
+        next_model_dir = env.get("LIKENESS_NEXT_MODEL_DIR")
         return cls(
             index_url=_required(env, "QDRANT_URL").rstrip("/"),
             model_dir=Path(env.get("LIKENESS_MODEL_DIR") or "/opt/model"),
+            next_model_dir=Path(next_model_dir) if next_model_dir else None,
             bucket=env.get("LIKENESS_BUCKET") or None,
             upload_prefix=env.get("LIKENESS_UPLOAD_PREFIX", ""),
             alias=env.get("LIKENESS_ALIAS") or "images",

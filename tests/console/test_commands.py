@@ -18,7 +18,7 @@ from console.local import LocalService
 from tests.pictures import jpeg, png
 
 LIKENESS = (sys.executable, "-c", "from console.app import main; main()")
-COMMANDS = ("serve", "demo", "index", "search", "status", "doctor", "model")
+COMMANDS = ("serve", "demo", "index", "search", "status", "doctor", "model", "migrate")
 
 
 class Local:

@@ -148,6 +148,74 @@ def test_a_second_model_leaves_the_alias_where_it_is(prepared: VectorIndex) -> N
     assert prepared.info().model == MODEL
 
 
+OTHER = "f" * 16
+
+
+@pytest.fixture
+def both(prepared: VectorIndex) -> VectorIndex:
+    """Two models' collections; the alias points at the first one's."""
+    prepared.prepare(OTHER, DIM)
+    for key, model in {"old": MODEL, "new": OTHER}.items():
+        written = msgspec.structs.replace(point(key, Version(1), unit(1)), model=model)
+        prepared.write(model, [PointWrite(written, OlderThan(written.version))])
+    return prepared
+
+
+def test_the_alias_moves_to_another_model_and_back(both: VectorIndex) -> None:
+    assert sorted(both.models()) == sorted([MODEL, OTHER])
+    for model, key in ((OTHER, "new"), (OTHER, "new"), (MODEL, "old")):
+        both.switch(model)
+        assert (both.info().model, keys(both, unit(1))) == (model, [key])
+    with pytest.raises(IndexMissing):
+        both.switch("e" * 16)
+    assert both.info().model == MODEL
+
+
+def test_a_reader_of_one_model_sees_its_collection_wherever_the_alias_points(
+    both: VectorIndex,
+) -> None:
+    new = both.of(OTHER)
+    assert (new.info().model, keys(new, unit(1))) == (OTHER, ["new"])
+    both.switch(OTHER)
+    old = both.of(MODEL)
+    assert (old.info().model, old.info().points, keys(old, unit(1))) == (MODEL, 1, ["old"])
+    assert [p.ref.key for p in old.scroll(5).points] == ["old"]
+    wanted = [ObjectRef("photos", key).point_id for key in ("old", "new")]
+    assert [p.ref.key for p in old.fetch(wanted).values()] == ["old"]
+    assert keys(new, unit(1)) == ["new"]
+
+
+def test_only_a_collection_that_nobody_searches_can_be_dropped(both: VectorIndex) -> None:
+    with pytest.raises(ConfigurationError, match="is searched"):
+        both.drop(MODEL)
+    old = both.of(MODEL)
+    both.switch(OTHER)
+    both.drop(MODEL)
+    both.drop(MODEL)
+    assert both.models() == [OTHER]
+    assert keys(both, unit(1)) == ["new"]
+    for use in (
+        old.info,
+        lambda: old.nearest([Lookup([unit(1)], 1)]),
+        lambda: old.fetch(["0" * 36]),
+    ):
+        with pytest.raises(IndexMissing):
+            use()
+    with pytest.raises(IndexMissing):
+        both.prepare(MODEL, DIM, create=False)
+    both.prepare(MODEL, DIM)  # anew, and nothing of the old one is left
+    assert (old.info().points, both.info().model) == (0, OTHER)
+
+
+def test_a_collection_is_not_created_where_that_was_not_asked_for(index: VectorIndex) -> None:
+    with pytest.raises(IndexMissing):
+        index.prepare(MODEL, DIM, create=False)
+    assert index.models() == []
+    index.prepare(MODEL, DIM)
+    index.prepare(MODEL, DIM, create=False)
+    assert index.info().model == MODEL
+
+
 def test_readers_are_told_when_there_is_no_collection_yet(index: VectorIndex) -> None:
     with pytest.raises(IndexMissing):
         index.info()
@@ -355,6 +423,7 @@ def test_several_lookups_are_answered_in_their_order(prepared: VectorIndex) -> N
 
 def test_patches_put_the_nearest_into_another_order(index: VectorIndex) -> None:
     index.prepare(MODEL, DIM, patches=2)
+    assert index.info().patches == 2
     across, up = np.array([[1, 0], [1, 0]], np.float32), np.array([[0, 1], [1, 0]], np.float32)
     points = [rich("near", unit(1), across), rich("far", unit(1, 1), up), rich("out", -unit(1), up)]
     index.write(MODEL, [PointWrite(p, OlderThan(Version(1))) for p in points])

@@ -25,6 +25,7 @@ from functions.search.gateway import create_handler
 from likeness.adapters.fetch import Fetcher, is_public
 from likeness.feedback import Feedback
 from likeness.records import OlderThan, Point, PointWrite, State, Version
+from likeness.searchers import Searchers
 from tests.networks import clip, text_tower, tokenizer, write_bundle
 from tests.pictures import encoded, jpeg, picture, png
 from tests.service import BUNDLED, ROOT, Service
@@ -496,7 +497,7 @@ def test_an_index_of_another_model_is_refused_not_searched(tmp_path: Path, dim_c
     service.index.prepare("f" * 16, service.embedder.dim + dim_change)
     headers = {"content-type": "image/png"}
     refused = problem(service.http.get("/v1/ready"), 503, "model-mismatch")
-    assert "To re-embed: `likeness index s3://BUCKET/`" in refused
+    assert "`likeness migrate start` leads to another" in refused
     empty = service.http.post("/v1/search", content=png(1), headers=headers)
     problem(empty, 503, "model-mismatch")
     if not dim_change:
@@ -546,7 +547,8 @@ def test_a_trailing_slash_is_no_route(service: Service) -> None:
 def test_a_missing_bucket_setting_is_ours_and_not_explained_to_callers(service: Service) -> None:
     unset = replace(service.settings, bucket=None)
     logger = Logger(service="search2", logger_handler=logging.NullHandler())
-    app = create_app(service.searcher, service.index, lambda: service.bucket, unset, lambda: logger)
+    searchers = Searchers(service.index, [service.searcher])
+    app = create_app(searchers, service.index, lambda: service.bucket, unset, lambda: logger)
     response = TestClient(app).get("/v1/status?key=a")
     assert "LIKENESS_BUCKET" not in problem(response, 500, "misconfigured")
 

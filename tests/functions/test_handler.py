@@ -356,8 +356,8 @@ class DroppedOnce:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._index, name)
 
-    def prepare(self, model: str, dim: int, patches: int | None = None) -> None:
-        self._index.prepare(model, dim, patches)
+    def prepare(self, *arguments: Any) -> None:
+        self._index.prepare(*arguments)
         self._prepared += 1
 
     def retrieve(self, model: str, ids: Any) -> Any:

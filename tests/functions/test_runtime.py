@@ -20,9 +20,11 @@ from typing import Any
 
 import pytest
 
+from console import migrating
 from likeness.adapters.qdrant import Layout
 from likeness.adapters.qdrant_rest import RestIndex, Transport
 from likeness.filters import Schema
+from likeness.model import load_spec
 from likeness.records import Point, State
 from tests import qdrant_server
 from tests.fault_server import Answer, Request, serve
@@ -40,6 +42,7 @@ from tests.lambda_runtime import (
     queue_event,
 )
 from tests.pictures import jpeg
+from tests.service import FIXED_FILTERS
 
 INDEX, SEARCH = "functions.index.app.handler", "functions.search.app.handler"
 # Qdrant's calls that change something, in the order in which a first batch makes them
@@ -136,6 +139,32 @@ def test_search_finds_what_the_index_function_wrote(
     assert cold["results"][0]["score"] == pytest.approx(1, abs=1e-3)
     assert [cold["results"][0]["verdict"], cold["skipped"]] == ["exact", []]
     assert [cold["took_ms"]["cold_start"], warm["took_ms"]["cold_start"]] == [True, False]
+
+
+def test_a_model_is_changed_while_both_functions_run(
+    aws: str, bucket: Bucket, qdrant: ThreadingHTTPServer
+) -> None:
+    url, old, new = qdrant_server.url_of(qdrant), load_spec(MODEL_DIR), load_spec(FIXED_FILTERS)
+    index = RestIndex(Transport(url), Layout("images", Schema()))
+    env = {"LIKENESS_NEXT_MODEL_DIR": str(FIXED_FILTERS)}
+    with (
+        index_function(aws, url, **env) as indexing,
+        LambdaProcess(SEARCH, {"QDRANT_URL": url, **env}) as searching,
+    ):
+        assert indexing.invoke(bucket.put(a=jpeg(1), b=jpeg(2))) == {"batchItemFailures": []}
+        assert search(searching, jpeg(1))[1]["model"] == old.fingerprint
+        migration = migrating.begin(index, new, "unused", keep_patches=False)
+        indexing.invoke(bucket.put(c=jpeg(3)))
+        indexing.invoke(bucket.put(a=jpeg(1), b=jpeg(2)))
+        assert migrating.filling(index, migration, lambda done: None).share == 1
+        migrating.switch(index, new.fingerprint)
+        # the search function has seen the alias a moment ago: its collection is gone meanwhile
+        migrating.end(index, migration)
+        status, answer = search(searching, jpeg(3))
+        assert (status, answer["model"], answer["results"][0]["key"]) == (200, new.fingerprint, "c")
+        indexing.invoke(bucket.put(d=jpeg(4)))
+        assert search(searching, jpeg(4))[1]["results"][0]["key"] == "d"
+        assert index.models() == [new.fingerprint]
 
 
 def test_duplicates_and_opinions_travel_through_both_functions(

@@ -13,6 +13,7 @@ import pytest
 from cfnlint.api import ManualArgs, lint_file
 from cfnlint.decode import cfn_yaml
 
+from console.packaging import NEXT_MODEL
 from likeness.adapters.qdrant import Layout
 from likeness.filters import Schema
 from likeness.settings import Settings
@@ -337,3 +338,28 @@ def test_every_path_goes_to_the_search_function(template: Any) -> None:
 
 def events(template: Any) -> list[Any]:
     return list(properties(template, "SearchFunction")["Events"].values())
+
+
+def test_the_bundle_of_a_migration_is_where_both_functions_look_for_it(template: Any) -> None:
+    layer = {"Fn::If": ["HasNextModel", {"Ref": "NextModelLayerArn"}, {"Ref": "AWS::NoValue"}]}
+    for name in FUNCTIONS:
+        assert properties(template, name)["Layers"][-1] == layer
+        told = environment(template, name)["LIKENESS_NEXT_MODEL_DIR"]
+        assert told == {"Fn::If": ["HasNextModel", f"/opt/{NEXT_MODEL}", ""]}
+
+
+@pytest.mark.parametrize(
+    ("arn", "fits"),
+    [
+        ("", True),
+        ("arn:aws:lambda:eu-west-1:123456789012:layer:next-model:7", True),
+        ("arn:aws-cn:lambda:cn-north-1:123456789012:layer:next:1", True),
+        ("arn:aws:lambda:eu-west-1:123456789012:layer:next-model", False),
+        ("dinov2-small", False),
+    ],
+)
+def test_the_parameter_takes_a_layer_version_or_nothing(
+    template: Any, arn: str, fits: bool
+) -> None:
+    pattern = template["Parameters"]["NextModelLayerArn"]["AllowedPattern"]
+    assert bool(re.fullmatch(pattern, arn)) is fits

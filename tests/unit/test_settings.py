@@ -32,6 +32,7 @@ OPTIONAL = [
     "LIKENESS_MAX_BYTES",
     "LIKENESS_MAX_PIXELS",
     "LIKENESS_MODEL_DIR",
+    "LIKENESS_NEXT_MODEL_DIR",
     "LIKENESS_PAYLOAD_SCHEMA",
     "LIKENESS_READ_TAGS",
     "LIKENESS_THREADS",
@@ -43,6 +44,7 @@ OPTIONAL = [
 DEFAULTS = Settings(
     index_url=URL,
     model_dir=Path("/opt/model"),
+    next_model_dir=None,
     bucket=None,
     upload_prefix="",
     alias="images",
@@ -85,6 +87,7 @@ def test_every_variable_is_read() -> None:
         QDRANT_API_KEY_SECRET_ARN="arn:aws:secretsmanager:…",
         QDRANT_TIMEOUT_S="2.5",
         LIKENESS_MODEL_DIR="/model",
+        LIKENESS_NEXT_MODEL_DIR="/next",
         LIKENESS_BUCKET="photos",
         LIKENESS_UPLOAD_PREFIX="uploads/",
         LIKENESS_ALIAS="shoes",
@@ -101,6 +104,7 @@ def test_every_variable_is_read() -> None:
     assert found == Settings(
         index_url="https://qdrant.example.com:6333",
         model_dir=Path("/model"),
+        next_model_dir=Path("/next"),
         bucket="photos",
         upload_prefix="uploads/",
         alias="shoes",

@@ -6,6 +6,7 @@ import base64
 import binascii
 import contextlib
 import math
+import re
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, repeat
@@ -46,6 +47,8 @@ NOTE_KIND, NOTE_VALUES = "kind", "note"
 # Equals come from the engine in any order, another one each time. Where no more than so many stand
 # on either side of an answer's edge, we put them into ours, and pages join without gap or double.
 _EDGE = 16
+# A fingerprint, as `model.ModelSpec` makes them.
+_MODEL = re.compile(r"[0-9a-f]{16}")
 # What reconciliation and listings filter by; strict mode refuses unindexed conditions.
 _SYSTEM_INDEXES = {
     "state": "keyword",
@@ -66,6 +69,11 @@ class Layout(Struct, frozen=True):
 
     def collection(self, model: str) -> str:
         return f"{self.alias}-{model}"
+
+    def models(self, collections: Iterable[str]) -> list[str]:
+        """Those that have a collection among these; other services may have theirs beside ours."""
+        ends = (name.removeprefix(f"{self.alias}-") for name in collections)
+        return [model for model in ends if _MODEL.fullmatch(model)]
 
     @property
     def notes(self) -> str:
@@ -133,6 +141,12 @@ def check_collection(name: str, found: Mapping[str, Any] | None, wanted: dict[st
             f"for {wanted.get('patches')}: remove it and index anew, or set LIKENESS_KEEP_PATCHES "
             "as it was"
         )
+
+
+def check_unused(name: str, aliased: str | None) -> None:
+    """Raises ConfigurationError where readers would lose what they read."""
+    if name == aliased:
+        raise ConfigurationError(f"collection {name} is the one that is searched: it stays")
 
 
 def note_point_id(kind: str, note_id: str) -> str:

@@ -7,7 +7,9 @@ open it at a time; the engine's write-ahead log keeps what was written when it i
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
+import shutil
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +27,7 @@ from likeness.adapters.qdrant import (
     Understood,
     by_view,
     check_collection,
+    check_unused,
     from_payload,
     merged,
     metadata_of,
@@ -79,13 +82,18 @@ class EmbeddedIndex:
         self._folder = folder
         self._layout = layout
         self._shards: dict[str, edge.EdgeShard] = {}
+        self._reads: str | None = None
         self._lock = threading.RLock()
-        self.closed = False
+        self._closed = threading.Event()
         folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def closed(self) -> bool:
+        return self._closed.is_set()
 
     def close(self) -> None:
         with self._lock:
-            self.closed = True
+            self._closed.set()
             for shard in self._shards.values():
                 shard.close()
             self._shards.clear()
@@ -93,16 +101,46 @@ class EmbeddedIndex:
     def reconnect(self) -> None:
         """There is no connection."""
 
-    def prepare(self, model: str, dim: int, patches: int | None = None) -> None:
+    def of(self, model: str) -> EmbeddedIndex:
+        view = copy.copy(self)  # with the same shards, under the same lock
+        view._reads = self._layout.collection(model)
+        return view
+
+    def models(self) -> list[str]:
+        found = self._folder.glob(f"*/{_METADATA}")
+        return self._layout.models(path.parent.name for path in found)
+
+    def prepare(
+        self, model: str, dim: int, patches: int | None = None, create: bool = True
+    ) -> None:
         name, wanted = self._layout.collection(model), metadata_of(model, dim, patches)
         with self._lock:
-            if not (self._folder / name / _METADATA).exists():
+            if create and not (self._folder / name / _METADATA).exists():
                 self._create(name, _vectors(wanted), wanted)
+            shard = self._shard(name)
             check_collection(name, self._metadata(name), wanted)
-            self._index_payload(self._shard(name), self._layout.indexes)
-            aliases = self._aliases()
-            if self._layout.alias not in aliases:
-                self._write_json(_ALIASES, {**aliases, self._layout.alias: name})
+            self._index_payload(shard, self._layout.indexes)
+            if self._layout.alias not in self._aliases():
+                self._point_alias(name)
+
+    def switch(self, model: str) -> None:
+        name = self._layout.collection(model)
+        with self._lock:
+            self._shard(name)
+            self._point_alias(name)
+
+    def drop(self, model: str) -> None:
+        name = self._layout.collection(model)
+        with self._lock:
+            check_unused(name, self._aliases().get(self._layout.alias))
+            if shard := self._shards.pop(name, None):
+                shard.close()
+            # renamed first: killed here, we must not leave half of a collection under its name
+            dropped = self._folder / f"{name}.dropped"
+            shutil.rmtree(dropped, ignore_errors=True)
+            with contextlib.suppress(FileNotFoundError):
+                (self._folder / name).rename(dropped)
+                shutil.rmtree(dropped)
 
     def retrieve(self, model: str, ids: Sequence[str]) -> dict[str, Point]:
         shard = self._shard(self._layout.collection(model))
@@ -127,7 +165,9 @@ class EmbeddedIndex:
         with _translated():
             points = self._shard(name).count(edge.CountRequest(exact=True))
         metadata = self._metadata(name)
-        return CollectionInfo(name, metadata["model"], metadata["dim"], points)
+        return CollectionInfo(
+            name, metadata["model"], metadata["dim"], points, metadata.get("patches")
+        )
 
     def nearest(self, lookups: Sequence[Lookup]) -> list[list[Candidate]]:
         requests = [
@@ -250,7 +290,7 @@ class EmbeddedIndex:
             return self._shards[name]
 
     def _aliased(self) -> str:
-        name = self._aliases().get(self._layout.alias)
+        name = self._reads or self._aliases().get(self._layout.alias)
         if name is None:
             raise IndexMissing("there is no collection yet: index an image first")
         return name
@@ -260,8 +300,14 @@ class EmbeddedIndex:
         aliases: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
         return aliases
 
+    def _point_alias(self, name: str) -> None:
+        self._write_json(_ALIASES, {**self._aliases(), self._layout.alias: name})
+
     def _metadata(self, name: str) -> dict[str, Any]:
-        metadata: dict[str, Any] = json.loads((self._folder / name / _METADATA).read_text())
+        try:
+            metadata: dict[str, Any] = json.loads((self._folder / name / _METADATA).read_text())
+        except FileNotFoundError:
+            raise IndexMissing(f"collection {name} was dropped") from None
         return metadata
 
     def _write_json(self, name: str, value: Any) -> None:
@@ -279,6 +325,8 @@ class _translated(Understood):  # noqa: N801 - reads as a verb
         if type(error) is Exception:
             if "WouldBlock" in str(error):
                 raise IndexUnavailable("another process has the embedded index open") from error
+            if "Shard is not initialized" in str(error):
+                raise IndexMissing("the collection was dropped meanwhile") from error
             raise IndexRefused(str(error)) from error
         super().__exit__(kind, error, trace)
 

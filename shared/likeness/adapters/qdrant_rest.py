@@ -27,6 +27,7 @@ from likeness.adapters.qdrant import (
     Understood,
     by_view,
     check_collection,
+    check_unused,
     from_payload,
     merged,
     metadata_of,
@@ -229,9 +230,11 @@ def _result(status: int, answer: Any, method: str, path: str) -> Any:
 class RestIndex:
     """Safe to share between threads."""
 
-    def __init__(self, transport: Transport, layout: Layout) -> None:
+    def __init__(self, transport: Transport, layout: Layout, reads: str | None = None) -> None:
+        """`reads`: the collection that readers see, by default the one behind the alias."""
         self._transport = transport
         self._layout = layout
+        self._reads = reads or layout.alias
 
     def reconnect(self) -> None:
         self._transport.reconnect()
@@ -239,17 +242,43 @@ class RestIndex:
     def close(self) -> None:
         self._transport.close()
 
-    def prepare(self, model: str, dim: int, patches: int | None = None) -> None:
+    def of(self, model: str) -> RestIndex:
+        return RestIndex(self._transport, self._layout, self._layout.collection(model))
+
+    def models(self) -> list[str]:
+        found = self._transport.call("GET", "/collections")
+        with Understood():
+            return self._layout.models(item["name"] for item in found["collections"])
+
+    def prepare(
+        self, model: str, dim: int, patches: int | None = None, create: bool = True
+    ) -> None:
         name, wanted = self._layout.collection(model), metadata_of(model, dim, patches)
         try:
             found = self._describe(name)
         except IndexMissing:
+            if not create:
+                raise
             self._create(name, wanted)
             found = self._describe(name)
         check_collection(name, found["config"].get("metadata"), wanted)
         self._index_payload(name, found.get("payload_schema", {}), self._layout.indexes)
-        self._name_alias(name)
+        if self._aliased() is None:
+            self._point_alias(name, [])
         self._prepare_notes()  # now: who writes notes may have a key that cannot
+
+    def switch(self, model: str) -> None:
+        name = self._layout.collection(model)
+        self._describe(name)
+        # one call, or readers would find no alias for a moment
+        forget = {"delete_alias": {"alias_name": self._layout.alias}}
+        self._point_alias(name, [forget] if self._aliased() else [])
+
+    def drop(self, model: str) -> None:
+        name = self._layout.collection(model)
+        check_unused(name, self._aliased())
+        with contextlib.suppress(IndexMissing):
+            self._transport.call("DELETE", f"/collections/{name}")
 
     def retrieve(self, model: str, ids: Sequence[str]) -> dict[str, Point]:
         path = f"/collections/{self._layout.collection(model)}/points?consistency=majority"
@@ -282,12 +311,13 @@ class RestIndex:
             raise IndexUnavailable(f"Qdrant only said {status!r} to a write")
 
     def info(self) -> CollectionInfo:
-        found = self._describe(self._layout.alias)
+        found = self._describe(self._reads)
         with Understood():
             metadata = found["config"].get("metadata") or {}
             model, dim = metadata.get("model", ""), metadata.get("dim", 0)
             points = found.get("points_count") or 0
-        return CollectionInfo(self._layout.collection(model), model, dim, points)
+            patches = metadata.get("patches")
+        return CollectionInfo(self._layout.collection(model), model, dim, points, patches)
 
     def nearest(self, lookups: Sequence[Lookup]) -> list[list[Candidate]]:
         searches = [
@@ -304,7 +334,7 @@ class RestIndex:
 
     def fetch(self, ids: Sequence[str]) -> dict[str, Point]:
         body = {"ids": list(ids), "with_payload": True, "with_vector": [VECTOR]}
-        found = self._transport.call("POST", f"/collections/{self._layout.alias}/points", body)
+        found = self._transport.call("POST", f"/collections/{self._reads}/points", body)
         with Understood():
             return {p["id"]: from_payload(p["payload"], _vector(p)) for p in found}
 
@@ -356,7 +386,7 @@ class RestIndex:
             return values, found["next_page_offset"]
 
     def _points(self, verb: str) -> str:
-        return f"/collections/{self._layout.alias}/points/{verb}"
+        return f"/collections/{self._reads}/points/{verb}"
 
     def _index_payload(
         self, name: str, present: Mapping[str, Any], wanted: Mapping[str, str]
@@ -408,14 +438,15 @@ class RestIndex:
             except IndexMissing:
                 raise error from None
 
-    def _name_alias(self, name: str) -> None:
+    def _aliased(self) -> str | None:
+        """The collection that the alias points at."""
         aliases = self._transport.call("GET", "/aliases")["aliases"]
-        if any(alias["alias_name"] == self._layout.alias for alias in aliases):
-            return
-        create = {"collection_name": name, "alias_name": self._layout.alias}
-        self._transport.call(
-            "POST", "/collections/aliases", {"actions": [{"create_alias": create}]}
-        )
+        named = {alias["alias_name"]: alias["collection_name"] for alias in aliases}
+        return named.get(self._layout.alias)
+
+    def _point_alias(self, name: str, first: list[dict[str, Any]]) -> None:
+        create = {"create_alias": {"collection_name": name, "alias_name": self._layout.alias}}
+        self._transport.call("POST", "/collections/aliases", {"actions": [*first, create]})
 
 
 def _candidates(lookup: Lookup, answers: Sequence[Sequence[Any]]) -> list[Candidate]:

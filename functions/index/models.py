@@ -1,0 +1,36 @@
+"""An indexer for each model: the current one and, during a migration, the next."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from likeness.adapters.eventbridge import EventBus
+from likeness.adapters.s3 import S3Store
+from likeness.duplicates import say_nothing
+from likeness.embedding import Embedder
+from likeness.indexers import Indexers, ReadOnce
+from likeness.indexing import Indexer
+from likeness.ports import VectorIndex
+from likeness.rerank.verdicts import load_calibration
+from likeness.settings import Settings
+
+
+def open_indexers(settings: Settings, index: VectorIndex) -> Indexers:
+    """Raises ModelBundleError where a bundle is damaged."""
+    store = ReadOnce(S3Store(read_tags=settings.read_tags))
+    announce = EventBus(settings.event_bus).announce if settings.event_bus else say_nothing
+
+    def open_indexer(folder: Path) -> Indexer:
+        embedder = Embedder(folder, settings.threads)
+        return Indexer(
+            store,
+            index.of(embedder.fingerprint),  # duplicates are looked for among its own
+            embedder,
+            settings.schema,
+            settings.limits,
+            calibration=load_calibration(folder, embedder.fingerprint),
+            keep_patches=settings.keep_patches,
+            announce=announce,
+        )
+
+    return Indexers(index, store, [open_indexer(folder) for folder in settings.model_dirs])
