@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from likeness.errors import ImageTooLarge, ObjectChanged
-from likeness.records import Hint, ObjectBody, ObjectRef, ObjectState
+from likeness.records import Hint, Listed, ObjectBody, ObjectRef, ObjectState
 
 
 @dataclass
@@ -83,9 +83,13 @@ class FakeBucket:
         return ObjectBody(current.data, current.tags)
 
     def list(self, bucket: str, prefix: str, start_after: str = "") -> Iterator[ObjectRef]:
+        return (entry.ref for entry in self.entries(bucket, prefix, start_after))
+
+    def entries(self, bucket: str, prefix: str, start_after: str = "") -> Iterator[Listed]:
         for key in sorted(self._versions):
-            if key.startswith(prefix) and key > start_after and self.head(self.ref(key)):
-                yield self.ref(key)
+            state = self.head(self.ref(key))
+            if key.startswith(prefix) and key > start_after and state:
+                yield Listed(self.ref(key), state.etag, state.size, state.last_modified_s)
 
     def presign_upload(
         self,

@@ -117,7 +117,8 @@ class Engine:
         return _plain(found)
 
     def post_points_delete(self, name: str, body: Any) -> Any:
-        return _plain(self.client.delete(name, _valid(models.PointIdsList, body)))
+        selector = models.FilterSelector if "filter" in body else models.PointIdsList
+        return _plain(self.client.delete(name, _valid(selector, body)))
 
     def post_points_scroll(self, name: str, body: Any) -> Any:
         wanted = _valid(models.ScrollRequest, body)

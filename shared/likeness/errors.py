@@ -20,6 +20,7 @@
     ├── ObjectChanged               the object was replaced or deleted while it was read
     └── Unavailable                 a dependency is down: try again
         ├── StoreUnavailable        S3
+        ├── QueueFull               enough hints wait already: live events would wait for more
         └── IndexUnavailable        Qdrant
             ├── IndexRefused        it answered, but will not do this
             ├── IndexMissing        the alias names no collection yet
@@ -52,6 +53,7 @@ __all__ = [
     "NotIndexed",
     "ObjectChanged",
     "QueryTooLarge",
+    "QueueFull",
     "StoreUnavailable",
     "TooManyPixels",
     "TruncatedImage",
@@ -149,6 +151,10 @@ class Unavailable(LikenessError):
 
 class StoreUnavailable(Unavailable):
     slug = "store-unavailable"
+
+
+class QueueFull(Unavailable):
+    slug = "queue-full"
 
 
 class IndexUnavailable(Unavailable):

@@ -6,7 +6,6 @@ reads what the bucket says now, writes where the index differs, and looks again 
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import Struct
 
+from likeness.agreement import agreement, settings_digest
 from likeness.duplicates import Announce, Gate, say_nothing
 from likeness.embedding import Description, Embedder, check_vector
 from likeness.errors import (
@@ -50,8 +50,6 @@ from likeness.rerank.packing import pack
 from likeness.rerank.verdicts import Calibration
 from likeness.settings import MIB, Limits
 
-# Raised when points hold more than they did: a hint then takes an object in anew.
-_CONTENT = 2
 _WRITES = 3
 _PARALLEL = 4
 # One message may hold any number of records; what is under way at a time bounds the memory.
@@ -138,9 +136,7 @@ class Indexer:
         self._patches_dim = patches.dim if patches and keep_patches else None
         self._gate = Gate(index, embedder.spec, calibration) if calibration else None
         self._tell = announce
-        kept = (_CONTENT, self._schema, self._limits)
-        decisive = msgspec.json.encode(kept, order="deterministic")
-        self._settings = hashlib.sha256(decisive).hexdigest()[:8]
+        self._settings = settings_digest(self._schema, self._limits)
 
     @property
     def model(self) -> str:
@@ -215,14 +211,10 @@ class Indexer:
         point, state = look.point, look.state
         if point is None or point.object is None or state is None:
             return (point is None or point.object is None) and state is None
-        return (
-            point.model == self._embedder.fingerprint
-            # a key declared or a limit raised since: a hint at the object takes it in anew
-            and point.settings == self._settings
-            and point.object.etag == state.etag
-            and point.object.version_id == state.version_id
-            and point.object.last_modified_s == state.last_modified_s
-        )
+        # a key declared or a limit raised since: a hint at the object takes it in anew
+        wanted = agreement(self._embedder.fingerprint, self._settings, state)
+        found = agreement(point.model, point.settings, point.object)
+        return found == wanted and point.object.version_id == state.version_id
 
     def _mend(
         self,

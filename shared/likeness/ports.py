@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from likeness.records import (
     Candidate,
     CollectionInfo,
+    Listed,
     Lookup,
     ObjectBody,
     ObjectRef,
@@ -71,6 +72,12 @@ class VectorIndex(Protocol):
         A write whose condition does not hold is left out silently: read again to see.
         """
 
+    def sweep(self, model: str, ids: Sequence[str], before_s: float) -> None:
+        """Delete those of these points that are tombstones written before a time, for good.
+
+        The condition is checked where it is deleted: what came alive meanwhile stays.
+        """
+
     def info(self) -> CollectionInfo:
         """The collection behind the alias. Raises IndexMissing where there is none."""
 
@@ -124,6 +131,9 @@ class ObjectStore(ObjectReader, Protocol):
     def list(self, bucket: str, prefix: str, start_after: str = "") -> Iterator[ObjectRef]:
         """Every object under a prefix, in key order."""
 
+    def entries(self, bucket: str, prefix: str, start_after: str = "") -> Iterator[Listed]:
+        """The same, with all that the listing tells of each."""
+
     def presign_upload(
         self,
         ref: ObjectRef,
@@ -143,3 +153,6 @@ class HintQueue(Protocol):
 
     def send(self, refs: Iterable[ObjectRef]) -> int:
         """Enqueue one hint for each object; returns how many."""
+
+    def depth(self) -> int:
+        """How many messages wait, approximately: those of a minute ago at the latest."""

@@ -84,6 +84,15 @@ class ObjectState(Struct, frozen=True):
     metadata: Mapping[str, str] = {}
 
 
+class Listed(Struct, frozen=True):
+    """One object as a bucket's listing tells it, which knows neither version nor metadata."""
+
+    ref: ObjectRef
+    etag: str
+    size: int
+    last_modified_s: float
+
+
 class ObjectBody(Struct, frozen=True):
     """What GetObject told: the bytes, and the object's tags where they may be read."""
 

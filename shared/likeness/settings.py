@@ -12,6 +12,10 @@ from likeness.errors import ConfigurationError
 from likeness.filters import Schema
 
 MIB = 1024 * 1024
+# Two minutes of work for five index functions at 60 ms a picture.
+MOST_WAITING = 10_000
+# How long an event may wait before somebody should look (the alarm on the queue's age).
+EVENT_LAG_S = 900.0
 # Lambda gives one vCPU for each 1,769 MB (AWS Lambda guide, "Configure Lambda function memory").
 _MEMORY_PER_VCPU_MB = 1769
 _SWITCHES = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
@@ -31,6 +35,10 @@ class Settings(Struct, frozen=True):
     index_url: str
     model_dir: Path
     bucket: str | None = None
+    prefix: str = ""
+    queue_url: str | None = None
+    most_waiting: int = MOST_WAITING
+    event_lag_s: float = EVENT_LAG_S
     upload_prefix: str = ""
     alias: str = "images"
     next_model_dir: Path | None = None
@@ -68,6 +76,10 @@ class Settings(Struct, frozen=True):
             model_dir=Path(env.get("LIKENESS_MODEL_DIR") or "/opt/model"),
             next_model_dir=Path(next_model_dir) if next_model_dir else None,
             bucket=env.get("LIKENESS_BUCKET") or None,
+            prefix=env.get("LIKENESS_PREFIX", ""),
+            queue_url=env.get("LIKENESS_QUEUE_URL") or None,
+            most_waiting=_whole(env, "LIKENESS_MOST_WAITING", MOST_WAITING),
+            event_lag_s=_number(env, "LIKENESS_EVENT_LAG_S", EVENT_LAG_S),
             upload_prefix=env.get("LIKENESS_UPLOAD_PREFIX", ""),
             alias=env.get("LIKENESS_ALIAS") or "images",
             index_api_key=env.get("QDRANT_API_KEY") or None,

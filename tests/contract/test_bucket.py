@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from likeness.adapters.s3 import S3Store
+from likeness.agreement import agreement
 from likeness.errors import ImageTooLarge, ObjectChanged
 from likeness.ports import ObjectStore
 from likeness.records import ObjectRef
@@ -109,3 +110,18 @@ def test_objects_are_listed_in_key_order_and_from_a_cursor_on(bucket: Any) -> No
     assert [ref.key for ref in listed] == ["p/a", "p/c"]
     after = bucket.store.list(bucket.name, "p/", start_after="p/a")
     assert [ref.key for ref in after] == ["p/c"]
+
+
+def test_a_listing_tells_what_a_look_at_each_object_would(bucket: Any) -> None:
+    bucket.put("a b+%2B.png", b"one")
+    bucket.put("c", b"three")
+    bucket.put("c", b"longer")
+    [first, second] = bucket.store.entries(bucket.name, "")
+    for entry in (first, second):
+        state = bucket.store.head(entry.ref)
+        assert (entry.etag, entry.size) == (state.etag, state.size)
+        assert agreement("m", "s", entry) == agreement("m", "s", state)
+    assert [entry.ref.key for entry in bucket.store.entries(bucket.name, "", "a b")] == [
+        "a b+%2B.png",
+        "c",
+    ]

@@ -437,6 +437,15 @@ def test_hints_are_sent_ten_at_a_time_and_parse_into_the_same_objects(
     assert {(hint.sequencer, hint.event_time_s) for hint in hints} == {(0, None)}
 
 
+def test_the_queue_tells_how_many_messages_wait(sqs: Any, queue_url: str) -> None:
+    queue = SqsQueue(queue_url, sqs)
+    assert queue.depth() == 0
+    queue.send(ObjectRef("photos", f"{i}.jpg") for i in range(12))
+    assert queue.depth() == 12
+    received(sqs, queue_url)
+    assert queue.depth() == 0
+
+
 def test_no_hints_are_no_request(sqs: Any, queue_url: str) -> None:
     assert SqsQueue(queue_url, sqs).send([]) == 0
     assert received(sqs, queue_url) == []

@@ -372,6 +372,35 @@ def test_scroll_visits_every_point_once(prepared: VectorIndex) -> None:
     assert sorted(seen) == [f"k{i}" for i in range(7)]
 
 
+def test_scroll_goes_by_id_and_may_begin_at_any(prepared: VectorIndex) -> None:
+    ids = sorted(put(prepared, f"k{i}", unit(1, i)).id for i in range(40))
+    assert [p.id for p in prepared.scroll(50).points] == ids
+    assert [p.id for p in prepared.scroll(50, ids[7]).points] == ids[7:]
+    assert prepared.scroll(9, ids[7]).next_cursor == ids[16]
+
+
+def test_only_old_tombstones_are_swept(prepared: VectorIndex) -> None:
+    live = put(prepared, "live", unit(1))
+    tombstones = [
+        msgspec.structs.replace(point(key, Version(2)), indexed_at_s=at_s)
+        for key, at_s in {"old": 99.0, "young": 100.0, "not named": 1.0}.items()
+    ]
+    prepared.write(MODEL, [PointWrite(gone, OlderThan(gone.version)) for gone in tombstones])
+    named = [live.id, *(gone.id for gone in tombstones[:2]), str(uuid.uuid4())]
+    prepared.sweep(MODEL, named, 100.0)
+    prepared.sweep(MODEL, named, 100.0)
+    assert {p.ref.key for p in prepared.scroll(9).points} == {"live", "young", "not named"}
+
+
+def test_a_tombstone_that_came_alive_before_the_sweep_stays(prepared: VectorIndex) -> None:
+    gone = msgspec.structs.replace(point("a", Version(1)), indexed_at_s=1.0)
+    prepared.write(MODEL, [PointWrite(gone, OlderThan(gone.version))])
+    alive = msgspec.structs.replace(point("a", Version(2), unit(1)), indexed_at_s=2.0)
+    prepared.write(MODEL, [PointWrite(alive, OlderThan(alive.version))])
+    prepared.sweep(MODEL, [gone.id], 100.0)
+    assert stored(prepared, "a").state is State.LIVE
+
+
 def test_scroll_filters_by_state(prepared: VectorIndex) -> None:
     put(prepared, "a", unit(1))
     gone = point("b", Version(2))

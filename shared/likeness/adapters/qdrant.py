@@ -293,6 +293,17 @@ def update_filter(writes: Sequence[PointWrite]) -> dict[str, Any]:
     }
 
 
+def tombstones(ids: Sequence[str], before_s: float) -> dict[str, Any]:
+    """Those of these points that say “gone” since before a time."""
+    return {
+        "must": [
+            {"has_id": list(ids)},
+            {"key": "state", "match": {"value": State.GONE.value}},
+            {"key": "indexed_at", "range": {"lt": before_s}},
+        ]
+    }
+
+
 def _condition(write: PointWrite) -> list[dict[str, Any]]:
     version = write.condition.version
     same_hi = _equals("v_hi", version.hi)

@@ -35,6 +35,7 @@ from likeness.adapters.qdrant import (
     to_numbers,
     to_payload,
     to_vectors,
+    tombstones,
     update_filter,
     window,
 )
@@ -159,6 +160,12 @@ class EmbeddedIndex:
         shard = self._shard(self._layout.collection(model))
         with self._lock, _translated():
             shard.update(operation)
+
+    def sweep(self, model: str, ids: Sequence[str], before_s: float) -> None:
+        old = _filter(tombstones(ids, before_s))
+        shard = self._shard(self._layout.collection(model))
+        with self._lock, _translated():
+            shard.update(edge.UpdateOperation.delete_points_by_filter(old))
 
     def info(self) -> CollectionInfo:
         name = self._aliased()

@@ -35,6 +35,7 @@ from likeness.adapters.qdrant import (
     to_numbers,
     to_payload,
     to_vectors,
+    tombstones,
     update_filter,
     window,
 )
@@ -303,8 +304,14 @@ class RestIndex:
             ],
             "update_filter": update_filter(writes),
         }
-        path = f"/collections/{name}/points?wait=true&ordering={ordering}"
-        done = self._transport.call("PUT", path, body)
+        self._change("PUT", f"{name}/points?wait=true&ordering={ordering}", body)
+
+    def sweep(self, model: str, ids: Sequence[str], before_s: float) -> None:
+        path = f"{self._layout.collection(model)}/points/delete?wait=true&ordering=strong"
+        self._change("POST", path, {"filter": tombstones(ids, before_s)})
+
+    def _change(self, method: str, path: str, body: Mapping[str, Any]) -> None:
+        done = self._transport.call(method, f"/collections/{path}", body)
         with Understood():
             status = done["status"]
         if status != "completed":

@@ -12,7 +12,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 
 from likeness.errors import ConfigurationError, ImageTooLarge, ObjectChanged, StoreUnavailable
-from likeness.records import ObjectBody, ObjectRef, ObjectState
+from likeness.records import Listed, ObjectBody, ObjectRef, ObjectState
 from likeness.settings import MIB
 
 if TYPE_CHECKING:
@@ -72,13 +72,21 @@ class S3Store:
         return ObjectBody(data, tags)
 
     def list(self, bucket: str, prefix: str, start_after: str = "") -> Iterator[ObjectRef]:
+        return (entry.ref for entry in self.entries(bucket, prefix, start_after))
+
+    def entries(self, bucket: str, prefix: str, start_after: str = "") -> Iterator[Listed]:
         pages = self._client.get_paginator("list_objects_v2").paginate(
             Bucket=bucket, Prefix=prefix, StartAfter=start_after
         )
         with _translated(ObjectRef(bucket, prefix)):
             for page in pages:
                 for item in page.get("Contents", []):
-                    yield ObjectRef(bucket, item["Key"])
+                    yield Listed(
+                        ref=ObjectRef(bucket, item["Key"]),
+                        etag=item["ETag"].strip('"'),
+                        size=item["Size"],
+                        last_modified_s=item["LastModified"].timestamp(),
+                    )
 
     def put(
         self, ref: ObjectRef, data: bytes, content_type: str, metadata: Mapping[str, str]

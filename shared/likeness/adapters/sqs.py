@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
-from itertools import islice
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Literal
 
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
 from likeness.errors import StoreUnavailable
+from likeness.feeding import batches
 from likeness.records import ObjectRef
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class SqsQueue:
     def send(self, refs: Iterable[ObjectRef]) -> int:
         """Raises StoreUnavailable where a hint was not taken; sending all again does no harm."""
         sent = 0
-        for batch in _batches(refs):
+        for batch in batches(refs, _BATCH):
             entries = [{"Id": str(i), "MessageBody": hint_message(r)} for i, r in enumerate(batch)]
             try:
                 answer = self._client.send_message_batch(QueueUrl=self._url, Entries=entries)  # type: ignore[arg-type]
@@ -37,6 +37,14 @@ class SqsQueue:
                 raise StoreUnavailable(f"the queue refused a hint: {answer['Failed'][0]}")
             sent += len(batch)
         return sent
+
+    def depth(self) -> int:
+        name: Literal["ApproximateNumberOfMessages"] = "ApproximateNumberOfMessages"
+        try:
+            answer = self._client.get_queue_attributes(QueueUrl=self._url, AttributeNames=[name])
+        except (BotoCoreError, ClientError) as error:
+            raise StoreUnavailable(f"the queue is not answering: {error}") from error
+        return int(answer["Attributes"][name])
 
 
 def hint_message(ref: ObjectRef) -> str:
@@ -48,9 +56,3 @@ def hint_message(ref: ObjectRef) -> str:
             "detail": {"bucket": {"name": ref.bucket}, "object": {"key": ref.key}},
         }
     )
-
-
-def _batches(refs: Iterable[ObjectRef]) -> Iterator[list[ObjectRef]]:
-    iterator = iter(refs)
-    while batch := list(islice(iterator, _BATCH)):
-        yield batch

@@ -1,0 +1,26 @@
+"""Composition root of the drift function: settings → handler."""
+
+from __future__ import annotations
+
+import os
+
+from aws_lambda_powertools import Logger, Metrics
+from snapshot_restore_py import register_after_restore
+
+from functions.drift.handler import Handler
+from likeness.adapters.qdrant import open_index
+from likeness.adapters.s3 import S3Store
+from likeness.adapters.sqs import SqsQueue
+from likeness.settings import Settings
+
+settings = Settings.from_env(os.environ)
+index = open_index(settings)
+register_after_restore(index.reconnect)
+handler = Handler(
+    S3Store(),
+    index,
+    SqsQueue(settings.queue_url or ""),
+    settings,
+    Logger(service="drift"),
+    Metrics(namespace="Likeness", service="drift"),
+)

@@ -1,0 +1,328 @@
+"""Drift is found, whatever is different, and mended, wherever a run is killed."""
+
+from __future__ import annotations
+
+import itertools
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import hypothesis.strategies as st
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+
+from likeness.adapters.qdrant import Layout
+from likeness.adapters.qdrant_embedded import EmbeddedIndex
+from likeness.agreement import settings_digest
+from likeness.drift import TOMBSTONE_S, Audit, Difference, Held, Kind, Report
+from likeness.embedding import Embedder
+from likeness.errors import QueueFull, StoreUnavailable
+from likeness.filters import Schema
+from likeness.indexing import Indexer
+from likeness.records import Hint, ObjectRef, OlderThan, Point, PointWrite, State, Version
+from likeness.settings import Limits
+from tests.fake_bucket import FakeBucket
+from tests.pictures import png
+
+MODEL = Path(__file__).parents[1] / "models" / "fixed-filters"
+SETTINGS = settings_digest(Schema(), Limits())
+# FakeBucket's objects are of the first seconds of 1970.
+NOW_S = TOMBSTONE_S + 1e6
+
+ids = st.binary(min_size=16, max_size=16) | st.sampled_from(
+    [bytes([a]) + bytes(14) + bytes([b]) for a in (0, 7, 255) for b in (0, 1, 255)]
+)
+sides = st.dictionaries(ids, st.integers(0, 2), max_size=30)
+
+
+@given(index=sides, bucket=sides, page=st.integers(1, 7))
+def test_the_join_is_the_difference_of_the_sets(
+    index: dict[bytes, int], bucket: dict[bytes, int], page: int
+) -> None:
+    ordered = sorted(index)
+    held = Held(np.array(ordered, "S16"), np.array([index[i] for i in ordered], np.uint64))
+    missing, changed = set(), set()
+    listed = list(bucket)
+    for at in range(0, len(listed), page):
+        part = listed[at : at + page]
+        marks = np.array([bucket[i] for i in part], np.uint64)
+        for found, flags in zip(
+            (missing, changed), held.join(np.array(part, "S16"), marks), strict=True
+        ):
+            found |= {i for i, flag in zip(part, flags, strict=True) if flag}
+    assert missing == bucket.keys() - index.keys()
+    assert changed == {i for i in bucket.keys() & index.keys() if bucket[i] != index[i]}
+    assert {uuid.UUID(i).bytes for i in held.unseen()} == index.keys() - bucket.keys()
+
+
+class World:
+    """A bucket, an index of it, and hints that nobody has worked off yet."""
+
+    def __init__(self, folder: Path) -> None:
+        self.bucket = FakeBucket()
+        self.index = EmbeddedIndex(folder, Layout("images", Schema()))
+        self.embedder = Embedder(MODEL)
+        self.queue: list[ObjectRef] = []
+
+    def reconcile(self, *refs: ObjectRef) -> None:
+        indexer = Indexer(self.bucket, self.index, self.embedder, parallel=1)
+        hints = [Hint(ref) for ref in refs]
+        assert not [o.error for o in indexer.reconcile(hints).values() if o.error]
+
+    def deliver(self) -> None:
+        """Events reach the index."""
+        self.reconcile(*(event.ref for event in self.bucket.events))
+        self.bucket.events.clear()
+
+    def work_off(self) -> None:
+        """Hints reach the index."""
+        self.reconcile(*self.queue)
+        self.queue.clear()
+
+    def send(self, found: list[Difference]) -> None:
+        self.queue += [difference.ref for difference in found]
+
+    def audit(self, **options: Any) -> Audit:
+        given: dict[str, Any] = {
+            "store": self.bucket,
+            "index": self.index,
+            "bucket": self.bucket.name,
+            "prefix": "",
+            "settings": SETTINGS,
+            "mend": self.send,
+            "clock": lambda: NOW_S,
+        }
+        return Audit(**given | options)
+
+    def found(self, **options: Any) -> dict[str, Kind]:
+        differences: list[Difference] = []
+        report = self.audit(mend=differences.extend, **options).run()
+        assert report.drift == len(differences)
+        return {difference.ref.key: difference.kind for difference in differences}
+
+    def points(self) -> dict[str, Point]:
+        points = self.index.scroll(1000).points
+        return {point.ref.key: point for point in points if point.ref.bucket == self.bucket.name}
+
+    def assert_equal(self) -> None:
+        live = {key: p.object.etag for key, p in self.points().items() if p.object}
+        assert live == {e.ref.key: e.etag for e in self.bucket.entries(self.bucket.name, "")}
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    world = World(tmp_path / "index")
+    yield world
+    world.index.close()
+
+
+def drifted(world: World) -> World:
+    """One difference of each kind among what agrees, and an old tombstone."""
+    for seed, key in enumerate(("same.png", "changed.png", "deleted.png", "swept.png", "bad.png")):
+        world.bucket.put(key, png(seed, 24, 18) if key != "bad.png" else b"no picture")
+    world.deliver()
+    world.bucket.remove("swept.png")
+    world.deliver()
+    world.bucket.put("changed.png", png(8, 24, 18))
+    world.bucket.put("lost.png", png(9, 24, 18))
+    world.bucket.remove("deleted.png")
+    world.bucket.events.clear()  # the events were lost
+    [old] = [p for p in world.points().values() if p.state is State.GONE]
+    newer = msgspec.structs.replace(old, indexed_at_s=5.0, version=Version(10**9))
+    write = PointWrite(newer, OlderThan(newer.version))
+    world.index.write(world.embedder.fingerprint, [write])
+    return world
+
+
+def test_each_kind_of_difference_is_found_and_nothing_else(world: World) -> None:
+    expected = {
+        "changed.png": Kind.CHANGED,
+        "lost.png": Kind.MISSING,
+        "deleted.png": Kind.EXTRA,
+    }
+    drifted(world)
+    assert world.found(sweep=False) == expected
+    report = world.audit(sweep=False, mend=lambda found: None).run()
+    assert (report.objects, report.points, report.swept) == (4, 4, 1)
+    assert report.finished and report.next_start == ""
+
+
+def test_once_the_hints_are_worked_off_nothing_differs(world: World) -> None:
+    drifted(world)
+    report = world.audit().run()
+    assert (report.drift, report.swept) == (3, 1)
+    world.work_off()
+    world.assert_equal()
+    assert "swept.png" not in world.points()
+    assert world.audit().run().drift == 0
+
+
+def test_an_index_that_was_never_made_misses_every_picture(world: World) -> None:
+    for key in ("a.png", "b.png", "c.txt"):
+        world.bucket.put(key, png(1, 24, 18))
+    assert world.found() == dict.fromkeys(("a.png", "b.png"), Kind.MISSING)
+
+
+def test_an_object_that_changed_a_moment_ago_is_left_to_its_event(world: World) -> None:
+    drifted(world)
+    just_after = max(e.last_modified_s for e in world.bucket.entries("photos", "")) + 1
+    assert world.found(clock=lambda: just_after) == {"deleted.png": Kind.EXTRA}
+    assert world.audit(clock=lambda: just_after).run().young == 2
+
+
+def test_other_settings_differ_in_rejected_files_too(world: World) -> None:
+    for key, data in {"a.png": png(1, 24, 18), "bad.png": b"no picture"}.items():
+        world.bucket.put(key, data)
+    world.deliver()
+    assert world.found() == {}
+    declared = settings_digest(Schema.declare({"brand": "keyword"}), Limits())
+    assert world.found(settings=declared) == dict.fromkeys(("a.png", "bad.png"), Kind.CHANGED)
+
+
+def test_only_the_prefix_of_the_bucket_is_compared(world: World) -> None:
+    for key in ("in/a.png", "out/a.png"):
+        world.bucket.put(key, png(1, 24, 18))
+    world.deliver()
+    for folder in ("in", "out"):
+        world.bucket.remove(f"{folder}/a.png")
+        world.bucket.put(f"{folder}/b.png", png(1, 24, 18))
+    world.bucket.events.clear()
+    assert world.found(prefix="in/") == {"in/a.png": Kind.EXTRA, "in/b.png": Kind.MISSING}
+    assert world.found(bucket="other", store=FakeBucket("other")) == {}
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+class Steps:
+    """Kills the process at its n-th call of the outside world, before or after it took effect."""
+
+    def __init__(self, until: int, after: bool) -> None:
+        self._left = until
+        self._after = after
+
+    def guard(self, inner: Any) -> Any:
+        return _Guarded(inner, self.step)
+
+    def step(self, call: Callable[[], Any]) -> Any:
+        self._left -= 1
+        if self._left == 0 and not self._after:
+            raise Killed
+        result = call()
+        if self._left == 0:
+            raise Killed
+        return result
+
+
+class _Guarded:
+    def __init__(self, inner: Any, step: Callable[[Callable[[], Any]], Any]) -> None:
+        self._inner = inner
+        self._step = step
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        method = getattr(self._inner, name)
+        return lambda *given, **named: self._step(lambda: method(*given, **named))
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_a_run_killed_at_any_step_does_no_harm(world: World, after: bool) -> None:
+    killed = True
+    for until in itertools.count(1):
+        world.bucket = FakeBucket(f"bucket-{until}")
+        drifted(world)
+        steps = Steps(until, after)
+        audit = world.audit(
+            store=steps.guard(world.bucket),
+            index=steps.guard(world.index),
+            mend=lambda found, steps=steps: steps.step(lambda: world.send(found)),
+            parallel=1,
+        )
+        try:
+            audit.run()
+            killed = False
+        except Killed:
+            world.audit().run()
+        world.work_off()
+        world.assert_equal()
+        assert world.found() == {}
+        if not killed:
+            break
+    assert until > 6
+
+
+def many(world: World, count: int) -> World:
+    for i in range(count):
+        world.bucket.put(f"{i:02d}.png", png(1, 24, 18))
+    world.deliver()
+    for i in range(0, count, 5):
+        world.bucket.remove(f"{i:02d}.png")
+    world.bucket.events.clear()
+    return world
+
+
+def test_ranges_of_the_index_that_are_compared_one_by_one_find_the_same(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("likeness.drift._PAGE", 4)
+    expected = many(world, 30).found()
+    assert len(expected) == 6
+    found: list[Difference] = []
+    audit = world.audit(mend=found.extend, most_points=7)
+    reports = [audit.run()]
+    while start := reports[-1].next_start:
+        reports.append(audit.run(start))
+    assert len(reports) > 3
+    assert sum(report.objects for report in reports) == 24
+    assert {d.ref.key: d.kind for d in found} == expected
+    assert len(found) == len(expected)
+
+
+def test_a_run_that_reads_the_index_for_too_long_goes_on_in_the_next(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("likeness.drift._PAGE", 4)
+    many(world, 30)
+    left_s = iter([900.0, 800.0, 500.0, *[400.0] * 100])
+    report = world.audit().run(left_s=lambda: next(left_s))
+    assert report.finished and report.points == 8
+    assert report.next_start == world.index.scroll(9).points[8].id
+
+
+def test_a_run_without_time_for_the_bucket_begins_its_range_anew(world: World) -> None:
+    many(world, 10)
+    start = world.index.scroll(9).points[4].id
+    report = world.audit().run(start, left_s=lambda: 1.0)
+    assert (report.finished, report.next_start, report.drift) == (False, start, 0)
+
+
+def test_a_queue_that_is_full_ends_the_run_and_loses_nothing(world: World) -> None:
+    def refuse(found: list[Difference]) -> None:
+        raise QueueFull("full")
+
+    report = drifted(world).audit(mend=refuse).run()
+    assert (report.finished, report.drift) == (False, 0)
+    assert len(world.found()) == 3
+
+
+def test_a_listing_that_fails_is_told_and_not_taken_for_an_empty_bucket(world: World) -> None:
+    class Failing(FakeBucket):
+        def entries(self, bucket: str, prefix: str, start_after: str = "") -> Any:
+            raise StoreUnavailable("S3 answered SlowDown")
+
+    drifted(world)
+    with pytest.raises(StoreUnavailable):
+        world.audit(store=Failing()).run()
+    assert world.queue == []
+
+
+def test_a_report_says_how_much_drifted() -> None:
+    assert (
+        Report(
+            9, 9, missing=1, changed=2, extra=3, young=4, ignored=5, swept=6, finished=True
+        ).drift
+        == 6
+    )
