@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from importlib.metadata import version as metadata_version
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import quote
 
 import typer
 from rich.console import Console
@@ -27,12 +26,14 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from console import backfill, migrate, models, uploads
 from console import doctor as checks
-from console import migrate, models, uploads
 from console.client import Client, ServiceError
 from console.hub import HubError
 from console.local import BUNDLED_MODEL, DEFAULT_DATA, LocalService, use_aws
 from likeness.errors import LikenessError
+from likeness.feeding import SUFFIXES, Feeder
+from likeness.settings import MOST_WAITING
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -64,6 +65,10 @@ Key = Annotated[
     typer.Option("--api-key", envvar="LIKENESS_API_KEY", help="Its API key, if it asks."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the service's answer as JSON.")]
+# Panel of the options of `likeness index s3://…`.
+_S3 = "Of a bucket, s3://bucket/prefix"
+# More objects than these are not asked for one by one.
+_WATCHED = 10_000
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -129,32 +134,105 @@ def index(
     meta: Annotated[
         list[str] | None, typer.Option(help="Metadata for all of them, as name=value; repeat it.")
     ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Only count, and say time and cost.", rich_help_panel=_S3),
+    ] = False,
+    takes_all: Annotated[
+        bool,
+        typer.Option(
+            "--all",
+            help="Also empty objects and names of other kinds of file.",
+            rich_help_panel=_S3,
+        ),
+    ] = False,
+    queue_url: Annotated[
+        str | None,
+        typer.Option("--queue", help="Its URL; otherwise LIKENESS_QUEUE_URL.", rich_help_panel=_S3),
+    ] = None,
+    most_waiting: Annotated[
+        int,
+        typer.Option(
+            envvar="LIKENESS_MOST_WAITING",
+            min=1,
+            help="Pause while so many messages wait in the queue: a new upload waits behind them.",
+            rich_help_panel=_S3,
+        ),
+    ] = MOST_WAITING,
+    workflow: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ARN", help="Let this state machine of the stack do it.", rich_help_panel=_S3
+        ),
+    ] = None,
+    anyway: Annotated[
+        bool,
+        typer.Option("--anyway", help="From here, above a million too.", rich_help_panel=_S3),
+    ] = False,
+    ms: Annotated[
+        float,
+        typer.Option(
+            min=0.1,
+            help="Milliseconds a picture, for --dry-run; measure yours.",
+            rich_help_panel=_S3,
+        ),
+    ] = 60.0,
+    functions: Annotated[
+        int, typer.Option(min=1, help="The stack's IndexConcurrency.", rich_help_panel=_S3)
+    ] = 5,
+    memory_mb: Annotated[
+        int, typer.Option("--memory", min=128, help="Its MemoryMb.", rich_help_panel=_S3)
+    ] = 1769,
     data: Data = DEFAULT_DATA,
     url: Url = None,
     api_key: Key = None,
 ) -> None:
     """Make pictures searchable: upload a folder, or point the service at objects of a bucket.
 
-    Can be stopped and started again: what is in the bucket already is not sent twice.
+    Can be stopped and started again: what is in the bucket already is not sent twice, and hints at
+    a bucket's objects go on where they were stopped.
+
+    Hints go to the queue that new uploads go through, no faster than they are worked off, so that
+    an upload waits for [bold]--most-waiting[/bold] messages at most. A hint says only where to
+    look: it cannot undo what an upload or a deletion did, however late it comes.
+
+    [bold]likeness index s3://bucket/2024/ --dry-run[/bold]  how many, how long, how much
+
+    [bold]likeness index s3://bucket/2024/[/bold]  do it; Ctrl-C stops, the same command goes on
     """
     from likeness.adapters.s3 import S3Store  # noqa: PLC0415 - boto3 takes a moment
     from likeness.adapters.sqs import SqsQueue  # noqa: PLC0415
 
     service = _use_local(data) if url is None else None
+    expected: dict[str, str | None] = {}
+    if source.startswith("s3://"):
+        bucket, _, under = source.removeprefix("s3://").partition("/")
+        if not bucket:
+            raise typer.BadParameter("name a bucket: s3://bucket/prefix")
+        wanted = backfill.Source(bucket, under, takes_all)
+        store = S3Store()
+        if workflow:
+            backfill.start_workflow(workflow, wanted, out)
+            return
+        if dry_run:
+            plan = backfill.prepare(store, wanted, "", out)
+            backfill.show(plan, backfill.Work(ms, functions, memory_mb), out)
+            return
+        local_url = service.queue_url if service else None
+        queue_url = queue_url or _needed("LIKENESS_QUEUE_URL", local_url)
+        feeder = Feeder(SqsQueue(queue_url), most_waiting)
+        keys = backfill.run(
+            store, wanted, feeder, backfill.Cursor(data, wanted, queue_url), anyway, out
+        )
+        if len(keys) > _WATCHED or (url is None and service is None):
+            out.print(
+                f"hinted at {len(keys):,}; `likeness reconcile` tells what is not indexed yet"
+            )
+            return
+        expected = dict.fromkeys(keys)
     client = _client(service, url, api_key)
     with _progress() as progress:
-        if source.startswith("s3://"):
-            bucket, _, under = source.removeprefix("s3://").partition("/")
-            if not bucket:
-                raise typer.BadParameter("name a bucket: s3://bucket/prefix")
-            queue = SqsQueue(_needed("LIKENESS_QUEUE_URL", service.queue_url if service else None))
-            cursor = data / f"index-{bucket}-{quote(under, safe='')}.json"
-            task = progress.add_task("hinting", total=None)
-            keys = uploads.enqueue(
-                S3Store(), queue, bucket, under, cursor, lambda n: progress.advance(task, n)
-            )
-            expected: dict[str, str | None] = dict.fromkeys(keys)
-        else:
+        if not source.startswith("s3://"):
             bucket = _needed("LIKENESS_BUCKET", service.bucket if service else None)
             expected = _upload_folder(S3Store(), bucket, Path(source), prefix, meta, progress)
         task = progress.add_task("searchable", total=len(expected))
@@ -424,7 +502,7 @@ def _upload_folder(
         raise typer.BadParameter(f"there is no file or folder {folder}")
     found = uploads.pictures(folder)
     if not found:
-        raise ServiceError(f"{folder} holds no pictures ({', '.join(sorted(uploads.SUFFIXES))})")
+        raise ServiceError(f"{folder} holds no pictures ({', '.join(sorted(SUFFIXES))})")
     try:
         metadata = dict(pair.split("=", 1) for pair in meta or [])
     except ValueError:

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from console.uploads import SUFFIXES, pictures
+from console.uploads import pictures
+from likeness.feeding import SUFFIXES
 
 # Names of splits that say what their rows are for.
 QUERIES = frozenset({"query", "test"})

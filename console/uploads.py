@@ -1,9 +1,8 @@
-"""`likeness index`: pictures from a folder, or objects of a bucket, until they are searchable."""
+"""`likeness index FOLDER`: pictures go into the bucket, until they are searchable."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import mimetypes
 import time
 from collections import Counter
@@ -15,10 +14,9 @@ from typing import Any
 
 from console.client import Client
 from likeness.adapters.s3 import S3Store
-from likeness.adapters.sqs import SqsQueue
+from likeness.feeding import SUFFIXES
 from likeness.records import ObjectRef
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".heic", ".heif", ".avif"}
 _CHUNK = 100
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 1.0
 _PATIENCE_S = 120.0
@@ -72,23 +70,6 @@ def upload(
         kind = mimetypes.guess_type(ref.key)[0] or "application/octet-stream"
         store.put(ref, data, kind, metadata or {})
     return etag
-
-
-def enqueue(
-    store: S3Store, queue: SqsQueue, bucket: str, prefix: str, cursor_file: Path, progress: Progress
-) -> list[str]:
-    """Hint at every object under a prefix; where it was stopped, it goes on from its cursor."""
-    cursor = json.loads(cursor_file.read_text())["after"] if cursor_file.exists() else ""
-    keys: list[str] = []
-    refs = store.list(bucket, prefix, start_after=cursor)
-    while chunk := list(islice(refs, _CHUNK)):
-        queue.send(chunk)
-        keys += [ref.key for ref in chunk]
-        cursor_file.parent.mkdir(parents=True, exist_ok=True)
-        cursor_file.write_text(json.dumps({"after": chunk[-1].key}))
-        progress(len(chunk))
-    cursor_file.unlink(missing_ok=True)
-    return keys
 
 
 def wait(client: Client, etags: Mapping[str, str | None], progress: Progress) -> Summary:
