@@ -75,7 +75,7 @@ class Handler:
         if report.next_start != start:
             self._index.note(_NOTE, "next", {"start": report.next_start})
         facts = {**msgspec.to_builtins(report), "drift": report.drift}
-        self._logger.info("compared", **facts)
+        self._logger.info("compared", report=facts)
         for name, count in (
             ("Drift", report.drift),
             ("Swept", report.swept),
