@@ -33,7 +33,7 @@ from console.hub import HubError
 from console.local import BUNDLED_MODEL, DEFAULT_DATA, LocalService, use_aws
 from likeness.errors import LikenessError
 from likeness.feeding import SUFFIXES, Feeder
-from likeness.settings import MOST_WAITING
+from likeness.settings import EVENT_LAG_S, MOST_WAITING
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -239,6 +239,47 @@ def index(
         summary = uploads.wait(client, expected, lambda n: progress.advance(task, n))
     _print_summary(summary)
     raise typer.Exit(1 if summary.pending or not summary.states["live"] else 0)
+
+
+@app.command()
+def reconcile(
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only report; exits with 1 where anything differs.")
+    ] = False,
+    bucket: Annotated[
+        str | None, typer.Option(help="Otherwise LIKENESS_BUCKET, or the local one.")
+    ] = None,
+    prefix: Annotated[str, typer.Option(help="Compare only keys that begin so.")] = "",
+    lag_minutes: Annotated[
+        float,
+        typer.Option("--lag", min=0, help="Leave what changed in the last minutes to its event."),
+    ] = EVENT_LAG_S / 60,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    data: Data = DEFAULT_DATA,
+) -> None:
+    """Compare a bucket with the index, and hint at what differs. The drift function does it daily.
+
+    Missing are pictures without a point, changed ones that were indexed in another version or under
+    other settings, extra are points whose object is gone. Hints at them go to the queue, and the
+    index function looks again; tombstones older than 30 days are deleted. It may be stopped at any
+    time.
+
+    With a local service running, it compares that one's bucket. Otherwise it reads QDRANT_URL,
+    QDRANT_API_KEY, LIKENESS_BUCKET, LIKENESS_QUEUE_URL, LIKENESS_PAYLOAD_SCHEMA and the limits,
+    which must be as the stack has them.
+    """
+    from console import reconciling  # noqa: PLC0415 - loads the adapters
+
+    wanted = reconciling.Wanted(bucket, prefix, lag_minutes * 60, dry_run)
+    service = _use_local(data)
+    ours = service and bucket in (None, service.bucket)
+    side = reconciling.local(service) if service and ours else reconciling.deployed(os.environ)
+    found = reconciling.run(wanted, side, err if as_json else out)
+    if as_json:
+        out.print_json(data=found)
+    else:
+        reconciling.show(found, out)
+    raise typer.Exit(1 if dry_run and found["drift"] else 0)
 
 
 @app.command()

@@ -215,9 +215,9 @@ def prepare(
     """Count what is still to be done, with a progress bar."""
     if after:
         out.print(f"going on after {escape(after)}", soft_wrap=True)
-    with _bar(out) as bar:
-        task = bar.add_task("counting", total=None)
-        return count(store, source, after, lambda n: bar.advance(task, n), most)
+    with bar(out) as shown:
+        task = shown.add_task("counting", total=None)
+        return count(store, source, after, lambda n: shown.advance(task, n), most)
 
 
 def run(
@@ -237,13 +237,13 @@ def run(
             f"--input {shlex.quote(workflow_input(source))}\n"
             "or the same with --workflow ARN; --anyway feeds them from here"
         )
-    with _bar(out) as bar:
-        task = bar.add_task("hinting", total=plan.listed)
-        refs = feed(store, source, feeder, cursor, lambda n: bar.advance(task, n))
+    with bar(out) as shown:
+        task = shown.add_task("hinting", total=plan.listed)
+        refs = feed(store, source, feeder, cursor, lambda n: shown.advance(task, n))
         try:
             return [ref.key for ref in refs]
         except KeyboardInterrupt:
-            bar.stop()
+            shown.stop()
             out.print(f"stopped after {escape(cursor.read() or 'nothing')}", soft_wrap=True)
             out.print("the same command goes on from there")
             raise
@@ -255,7 +255,7 @@ class _Rate(ProgressColumn):
         return Text(f"{speed:,.0f}/s" if speed else "", style="progress.data.speed")
 
 
-def _bar(out: Console) -> Progress:
+def bar(out: Console) -> Progress:
     return Progress(
         TextColumn("{task.description:>12}"),
         BarColumn(),

@@ -32,6 +32,7 @@ from console import sharing
 from likeness.adapters.qdrant import open_index
 from likeness.adapters.s3 import S3Store
 from likeness.adapters.sqs import SqsQueue
+from likeness.agreement import settings_digest
 from likeness.errors import IndexMissing
 from likeness.ports import VectorIndex
 from likeness.settings import Settings
@@ -69,6 +70,7 @@ class LocalService:
     pid: int
     index_port: int
     index_key: str  # of sharing.shared
+    settings: str  # what points are indexed under, agreement.settings_digest
 
     @classmethod
     def running(cls, data: Path) -> LocalService | None:
@@ -129,8 +131,10 @@ def run(
             sharing.shared(index, key.encode()) as index_port,
             http_server(app, port) as api_url,
         ):
+            settings = Settings.from_env(os.environ)
+            digest = settings_digest(settings.schema, settings.limits)
             service = LocalService(
-                api_url, aws_url, BUCKET, queue_url, os.getpid(), index_port, key
+                api_url, aws_url, BUCKET, queue_url, os.getpid(), index_port, key, digest
             )
             state = data / STATE
             state.unlink(missing_ok=True)

@@ -15,10 +15,13 @@ from typing import Any
 import pytest
 
 from console.local import LocalService
+from tests.lambda_runtime import client
 from tests.pictures import jpeg, png
 
 LIKENESS = (sys.executable, "-c", "from console.app import main; main()")
-COMMANDS = ("serve", "demo", "index", "search", "status", "doctor", "model", "migrate")
+COMMANDS = (
+    "serve", "demo", "index", "reconcile", "search", "status", "doctor", "model", "migrate",
+)  # fmt: skip
 
 
 class Local:
@@ -127,6 +130,30 @@ def test_hints_for_a_bucket_prefix_end_searchable(local: Local) -> None:
     done = local.run("index", f"s3://{service['bucket']}/sub dir/")
     assert done.returncode == 0, done.stderr
     assert "4 searchable, 0 rejected" in done.stdout
+
+
+def test_an_object_that_no_event_told_of_is_found_by_reconcile(local: Local) -> None:
+    service = json.loads((local.data / "service.json").read_text())
+    s3 = client("s3", service["aws_url"])
+    told = s3.get_bucket_notification_configuration(Bucket=service["bucket"])
+    told.pop("ResponseMetadata")
+    s3.put_bucket_notification_configuration(Bucket=service["bucket"], NotificationConfiguration={})
+    s3.put_object(Bucket=service["bucket"], Key="lost ü+.png", Body=png(40))
+    s3.put_bucket_notification_configuration(
+        Bucket=service["bucket"], NotificationConfiguration=told
+    )
+    assert local.run("reconcile", "--dry-run").returncode == 0  # its event may be under way
+    only = local.run("reconcile", "--dry-run", "--lag", "0")
+    assert only.returncode == 1, only.stderr
+    assert "lost ü+.png" in only.stdout and "nothing was changed" in only.stdout
+    sent = found(local.run("reconcile", "--lag", "0", "--json"))
+    assert sent["differences"] == [{"key": "lost ü+.png", "kind": "missing"}]
+    deadline_s = time.monotonic() + 60
+    while local.run("status", "lost ü+.png").returncode:
+        assert time.monotonic() < deadline_s
+    assert local.run("reconcile", "--dry-run", "--lag", "0").returncode == 0
+    s3.delete_object(Bucket=service["bucket"], Key="lost ü+.png")
+    s3.close()
 
 
 def test_status_says_why_something_is_not_live(local: Local) -> None:

@@ -218,7 +218,7 @@ def service(aws: Aws, qdrant: str) -> Iterator[Service]:
     outputs = {output["OutputKey"]: output["OutputValue"] for output in deployed["Outputs"]}
     yield Service(aws, outputs)
     logs = aws.client("logs")
-    for name in ("index", "search"):
+    for name in ("index", "search", "drift", "feed"):
         events = logs.filter_log_events(logGroupName=f"/aws/lambda/{stack}-{name}")["events"]
         print(f"--- {name} ---", *(event["message"] for event in events[-200:]), sep="\n")
 
@@ -304,6 +304,41 @@ def test_a_form_that_was_changed_is_refused(service: Service) -> None:
     assert sent.status == 403
 
 
+def test_what_no_event_told_of_is_found_by_the_drift_function(service: Service) -> None:
+    lambdas = service.aws.client("lambda")
+    named = [f["FunctionName"] for f in lambdas.list_functions()["Functions"]]
+    [name] = [name for name in named if "DriftFunction" in name]
+    settings = lambdas.get_function_configuration(FunctionName=name)["Environment"]
+    settings["Variables"]["LIKENESS_EVENT_LAG_S"] = "0.001"
+    lambdas.update_function_configuration(FunctionName=name, Environment=settings)
+    told = service.s3.get_bucket_notification_configuration(Bucket=service.bucket)
+    told.pop("ResponseMetadata")
+    service.s3.put_bucket_notification_configuration(
+        Bucket=service.bucket, NotificationConfiguration={}
+    )
+    service.put("untold.jpg", jpeg(80))
+    service.s3.put_bucket_notification_configuration(
+        Bucket=service.bucket, NotificationConfiguration=told
+    )
+    answer = lambdas.invoke(FunctionName=name, Payload=b"{}")
+    found = json.loads(answer["Payload"].read())
+    assert (found["missing"], found["finished"]) == (1, True), found
+    service.wait_for("untold.jpg", "live")
+
+
+def test_a_state_machine_feeds_the_queue_from_the_listing(service: Service) -> None:
+    states = service.aws.client("stepfunctions")
+    [machine] = states.list_state_machines()["stateMachines"]
+    told = states.describe_state_machine(stateMachineArn=machine["stateMachineArn"])
+    definition = json.loads(told["definition"])
+    assert definition["States"]["Listing"]["ItemReader"]["Resource"].startswith("arn:aws:states")
+    feed = definition["States"]["Listing"]["ItemProcessor"]["States"]["Feed"]["Resource"]
+    lambdas = service.aws.client("lambda")
+    batch = json.dumps({"BatchInput": {"all": False}, "Items": [{"Key": "a.jpg", "Size": 1}]})
+    answer = lambdas.invoke(FunctionName=feed, Payload=batch.encode())
+    assert json.loads(answer["Payload"].read()) == {"sent": 1, "skipped": 0}
+
+
 def test_a_request_without_the_api_key_is_refused(service: Service) -> None:
     assert service.call("GET", "/v1/health", key=False).status == 403
     assert service.call("GET", "/v1/health").status == 200
@@ -353,7 +388,7 @@ def administrator(aws: Aws) -> Callable[[str], Any]:
     return Aws(aws.port, aws.env | secrets).client
 
 
-@pytest.mark.parametrize("name", ["index", "search"])
+@pytest.mark.parametrize("name", ["index", "search", "drift", "feed"])
 def test_the_layers_hold_all_that_a_function_imports(name: str) -> None:
     function = BUILD / f"{name.capitalize()}Function"
     paths = [BUILD / "RuntimeLayer" / "python", BUILD / "SharedLayer" / "python", function]

@@ -194,6 +194,23 @@ def test_only_the_prefix_of_the_bucket_is_compared(world: World) -> None:
     assert world.found(bucket="other", store=FakeBucket("other")) == {}
 
 
+def test_hints_that_come_late_undo_nothing_that_live_events_did(world: World) -> None:
+    """A backfill listed these objects; then they changed, and the events overtook the hints."""
+    for key in ("replaced.png", "deleted.png", "same.png"):
+        world.bucket.put(key, png(1, 24, 18))
+    world.queue = [entry.ref for entry in world.bucket.entries("photos", "")]
+    world.bucket.put("replaced.png", png(2, 24, 18))
+    world.bucket.remove("deleted.png")
+    world.deliver()
+    before = world.points()
+    assert before["deleted.png"].state is State.GONE
+    world.work_off()
+    after = world.points()
+    assert after.pop("same.png") == before.pop("same.png")
+    assert after == before
+    world.assert_equal()
+
+
 class Killed(BaseException):
     """The process ends here."""
 

@@ -1,0 +1,115 @@
+"""`likeness reconcile` of a deployed service: S3 and SQS over their APIs, Qdrant over REST."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from functions.index.events import parse_message
+from likeness.adapters.qdrant import Layout
+from likeness.adapters.qdrant_rest import RestIndex, Transport
+from likeness.filters import Schema
+from likeness.records import ObjectRef, ObjectState, OlderThan, Point, PointWrite, State, Version
+from tests import qdrant_server
+from tests.lambda_runtime import CREDENTIALS, REGION, client
+
+LIKENESS = (sys.executable, "-c", "from console.app import main; main()")
+MODEL = "0123456789abcdef"
+
+
+class Deployed:
+    def __init__(self, aws: str, qdrant: str) -> None:
+        self.s3, self.sqs = client("s3", aws), client("sqs", aws)
+        self.bucket = f"photos-{uuid.uuid4().hex[:8]}"
+        self.s3.create_bucket(Bucket=self.bucket)
+        self.queue: str = self.sqs.create_queue(QueueName=self.bucket)["QueueUrl"]
+        self.index = RestIndex(Transport(qdrant), Layout("images", Schema()))
+        self.index.prepare(MODEL, 2)
+        self.env = {
+            **os.environ,
+            **CREDENTIALS,
+            "AWS_ENDPOINT_URL": aws,
+            "AWS_DEFAULT_REGION": REGION,
+            "QDRANT_URL": qdrant,
+            "LIKENESS_BUCKET": self.bucket,
+            "LIKENESS_QUEUE_URL": self.queue,
+            "COLUMNS": "200",
+            "NO_COLOR": "1",
+        }
+
+    def write(self, key: str, state: State) -> None:
+        point = Point(
+            ref=ObjectRef(self.bucket, key),
+            state=state,
+            version=Version(1),
+            model=MODEL,
+            indexed_at_s=5.0,
+            object=ObjectState("e", None, 7, "", 5.0) if state is State.LIVE else None,
+            vector=np.array([1, 0], np.float32) if state is State.LIVE else None,
+        )
+        self.index.write(MODEL, [PointWrite(point, OlderThan(Version(1)))])
+
+    def run(self, *options: str, **env: str) -> subprocess.CompletedProcess[str]:
+        command = [*LIKENESS, "reconcile", "--lag", "0", *options, "--data", "/nowhere"]
+        return subprocess.run(
+            command, env=self.env | env, capture_output=True, text=True, check=False
+        )
+
+    def hints(self) -> set[str]:
+        found = self.sqs.receive_message(QueueUrl=self.queue, MaxNumberOfMessages=10)
+        messages = found.get("Messages", [])
+        return {hint.ref.key for m in messages for hint in parse_message(m["Body"])}
+
+    def keys(self) -> set[str]:
+        return {point.ref.key for point in self.index.scroll(9).points}
+
+
+@pytest.fixture
+def deployed(aws: str) -> Iterator[Deployed]:
+    server = qdrant_server.start()
+    deployed = Deployed(aws, qdrant_server.url_of(server))
+    deployed.s3.put_object(Bucket=deployed.bucket, Key="lost ü+.jpg", Body=b"x")
+    deployed.s3.put_object(Bucket=deployed.bucket, Key="notes.txt", Body=b"x")
+    deployed.write("gone.jpg", State.LIVE)
+    deployed.write("swept.jpg", State.GONE)
+    yield deployed
+    deployed.s3.close()
+    deployed.sqs.close()
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_report_comes_first_and_hints_when_they_are_asked_for(deployed: Deployed) -> None:
+    said = deployed.run("--dry-run")
+    assert said.returncode == 1, said.stderr
+    for shown in ("lost ü+.jpg", "gone.jpg", "nothing was changed", "2 objects, 1 points"):
+        assert shown in said.stdout
+    assert deployed.hints() == set()
+    assert deployed.keys() == {"gone.jpg", "swept.jpg"}
+
+    done = deployed.run("--json")
+    assert done.returncode == 0, done.stderr
+    report: Any = json.loads(done.stdout)
+    assert {d["key"]: d["kind"] for d in report["differences"]} == {
+        "lost ü+.jpg": "missing",
+        "gone.jpg": "extra",
+    }
+    assert (report["drift"], report["swept"], report["ignored"]) == (2, 1, 1)
+    assert deployed.hints() == {"lost ü+.jpg", "gone.jpg"}
+    assert deployed.keys() == {"gone.jpg"}
+
+
+@pytest.mark.parametrize("name", ["QDRANT_URL", "LIKENESS_BUCKET", "LIKENESS_QUEUE_URL"])
+def test_a_setting_that_is_missing_is_named(deployed: Deployed, name: str) -> None:
+    said = deployed.run(**{name: ""})
+    assert said.returncode == 1
+    assert f"{name} is not set" in said.stderr
+    assert "Traceback" not in said.stderr
