@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from email.header import Header
 from typing import TYPE_CHECKING, Any
 
 import boto3
+import botocore.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+from botocore.utils import parse_timestamp
 
 from likeness.errors import ConfigurationError, ImageTooLarge, ObjectChanged, StoreUnavailable
 from likeness.records import Listed, ObjectBody, ObjectRef, ObjectState
@@ -35,7 +38,7 @@ class S3Store:
     """Safe to share between threads."""
 
     def __init__(self, client: S3Client | None = None, read_tags: bool = False) -> None:
-        self._client: S3Client = client or boto3.client("s3", config=_CONFIG)
+        self._client: S3Client = client or _open()
         self._read_tags = read_tags
 
     def head(self, ref: ObjectRef) -> ObjectState | None:
@@ -138,6 +141,21 @@ class S3Store:
             return {}
         answer = self._client.get_object_tagging(Bucket=ref.bucket, Key=ref.key)
         return {tag["Key"].lower(): tag["Value"] for tag in answer["TagSet"]}
+
+
+def _open() -> S3Client:
+    """A client that parses times itself: with dateutil, a listing takes three times as long."""
+    session = botocore.session.get_session()
+    parsers = session.get_component("response_parser_factory")
+    parsers.set_parser_defaults(timestamp_parser=_time)
+    return boto3.Session(botocore_session=session).client("s3", config=_CONFIG)
+
+
+def _time(text: Any) -> datetime:
+    try:
+        return datetime.fromisoformat(text)  # a listing's; headers have RFC 9110's
+    except (TypeError, ValueError):
+        return parse_timestamp(text)
 
 
 class _Absent(Exception):
