@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -154,15 +154,16 @@ def expected_s(plan: Plan, work: Work) -> float:
     return plan.objects * work.ms / 1000 / work.functions
 
 
-def expected_cost(plan: Plan, work: Work, prices: dict[str, Any]) -> dict[str, float]:
+def expected_cost(plan: Plan, work: Work, prices: Mapping[str, Any]) -> dict[str, float]:
     """Dollars by service, without free tiers; Qdrant's node is paid for by the month."""
+    usd = {name: price["usd"] for name, price in prices["prices"].items()}
     calls = plan.objects / _BATCH
     gb_seconds = plan.objects * work.ms / 1000 * work.memory_mb / 1024
+    time_usd = gb_seconds * usd[f"lambda_gb_second_{work.architecture}"]
     return {
-        "lambda": gb_seconds * prices["lambda_gb_second"][work.architecture]
-        + calls * prices["lambda_request"],
-        "sqs": 3 * calls * prices["sqs_request"],  # sent, received, deleted
-        "s3": plan.objects * _READS * prices["s3_get"] + plan.listed / _PAGE * prices["s3_list"],
+        "lambda": time_usd + calls * usd["lambda_request"],
+        "sqs": 3 * calls * usd["queue_request"],  # sent, received, deleted
+        "s3": plan.objects * _READS * usd["bucket_get"] + plan.listed / _PAGE * usd["bucket_put"],
     }
 
 

@@ -199,6 +199,7 @@ def test_hints_that_come_late_undo_nothing_that_live_events_did(world: World) ->
     for key in ("replaced.png", "deleted.png", "same.png"):
         world.bucket.put(key, png(1, 24, 18))
     world.queue = [entry.ref for entry in world.bucket.entries("photos", "")]
+    world.deliver()
     world.bucket.put("replaced.png", png(2, 24, 18))
     world.bucket.remove("deleted.png")
     world.deliver()
