@@ -51,6 +51,9 @@ class Side:
             ids += uuid.UUID(ref(number).point_id).bytes
         self.order = np.argsort(np.frombuffer(ids, "S16"))  # a scroll goes by id
 
+    def of(self, model: str) -> Side:
+        return self
+
     def info(self) -> CollectionInfo:
         return CollectionInfo("images", "m", 2, self.count)
 

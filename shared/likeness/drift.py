@@ -159,8 +159,9 @@ class Audit:
         finished = True
         try:
             model = self._index.info().model
-            counts["swept"] = self._sweep(model)
-            held, some_keys, end = self._hold(start, left_s)
+            view = self._index.of(model)  # the alias may move to another model's meanwhile
+            counts["swept"] = self._sweep(view, model)
+            held, some_keys, end = self._hold(view, start, left_s)
         except IndexMissing:  # nothing was ever indexed
             model, held, some_keys, end = "", _held(bytearray(), bytearray()), list[str](), ""
         try:
@@ -172,13 +173,15 @@ class Audit:
         found = {name: counts[name] for name in names}
         return Report(points=len(held), finished=finished, next_start=end, **found)
 
-    def _hold(self, start: str, left_s: Callable[[], float]) -> tuple[Held, list[str], str]:
+    def _hold(
+        self, view: VectorIndex, start: str, left_s: Callable[[], float]
+    ) -> tuple[Held, list[str], str]:
         """Points from `start` on, a sample of their keys, and the id of the first one left out."""
         ids, marks, some_keys = bytearray(), bytearray(), []
         enough_s = left_s() * (1 - _SHARE_OF_INDEX)
         cursor: str | None = start or None
         while True:
-            page = self._index.scroll(_PAGE, cursor, {"must_not": [_GONE]})
+            page = view.scroll(_PAGE, cursor, {"must_not": [_GONE]})
             ours = [point for point in page.points if self._is_ours(point)]
             for point in ours:
                 assert point.object is not None
@@ -280,14 +283,14 @@ class Audit:
             self._mend_them(found)
             counts.update(Counter(difference.kind.value for difference in found))
 
-    def _sweep(self, model: str) -> int:
+    def _sweep(self, view: VectorIndex, model: str) -> int:
         before_s = self._clock() - TOMBSTONE_S
         old = {"must": [_GONE, {"key": "indexed_at", "range": {"lt": before_s}}]}
         swept, cursor = 0, None
         while True:
-            page = self._index.scroll(_PAGE, cursor, old)
+            page = view.scroll(_PAGE, cursor, old)
             if page.points and self._sweeps:
-                self._index.sweep(model, [point.id for point in page.points], before_s)
+                view.sweep(model, [point.id for point in page.points], before_s)
             swept += len(page.points)
             cursor = page.next_cursor
             if cursor is None:

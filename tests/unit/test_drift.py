@@ -243,6 +243,8 @@ class _Guarded:
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         method = getattr(self._inner, name)
+        if name == "of":
+            return lambda model: _Guarded(method(model), self._step)
         return lambda *given, **named: self._step(lambda: method(*given, **named))
 
 
