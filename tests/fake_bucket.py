@@ -87,6 +87,9 @@ class FakeBucket:
             if key.startswith(prefix) and key > start_after and self.head(self.ref(key)):
                 yield self.ref(key)
 
+    def delete(self, ref: ObjectRef) -> None:
+        self.remove(ref.key)
+
     def presign_upload(
         self,
         ref: ObjectRef,

@@ -49,6 +49,7 @@ from likeness.records import (
 from likeness.rerank.packing import pack
 from likeness.rerank.verdicts import Calibration
 from likeness.settings import MIB, Limits
+from likeness.tenants import Tenants
 
 # Raised when points hold more than they did: a hint then takes an object in anew.
 _CONTENT = 2
@@ -121,10 +122,12 @@ class Indexer:
         calibration: Calibration | None = None,
         keep_patches: bool = False,
         announce: Announce = say_nothing,
+        tenants: Tenants | None = None,
     ) -> None:
         """`parallel` objects are read from the store at a time; 1 keeps it in this thread.
 
-        With a calibration, duplicates are found as they come in, and announced once written.
+        With a calibration, duplicates are found as they come in, and announced once written. With
+        tenants, each object is its tenant's.
         """
         self._store = store
         self._index = index
@@ -138,7 +141,8 @@ class Indexer:
         self._patches_dim = patches.dim if patches and keep_patches else None
         self._gate = Gate(index, embedder.spec, calibration) if calibration else None
         self._tell = announce
-        kept = (_CONTENT, self._schema, self._limits)
+        self._tenants = tenants
+        kept = (_CONTENT, self._schema, self._limits, *([tenants] if tenants else []))
         decisive = msgspec.json.encode(kept, order="deterministic")
         self._settings = hashlib.sha256(decisive).hexdigest()[:8]
 
@@ -344,6 +348,7 @@ class Indexer:
             settings=self._settings,
             indexed_at_s=self._clock(),
             object=look.state,
+            tenant=self._tenants.owner(look.ref.key) if self._tenants else None,
             **rest,
         )
         return PointWrite(point, condition)

@@ -26,7 +26,12 @@ class Limits(Struct, frozen=True):
 
 
 class Settings(Struct, frozen=True):
-    """`index_url` is http(s)://… for a Qdrant server, file://… for the embedded engine."""
+    """`index_url` is http(s)://… for a Qdrant server, file://… for the embedded engine.
+
+    With `tenant_claim`, each object is a tenant's, whose name stands in its key after `prefix`.
+    `write_keys` are ids of API keys, `write_group` a Cognito group: where one is given, only they
+    may write.
+    """
 
     index_url: str
     model_dir: Path
@@ -44,6 +49,10 @@ class Settings(Struct, frozen=True):
     schema: Schema = field(default_factory=Schema)
     limits: Limits = field(default_factory=Limits)
     threads: int = 1
+    prefix: str = ""
+    tenant_claim: str | None = None
+    write_keys: tuple[str, ...] = ()
+    write_group: str | None = None
 
     @property
     def model_dirs(self) -> list[Path]:
@@ -68,7 +77,11 @@ class Settings(Struct, frozen=True):
             model_dir=Path(env.get("LIKENESS_MODEL_DIR") or "/opt/model"),
             next_model_dir=Path(next_model_dir) if next_model_dir else None,
             bucket=env.get("LIKENESS_BUCKET") or None,
+            prefix=env.get("LIKENESS_PREFIX", ""),
             upload_prefix=env.get("LIKENESS_UPLOAD_PREFIX", ""),
+            tenant_claim=env.get("LIKENESS_TENANT_CLAIM") or None,
+            write_keys=_listed(env, "LIKENESS_WRITE_KEY_IDS"),
+            write_group=env.get("LIKENESS_WRITE_GROUP") or None,
             alias=env.get("LIKENESS_ALIAS") or "images",
             index_api_key=env.get("QDRANT_API_KEY") or None,
             index_api_key_secret=env.get("QDRANT_API_KEY_SECRET_ARN") or None,

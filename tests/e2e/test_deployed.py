@@ -69,7 +69,7 @@ class Answer:
 
 
 class Service:
-    """The deployed stack: its bucket, and its HTTP API with or without the API key."""
+    """The deployed stack: its bucket, and its HTTP API with either API key or none."""
 
     def __init__(self, aws: Aws, outputs: dict[str, str]) -> None:
         self.aws = aws
@@ -80,15 +80,18 @@ class Service:
         self._host = f"{found[1]}.execute-api.localhost:{aws.port}"
         self._base = f"https://127.0.0.1:{aws.port}{found[2]}"
         gateway = aws.client("apigateway")
-        self._key = gateway.get_api_key(apiKey=outputs["ApiKeyId"], includeValue=True)["value"]
+        self._keys = {
+            kind: gateway.get_api_key(apiKey=outputs[f"{kind}KeyId"], includeValue=True)["value"]
+            for kind in ("Search", "Write")
+        }
         self.http = urllib3.PoolManager(ca_certs=aws.certificate, retries=False)
 
     def call(
-        self, method: str, path: str, body: bytes | None = None, kind: str = "", key: bool = True
+        self, method: str, path: str, body: bytes | None = None, kind: str = "", key: str = "Search"
     ) -> Answer:
         headers = {"Host": self._host}
         if key:
-            headers["x-api-key"] = self._key
+            headers["x-api-key"] = self._keys[key]
         if kind:
             headers["content-type"] = kind
         answer = self.http.request(method, self._base + path, body=body, headers=headers)
@@ -96,6 +99,11 @@ class Service:
 
     def search(self, **wanted: Any) -> Answer:
         return self.call("POST", "/v1/search", json.dumps(wanted).encode(), "application/json")
+
+    def ask_to_upload(self, key: str = "Write", **wanted: Any) -> Answer:
+        return self.call(
+            "POST", "/v1/uploads", json.dumps(wanted).encode(), "application/json", key
+        )
 
     def put(self, key: str, data: bytes, kind: str = "image/jpeg") -> None:
         self.s3.put_object(Bucket=self.bucket, Key=key, Body=data, ContentType=kind)
@@ -279,8 +287,9 @@ def test_a_deleted_image_is_no_longer_found(service: Service) -> None:
 
 
 def test_an_image_uploaded_by_a_form_becomes_searchable(service: Service) -> None:
-    wanted = {"content_type": "image/png", "name": "mine.png", "metadata": {"shop": "north"}}
-    asked = service.call("POST", "/v1/uploads", json.dumps(wanted).encode(), "application/json")
+    asked = service.ask_to_upload(
+        content_type="image/png", name="mine.png", metadata={"shop": "north"}
+    )
     assert asked.status == 201, asked.text
     ticket = asked.json
     form = {**ticket["fields"], "file": ("mine.png", png(50), "image/png")}
@@ -296,8 +305,7 @@ def test_an_image_uploaded_by_a_form_becomes_searchable(service: Service) -> Non
 
 
 def test_a_form_that_was_changed_is_refused(service: Service) -> None:
-    wanted = json.dumps({"content_type": "image/png"}).encode()
-    ticket = service.call("POST", "/v1/uploads", wanted, "application/json").json
+    ticket = service.ask_to_upload(content_type="image/png").json
     form = {**ticket["fields"], "key": "elsewhere.png", "file": ("x.png", png(60), "image/png")}
     body, kind = urllib3.encode_multipart_formdata(form)
     sent = service.http.request("POST", ticket["url"], body=body, headers={"content-type": kind})
@@ -305,8 +313,22 @@ def test_a_form_that_was_changed_is_refused(service: Service) -> None:
 
 
 def test_a_request_without_the_api_key_is_refused(service: Service) -> None:
-    assert service.call("GET", "/v1/health", key=False).status == 403
+    assert service.call("GET", "/v1/health", key="").status == 403
     assert service.call("GET", "/v1/health").status == 200
+    assert service.call("GET", "/v1/health", key="Write").status == 200
+
+
+def test_only_the_write_key_deletes_and_uploads(service: Service) -> None:
+    service.put("unwanted.jpg", jpeg(80))
+    image = f"/v1/images/{service.wait_for('unwanted.jpg', 'live')['id']}"
+    assert service.call("DELETE", image, key="Search").json["type"].endswith(":not-a-writer")
+    refused = service.ask_to_upload("Search", content_type="image/png")
+    assert (refused.status, "write key" in refused.json["detail"]) == (403, True)
+    assert service.call("GET", image).status == 200
+    deleted = service.call("DELETE", image, key="Write")
+    assert deleted.status == 202, deleted.text
+    service.wait_for("unwanted.jpg", "gone")
+    assert service.call("GET", image).status == 404
 
 
 def test_the_service_is_ready(service: Service) -> None:
