@@ -7,6 +7,7 @@ authorizer, plain values from a Lambda authorizer, facts about the caller from I
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,7 @@ from likeness.tenants import is_name
 # What IAM itself says of a caller. The identity also holds what the caller says: its user agent.
 _IAM_FACTS = ("accountId", "caller", "cognitoIdentityId", "user")
 _GROUPS = "cognito:groups"
+_BETWEEN = re.compile(r"[, ]+")
 
 Context = Mapping[str, Any]
 
@@ -50,9 +52,9 @@ def tenant_of(context: Context, claim: str) -> str:
 
 
 def _groups(context: Context) -> list[str]:
-    """A REST API's authorizer joins them by commas."""
+    """Gateways make one text of a list: a,b or [a b]. A group's name has no space."""
     listed = _claims(context).get(_GROUPS) or ""
-    return listed.split(",") if isinstance(listed, str) else list(listed)
+    return _BETWEEN.split(listed.strip("[]")) if isinstance(listed, str) else list(listed)
 
 
 def _claims(context: Context) -> Context:

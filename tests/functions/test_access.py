@@ -110,7 +110,9 @@ def test_while_a_key_is_rotated_both_may_write(key: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "groups", ["curators", "readers,curators", ["readers", "curators"]], ids=str
+    "groups",
+    ["curators", "readers,curators", "[readers curators]", "[curators]", ["readers", "curators"]],
+    ids=str,
 )
 def test_a_token_of_the_group_may_write(groups: Any) -> None:
     access.check_writer({"authorizer": {"claims": {"cognito:groups": groups}}}, GROUP)
@@ -125,6 +127,7 @@ def test_a_token_of_the_group_may_write(groups: Any) -> None:
         {"claims": {}},
         {"claims": {"cognito:groups": ""}},
         {"claims": {"cognito:groups": "curators-of-old"}},
+        {"claims": {"cognito:groups": "[readers curators-of-old]"}},
         {"claims": {"groups": "curators"}},
         {"cognito:groups": "curators"},
     ],
