@@ -19,10 +19,17 @@ ARCH := x86_64
 BUILD := .aws-sam/build
 STAGE := dev
 # The SAM CLI pins many libraries: it has an environment of its own. So has the local AWS of
-# `make e2e`, whose Python stands in for Lambda's: it has boto3 and none of our packages.
+# `make e2e`, whose Python stands in for Lambda's: it has boto3 and none of our packages. So have the
+# fuzzer, what audits, and what it audits: the packages of the runtime layer, and nothing else.
 SAM_ENVS := .venv-sam/.ready .venv-ministack/.ready
+OWN_ENVS := $(SAM_ENVS) .venv-fuzz/.ready .venv-audit/.ready .venv-deployed/.ready
 WITH_SAM := SAM_CLI_TELEMETRY=0 PATH="$(CURDIR)/.venv-sam/bin:$$PATH"
 MAX_UNZIPPED_MB := 200
+FUZZ_S := 60
+# Licences that what is deployed may have, as its packages spell them.
+LICENCES := MIT;MIT License;MIT-CMU;Apache-2.0;Apache Software License;BSD-3-Clause;BSD License;$\
+	3-Clause BSD License;Apache-2.0 OR BSD-2-Clause;PSF-2.0;$\
+	BSD-3-Clause AND 0BSD AND MIT AND Zlib AND CC0-1.0
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -42,7 +49,7 @@ else
 endif
 	@touch $@
 
-$(SAM_ENVS): .venv-%/.ready: locks/%.txt
+$(OWN_ENVS): .venv-%/.ready: locks/%.txt
 	@echo "Setting up $(@D) with $(PYTHON) ($(if $(UV),uv,pip)) …"
 ifneq ($(UV),)
 	@uv venv --quiet --clear --no-python-downloads --python "$(PYTHON)" $(@D)
@@ -94,6 +101,22 @@ evaluate: $(READY) ## DATA=folder [MODELS=folder]: our model beside its peers, o
 	@test -n "$(DATA)" || { echo "Name the folder that holds grocery/, copies/ and clothing/: make evaluate DATA=…"; exit 1; }
 	@$(BIN)/python training/evaluate.py "$(DATA)" .likeness/evaluation $(if $(MODELS),--models "$(MODELS)")
 
+fuzz: .venv-fuzz/.ready ## FUZZ_S=60 seconds of damaged files, events and tokens for each parser
+	@for target in decoder events tokens; do \
+		PYTHONPATH=shared:. .venv-fuzz/bin/python -m fuzz.run $$target build/fuzz/$$target \
+			-max_total_time=$(FUZZ_S) -max_len=16384 -timeout=20 -rss_limit_mb=2048 -print_final_stats=1; \
+	done
+
+sbom: .venv-audit/.ready .venv-deployed/.ready ## build/sbom.json and docs/licences.md of what is deployed; fails on other licences
+	@mkdir -p build
+	@.venv-deployed/bin/python -m pip --quiet uninstall --yes setuptools pip 2>/dev/null || true # not deployed
+	@.venv-audit/bin/cyclonedx-py environment --output-reproducible -o build/sbom.json .venv-deployed/bin/python
+	@{ printf '# Licences of what is deployed\n\nMade by `make sbom`, from the packages of layers/runtime/requirements.txt.\n\n'; \
+		.venv-audit/bin/pip-licenses --python .venv-deployed/bin/python --allow-only "$(LICENCES)" \
+			--format markdown --with-urls; } > build/licences.md
+	@mv build/licences.md docs/licences.md
+	@echo "build/sbom.json (CycloneDX), docs/licences.md: $$(grep -c '^| [a-z]' docs/licences.md) packages, no licence but those allowed"
+
 gate: $(READY) ## does the bundled model find what it found before? a part of `make test`
 	@$(BIN)/python -m pytest tests/quality $(ARGS)
 
@@ -111,12 +134,12 @@ lock: ## renew the lock files (needs uv)
 		--no-emit-index-url --all-extras --group dev pyproject.toml -o locks/dev.txt
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 		--no-emit-index-url pyproject.toml -c locks/dev.txt -o layers/runtime/requirements.txt
-	for env in sam ministack; do uv pip compile --quiet --universal --python-version 3.11 \
+	for env in sam ministack fuzz audit; do uv pip compile --quiet --universal --python-version 3.11 \
 		--generate-hashes --no-header --no-emit-index-url locks/$$env.in -o locks/$$env.txt; done
 
 clean: ## everything that was built here
-	rm -rf $(VENV) .venv-sam .venv-ministack .aws-sam .likeness .hypothesis .pytest_cache .mypy_cache \
+	rm -rf $(VENV) $(OWN_ENVS:/.ready=) .aws-sam .likeness .hypothesis .pytest_cache .mypy_cache \
 		.ruff_cache .import_linter_cache build *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help setup demo serve test check build deploy e2e evaluate gate baseline faults openapi lock clean
+.PHONY: help setup demo serve test check build deploy e2e evaluate fuzz sbom gate baseline faults openapi lock clean

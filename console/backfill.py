@@ -29,7 +29,7 @@ from rich.text import Text
 
 from console.client import ServiceError
 from likeness.feeding import Feeder, batches, may_be_picture
-from likeness.ports import ObjectStore
+from likeness.ports import ObjectListing
 from likeness.records import Listed, ObjectRef
 
 # More are fed by the state machine of template.yaml: a laptop closes before they are through.
@@ -52,7 +52,7 @@ class Source:
     prefix: str
     takes_all: bool = False
 
-    def entries(self, store: ObjectStore, after: str = "") -> Iterator[Listed]:
+    def entries(self, store: ObjectListing, after: str = "") -> Iterator[Listed]:
         return store.entries(self.bucket, self.prefix, after)
 
     def takes(self, entry: Listed) -> bool:
@@ -106,7 +106,7 @@ class Plan:
 
 
 def count(
-    store: ObjectStore, source: Source, after: str, advance: Advance, most: float = float("inf")
+    store: ObjectListing, source: Source, after: str, advance: Advance, most: float = float("inf")
 ) -> Plan:
     """List what comes after a key; it ends early once there are more than `most`."""
     plan = Plan()
@@ -125,7 +125,7 @@ def count(
 
 
 def feed(
-    store: ObjectStore, source: Source, feeder: Feeder, cursor: Cursor, advance: Advance
+    store: ObjectListing, source: Source, feeder: Feeder, cursor: Cursor, advance: Advance
 ) -> Iterator[ObjectRef]:
     """Send the hints page by page, on from the cursor; yields what was hinted at.
 
@@ -211,7 +211,7 @@ def start_workflow(arn: str, source: Source, out: Console) -> None:
 
 
 def prepare(
-    store: ObjectStore, source: Source, after: str, out: Console, most: float = float("inf")
+    store: ObjectListing, source: Source, after: str, out: Console, most: float = float("inf")
 ) -> Plan:
     """Count what is still to be done, with a progress bar."""
     if after:
@@ -222,7 +222,7 @@ def prepare(
 
 
 def run(
-    store: ObjectStore, source: Source, feeder: Feeder, cursor: Cursor, anyway: bool, out: Console
+    store: ObjectListing, source: Source, feeder: Feeder, cursor: Cursor, anyway: bool, out: Console
 ) -> list[str]:
     """Feed with a progress bar; returns the keys. On Ctrl-C the cursor stays, and is told.
 

@@ -101,7 +101,8 @@ def _service(client: Client | None) -> Finding:
     except ServiceError as error:
         mend = "If it is up: index a first image, or check its QDRANT_URL, its key and its log."
         return Finding("service", False, str(error), mend)
-    return Finding("service", True, f"{ready['points']} points in {ready['collection']}")
+    points = ready.get("points", "untold")  # where there are tenants
+    return Finding("service", True, f"{points} points in {ready['collection']}")
 
 
 def _bucket(bucket: str | None, queue_url: str | None) -> Finding:

@@ -132,7 +132,7 @@ def run(
             http_server(app, port) as api_url,
         ):
             settings = Settings.from_env(os.environ)
-            digest = settings_digest(settings.schema, settings.limits)
+            digest = settings_digest(settings.schema, settings.limits, settings.tenant_prefix)
             service = LocalService(
                 api_url, aws_url, BUCKET, queue_url, os.getpid(), index_port, key, digest
             )

@@ -54,7 +54,7 @@ class Side(Struct, frozen=True):
 
 def deployed(env: Mapping[str, str]) -> Side:
     settings = Settings.from_env(env)
-    digest = settings_digest(settings.schema, settings.limits)
+    digest = settings_digest(settings.schema, settings.limits, settings.tenant_prefix)
     index = open_index(settings)
     return Side(index, settings.bucket, settings.queue_url, digest, settings.most_waiting)
 

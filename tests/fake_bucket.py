@@ -91,6 +91,9 @@ class FakeBucket:
             if key.startswith(prefix) and key > start_after and state:
                 yield Listed(self.ref(key), state.etag, state.size, state.last_modified_s)
 
+    def delete(self, ref: ObjectRef) -> None:
+        self.remove(ref.key)
+
     def presign_upload(
         self,
         ref: ObjectRef,

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from aws_lambda_powertools import Logger
+from msgspec import structs
 from starlette.testclient import TestClient
 
 from functions.search.api import Fetch, create_app
@@ -21,6 +22,7 @@ from likeness.records import ObjectRef
 from likeness.search import Searcher
 from likeness.searchers import Searchers
 from likeness.settings import Settings
+from likeness.tenants import Tenants
 from tests.calibrations import calibration_of
 from tests.fake_bucket import FakeBucket
 
@@ -39,17 +41,20 @@ class Service:
         model: Path = FIXED_FILTERS,
         fetch: Fetch | None = None,
         calibrated: bool = True,
+        **settings: Any,
     ) -> None:
-        self.index = EmbeddedIndex(folder, Layout("images", SCHEMA))
+        schema = settings.get("schema", SCHEMA)
+        self.index = EmbeddedIndex(folder, Layout("images", schema))
         self.bucket = FakeBucket("photos")
         self.embedder = Embedder(model)
-        self.settings = Settings("file:///unused", model, "photos", "uploads/", schema=SCHEMA)
+        usual = Settings("file:///unused", model, "photos", upload_prefix="uploads/", schema=SCHEMA)
+        self.settings = structs.replace(usual, **settings)
         self.calibration = calibration_of(self.embedder.spec) if calibrated else None
         self.searcher = Searcher(
             self.index,
             self.embedder,
             lambda: self.bucket,
-            SCHEMA,
+            schema,
             self.settings.limits,
             self.calibration,
             lambda: TextEmbedder(model),
@@ -91,7 +96,12 @@ class Service:
     def _reconcile(self) -> None:
         hints, self.bucket.events = self.bucket.events, []
         Indexer(
-            self.bucket, self.index, self.embedder, SCHEMA, calibration=self.calibration
+            self.bucket,
+            self.index,
+            self.embedder,
+            self.settings.schema,
+            calibration=self.calibration,
+            tenants=Tenants(self.settings.prefix) if self.settings.tenant_claim else None,
         ).reconcile(hints)
 
     def id(self, key: str) -> str:

@@ -14,7 +14,7 @@ from likeness.agreement import settings_digest
 from likeness.drift import Audit, Difference
 from likeness.errors import ConfigurationError
 from likeness.feeding import Feeder
-from likeness.ports import HintQueue, ObjectStore, VectorIndex
+from likeness.ports import HintQueue, ObjectListing, VectorIndex
 from likeness.settings import Settings
 
 # Of the note that says where the next run goes on.
@@ -26,7 +26,7 @@ class Handler:
 
     def __init__(
         self,
-        store: ObjectStore,
+        store: ObjectListing,
         index: VectorIndex,
         queue: HintQueue,
         settings: Settings,
@@ -65,7 +65,9 @@ class Handler:
             self._index,
             self._settings.bucket,
             self._settings.prefix,
-            settings_digest(self._settings.schema, self._settings.limits),
+            settings_digest(
+                self._settings.schema, self._settings.limits, self._settings.tenant_prefix
+            ),
             mend,
             self._settings.event_lag_s,
             clock=self._clock,

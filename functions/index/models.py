@@ -13,6 +13,7 @@ from likeness.indexing import Indexer
 from likeness.ports import VectorIndex
 from likeness.rerank.verdicts import load_calibration
 from likeness.settings import Settings
+from likeness.tenants import Tenants
 
 
 def open_indexers(settings: Settings, index: VectorIndex) -> Indexers:
@@ -31,6 +32,7 @@ def open_indexers(settings: Settings, index: VectorIndex) -> Indexers:
             calibration=load_calibration(folder, embedder.fingerprint),
             keep_patches=settings.keep_patches,
             announce=announce,
+            tenants=Tenants(settings.prefix) if settings.tenant_claim else None,
         )
 
     return Indexers(index, store, [open_indexer(folder) for folder in settings.model_dirs])

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import binascii
 import contextlib
+import copy
 import functools
 import itertools
 import math
@@ -26,7 +27,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from functions.search import openapi, problems, schemas
+from functions.search import access, openapi, problems, schemas
 from likeness.duplicates import Duplicates
 from likeness.errors import (
     ConfigurationError,
@@ -41,7 +42,7 @@ from likeness.errors import (
     UnsupportedFormat,
 )
 from likeness.feedback import Feedback, Opinion
-from likeness.ports import ObjectStore, VectorIndex
+from likeness.ports import IndexView, ObjectStore
 from likeness.records import Box, ObjectRef, Point, State
 from likeness.rerank.profiles import Profile, Proof
 from likeness.search import (
@@ -61,6 +62,7 @@ from likeness.search import (
 )
 from likeness.searchers import Searchers
 from likeness.settings import MIB, Settings
+from likeness.tenants import TenantIndex, Tenants, TenantStore
 
 # base64 of the largest image, and room for the other fields
 _MAX_BODY_BYTES = MAX_QUERY_BYTES * 4 // 3 + MIB // 4
@@ -83,7 +85,7 @@ Fetch = Callable[[str, int], bytes]
 
 def create_app(
     searchers: Searchers,
-    index: VectorIndex,
+    index: IndexView,
     open_store: Callable[[], ObjectStore],
     settings: Settings,
     open_logger: Callable[[], Logger],
@@ -119,7 +121,7 @@ def create_app(
         return problems.respond(500, "internal", detail, _request_id(request))
 
     routes = [
-        Route(operation.path, _in_time(getattr(api, operation.name)), methods=[operation.method])
+        Route(operation.path, _in_time(api.endpoint(operation)), methods=[operation.method])
         for operation in openapi.OPERATIONS
     ]
     routes.append(Route("/openapi.json", _document, methods=["GET"]))
@@ -138,18 +140,57 @@ class Api:
     def __init__(
         self,
         searchers: Searchers,
-        index: VectorIndex,
+        index: IndexView,
         open_store: Callable[[], ObjectStore],
         settings: Settings,
         fetch: Fetch | None,
     ) -> None:
         self._searchers = searchers
+        self._view: Callable[[Searcher], Searcher] = lambda searcher: searcher
+        self._index: IndexView = index
         self._duplicates = Duplicates(index)
         self._feedback = Feedback(index)
         self._open_store = open_store
         self._settings = settings
         self._fetch = fetch
         self._calls = itertools.count()
+
+    def endpoint(self, operation: openapi.Operation) -> Callable[[Request], Awaitable[Response]]:
+        """The operation's method for those who may call it, over what they may see."""
+
+        async def answer(request: Request) -> Response:
+            context, claim = access.context_of(request), self._settings.tenant_claim
+            if operation.scope == "write":
+                access.check_writer(context, self._settings)
+            api = self
+            if claim and operation.scope != "anyone":
+                api = self._of_tenant(access.tenant_of(context, claim))
+            response: Response = await getattr(api, operation.name)(request)
+            return response
+
+        return answer
+
+    def _of_tenant(self, tenant: str) -> Api:
+        """The same service for one tenant, for whom there is nothing but its own."""
+        settings = self._settings
+        tenants = Tenants(settings.prefix)
+
+        def view(index: IndexView) -> TenantIndex:
+            return TenantIndex(index, tenant)
+
+        def open_store() -> ObjectStore:
+            return TenantStore(self._open_store(), tenants, tenant)
+
+        api = copy.copy(self)
+        api._view = lambda searcher: searcher.over(view, open_store)
+        api._index = view(self._index)
+        api._duplicates, api._feedback = Duplicates(api._index), Feedback(api._index)
+        api._open_store = open_store
+        uploads = settings.upload_prefix.removeprefix(settings.prefix)
+        api._settings = msgspec.structs.replace(
+            settings, upload_prefix=tenants.folder(tenant) + uploads
+        )
+        return api
 
     async def search(self, request: Request) -> Response:
         cold = next(self._calls) == 0
@@ -175,6 +216,14 @@ class Api:
                 reason=point.reason or msgspec.UNSET,
                 detail=point.detail or msgspec.UNSET,
             )
+        )
+
+    async def remove(self, request: Request) -> Response:
+        point_id = _path_id(request)
+        ref = (await self._run(lambda searcher: searcher.image(point_id))).ref
+        await asyncio.to_thread(lambda: self._open_store().delete(ref))
+        return _json(
+            schemas.Removal(id=ref.point_id, key=ref.key, status_url=_status_url(ref)), 202
         )
 
     async def status(self, request: Request) -> Response:
@@ -267,7 +316,7 @@ class Api:
             key=ref.key,
             max_bytes=limits.max_bytes,
             expires_in_s=_UPLOAD_EXPIRES_S,
-            status_url=f"/v1/status?{urlencode({'key': ref.key})}",
+            status_url=_status_url(ref),
         )
         return _json(ticket, 201)
 
@@ -283,13 +332,15 @@ class Api:
                 model_name=name,
                 models=self._searchers.models,
                 collection=info.name,
-                points=info.points,
+                points=msgspec.UNSET if info.points is None else info.points,
             )
         )
 
     async def _run(self, work: Callable[[Searcher], T]) -> T:
         """All work of a request is done by one model's searcher."""
-        return await asyncio.to_thread(self._searchers.run, work)
+        return await asyncio.to_thread(
+            self._searchers.run, lambda searcher: work(self._view(searcher))
+        )
 
     async def _answer(
         self, request: Request, source: Source, options: schemas.SearchOptions, cold: bool
@@ -636,6 +687,10 @@ def _status(ref: ObjectRef, point: Point | None) -> schemas.Status:
         reason=point.reason or msgspec.UNSET,
         detail=point.detail or msgspec.UNSET,
     )
+
+
+def _status_url(ref: ObjectRef) -> str:
+    return f"/v1/status?{urlencode({'key': ref.key})}"
 
 
 def _payload(point: Point) -> dict[str, Any]:

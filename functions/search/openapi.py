@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -15,12 +15,27 @@ _REF = "#/components/schemas/{name}"
 JSON_OPTIONS = ("filter", "box", "exclude", "cutoff")
 _ERRORS = {
     400: "The request cannot be understood; `detail` names the field.",
+    403: "The key or token may not do this, or names no tenant.",
     404: "No such image.",
     409: "Made by another model, or replaced meanwhile.",
     413: "Too large; POST /v1/uploads takes larger images.",
     415: "Not a body, or not an image format, that is taken.",
     422: "The image cannot be used; `type` and `detail` say why.",
     503: "The index or the bucket is not answering: try again after Retry-After seconds.",
+}
+_KEY = {"type": "apiKey", "in": "header", "name": "x-api-key"}
+_AUTHORIZATION = {"type": "apiKey", "in": "header", "name": "Authorization"}
+_SCHEMES = {
+    "searchKey": {**_KEY, "description": "A key that may search. AuthMode ApiKey."},
+    "writeKey": {**_KEY, "description": "The key that may write and search. AuthMode ApiKey."},
+    "token": {
+        **_AUTHORIZATION,
+        "description": "A Cognito ID token; to write, of the group that may. AuthMode Cognito.",
+    },
+    "signature": {
+        **_AUTHORIZATION,
+        "description": "AWS Signature Version 4; the caller's policies say what. AuthMode Iam.",
+    },
 }
 _ID_PARAMETER = {
     "name": "id",
@@ -33,7 +48,8 @@ _ID_PARAMETER = {
 
 class Operation(msgspec.Struct, frozen=True):
     """One route: `name` is also its method of api.Api. `options` are those of the query string;
-    with `images`, the body may be an image, or a form with one and the options.
+    with `images`, the body may be an image, or a form with one and the options. `scope`: who may
+    call it; writers may search too.
     """
 
     name: str
@@ -47,6 +63,7 @@ class Operation(msgspec.Struct, frozen=True):
     images: bool = False
     options: type[msgspec.Struct] | None = None
     parameters: tuple[dict[str, Any], ...] = ()
+    scope: Literal["anyone", "search", "write"] = "search"
 
 
 OPERATIONS = (
@@ -70,6 +87,17 @@ OPERATIONS = (
         schemas.Image,
         (404, 503),
         parameters=(_ID_PARAMETER,),
+    ),
+    Operation(
+        "remove",
+        "DELETE",
+        "/v1/images/{id}",
+        "Delete an image's object from the bucket; the index follows.",
+        schemas.Removal,
+        (404, 503),
+        status=202,
+        parameters=(_ID_PARAMETER,),
+        scope="write",
     ),
     Operation(
         "similar",
@@ -107,6 +135,7 @@ OPERATIONS = (
         schemas.Ok,
         (400, 404, 413, 415, 503),
         body=schemas.Decision,
+        scope="write",
     ),
     Operation(
         "feedback",
@@ -126,6 +155,7 @@ OPERATIONS = (
         (400, 413, 415, 503),
         status=201,
         body=schemas.UploadRequest,
+        scope="write",
     ),
     Operation(
         "status",
@@ -136,7 +166,7 @@ OPERATIONS = (
         (400, 503),
         options=schemas.StatusOptions,
     ),
-    Operation("health", "GET", "/v1/health", "The process is up.", schemas.Ok),
+    Operation("health", "GET", "/v1/health", "The process is up.", schemas.Ok, scope="anyone"),
     Operation(
         "ready",
         "GET",
@@ -172,9 +202,8 @@ def document() -> dict[str, Any]:
         "paths": paths,
         "components": {
             "schemas": components,
-            "securitySchemes": {"key": {"type": "apiKey", "in": "header", "name": "x-api-key"}},
+            "securitySchemes": _SCHEMES,
         },
-        "security": [{"key": []}, {}],
     }
 
 
@@ -185,6 +214,7 @@ def _describe(operation: Operation) -> dict[str, Any]:
         "summary": operation.summary,
         "parameters": [*operation.parameters, *_option_parameters(options)],
         "responses": _responses(operation),
+        "security": _security(operation),
     }
     if operation.body:
         contents = {"application/json": {"schema": _ref(operation.body)}}
@@ -192,6 +222,14 @@ def _describe(operation: Operation) -> dict[str, Any]:
             contents |= _image_contents(options)
         entry["requestBody"] = {"required": True, "content": contents}
     return entry
+
+
+def _security(operation: Operation) -> list[dict[str, Any]]:
+    """Any one of these: which one, is a deployment's AuthMode. None at a service without a gateway,
+    such as the local one.
+    """
+    names = [name for name in _SCHEMES if name != "searchKey" or operation.scope != "write"]
+    return [*({name: []} for name in names), {}]
 
 
 def without_null(schema: dict[str, Any]) -> dict[str, Any]:
@@ -258,7 +296,8 @@ def _responses(operation: Operation) -> dict[str, Any]:
         }
     }
     problem = {"application/problem+json": {"schema": _ref(schemas.Problem)}}
-    for status in operation.errors:
+    forbidden = () if operation.scope == "anyone" else (403,)
+    for status in (*operation.errors, *forbidden):
         responses[str(status)] = {"description": _ERRORS[status], "content": problem}
     return responses
 

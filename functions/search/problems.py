@@ -17,6 +17,7 @@ RETRY_AFTER_S = 5
 
 STATUSES: dict[type[errors.LikenessError], int] = {
     errors.InputError: 400,
+    errors.Forbidden: 403,
     errors.NotIndexed: 404,
     errors.ModelMismatch: 409,
     errors.ImageTooLarge: 413,

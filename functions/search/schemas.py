@@ -357,17 +357,28 @@ class UploadTicket(msgspec.Struct, kw_only=True):
     status_url: Annotated[str, Meta(description="Poll this until the state is live or rejected.")]
 
 
+class Removal(msgspec.Struct, kw_only=True):
+    """The object was deleted; the index follows within seconds."""
+
+    id: str
+    key: str
+    status_url: Annotated[str, Meta(description="Poll this until the state is gone.")]
+
+
 class Ok(msgspec.Struct, kw_only=True):
     status: Literal["ok"]
 
 
-class Ready(msgspec.Struct, kw_only=True):
+class Ready(msgspec.Struct, kw_only=True, omit_defaults=True):
     status: Literal["ok"]
     model: str
     model_name: str
     models: Annotated[list[str], Meta(description="All that the service can search with.")]
     collection: str
-    points: Annotated[int, Meta(description="Live, rejected and deleted objects.")]
+    points: Annotated[
+        int | UnsetType,
+        Meta(description="Live, rejected and deleted objects. Where there are tenants, untold."),
+    ] = UNSET
 
 
 class Problem(msgspec.Struct, kw_only=True, omit_defaults=True):

@@ -14,9 +14,13 @@ from likeness.settings import Limits
 _CONTENT = 2
 
 
-def settings_digest(schema: Schema, limits: Limits) -> str:
-    """Of what decides on a point's content, so that a key declared since is noticed."""
-    decisive = msgspec.json.encode((_CONTENT, schema, limits), order="deterministic")
+def settings_digest(schema: Schema, limits: Limits, tenant_prefix: str | None = None) -> str:
+    """Of what decides on a point's content, so that a key declared since is noticed.
+
+    `tenant_prefix`: what tenants' names in keys come after, None without tenants.
+    """
+    tenants = [] if tenant_prefix is None else [tenant_prefix]
+    decisive = msgspec.json.encode((_CONTENT, schema, limits, *tenants), order="deterministic")
     return hashlib.sha256(decisive).hexdigest()[:8]
 
 

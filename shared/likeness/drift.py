@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from likeness.agreement import mark
 from likeness.errors import IndexMissing, QueueFull
 from likeness.feeding import batches, may_be_picture
-from likeness.ports import ObjectStore, VectorIndex
+from likeness.ports import ObjectListing, VectorIndex
 from likeness.records import Listed, ObjectRef, Point, State
 from likeness.settings import EVENT_LAG_S
 
@@ -116,7 +116,7 @@ class Audit:
 
     def __init__(
         self,
-        store: ObjectStore,
+        store: ObjectListing,
         index: VectorIndex,
         bucket: str,
         prefix: str,

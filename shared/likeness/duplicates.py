@@ -5,12 +5,13 @@ from __future__ import annotations
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from msgspec import Struct, structs
 
 from likeness.errors import IndexMissing, IndexRefused, InvalidRequest, NotIndexed
 from likeness.model import ModelSpec
-from likeness.ports import VectorIndex
+from likeness.ports import IndexView
 from likeness.records import (
     POINT_NAMESPACE,
     Candidate,
@@ -23,6 +24,7 @@ from likeness.records import (
 from likeness.rerank.appearance import of_point
 from likeness.rerank.profiles import Ranker
 from likeness.rerank.verdicts import Calibration, Level
+from likeness.tenants import owned_by
 
 # Nearest neighbours that a new image is held against, and how many partners it keeps.
 _LOOKED_AT, _KEPT = 20, 10
@@ -43,7 +45,7 @@ def say_nothing(points: Sequence[Point]) -> None:
 class Gate:
     """Marks new images that show what an indexed one shows already."""
 
-    def __init__(self, index: VectorIndex, spec: ModelSpec, calibration: Calibration) -> None:
+    def __init__(self, index: IndexView, spec: ModelSpec, calibration: Calibration) -> None:
         self._index = index
         self._spec = spec
         self._ranker = Ranker(spec, calibration)
@@ -51,7 +53,7 @@ class Gate:
     def marked(self, writes: Sequence[PointWrite]) -> list[PointWrite]:
         """The same writes, live points with their partners: those in the index, and those before
         them in this batch. Two functions that index one picture at the same moment miss each
-        other; the next look at either of them finds the pair.
+        other; the next look at either of them finds the pair. Partners are of the same tenant.
 
         It compares with what stands behind the alias: while that is another model's, just with the
         batch. Raises IndexUnavailable.
@@ -75,9 +77,7 @@ class Gate:
 
     def _neighbours(self, live: list[Point]) -> list[list[Candidate]]:
         lookups = [
-            Lookup(
-                [point.vector], _LOOKED_AT, filter={"must_not": [{"has_id": [point.id]}]}, full=True
-            )
+            Lookup([point.vector], _LOOKED_AT, filter=_others(point), full=True)
             for point in live
             if point.vector is not None
         ]
@@ -88,7 +88,10 @@ class Gate:
 
     def _with_partners(self, point: Point, others: list[Point]) -> Point:
         others = [
-            other for other in others if other.model == point.model and other.vector is not None
+            other
+            for other in others
+            if (other.model, other.tenant) == (point.model, point.tenant)
+            and other.vector is not None
         ]
         proofs = self._ranker.prove(
             of_point(point, self._spec), [of_point(other, self._spec) for other in others]
@@ -130,7 +133,7 @@ class Group(Struct, frozen=True):
 class Duplicates:
     """Groups of duplicates, less what somebody decided."""
 
-    def __init__(self, index: VectorIndex) -> None:
+    def __init__(self, index: IndexView) -> None:
         self._index = index
 
     def groups(self, limit: int, cursor: str | None = None) -> tuple[list[Group], str | None]:
@@ -204,6 +207,12 @@ class Duplicates:
                 images[note["group"]].append(note["image"])
             if cursor is None:
                 return images
+
+
+def _others(point: Point) -> dict[str, Any]:
+    """The filter for a point's possible partners."""
+    own = {"must": [owned_by(point.tenant)]} if point.tenant else {}
+    return {**own, "must_not": [{"has_id": [point.id]}]}
 
 
 def _group_of(point: Point) -> str:

@@ -7,6 +7,9 @@
     │   ├── ModelMismatch           a vector made by another model
     │   ├── NotIndexed              no live image has that id or key
     │   ├── FetchRefused            an image URL that is not allowed, or gave no image
+    │   ├── Forbidden               the caller may not do that
+    │   │   ├── NoTenant            the authorizer named no tenant
+    │   │   └── NotAWriter          the caller may only search
     │   └── ImageError              bytes that cannot be indexed or searched
     │       ├── ImageTooLarge       more bytes than allowed
     │       │   └── QueryTooLarge   more bytes than a request can carry
@@ -36,6 +39,7 @@ from __future__ import annotations
 __all__ = [
     "ConfigurationError",
     "FetchRefused",
+    "Forbidden",
     "ImageError",
     "ImageTooLarge",
     "IndexContended",
@@ -49,6 +53,8 @@ __all__ = [
     "ModelBundleError",
     "ModelMismatch",
     "NoDetail",
+    "NoTenant",
+    "NotAWriter",
     "NotAnImage",
     "NotIndexed",
     "ObjectChanged",
@@ -89,6 +95,18 @@ class NotIndexed(InputError):
 
 class FetchRefused(InputError):
     slug = "fetch-refused"
+
+
+class Forbidden(InputError):
+    slug = "forbidden"
+
+
+class NoTenant(Forbidden):
+    slug = "no-tenant"
+
+
+class NotAWriter(Forbidden):
+    slug = "not-a-writer"
 
 
 class ImageError(InputError):

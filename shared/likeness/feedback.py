@@ -8,7 +8,7 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
-from likeness.ports import VectorIndex
+from likeness.ports import IndexView
 
 _KIND = "feedback"
 _PAGE = 500
@@ -50,7 +50,7 @@ class Judgements(Struct, frozen=True):
 
 
 class Feedback:
-    def __init__(self, index: VectorIndex) -> None:
+    def __init__(self, index: IndexView) -> None:
         self._index = index
 
     def add(self, opinion: Opinion) -> None:

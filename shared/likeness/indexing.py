@@ -49,6 +49,7 @@ from likeness.records import (
 from likeness.rerank.packing import pack
 from likeness.rerank.verdicts import Calibration
 from likeness.settings import MIB, Limits
+from likeness.tenants import Tenants
 
 _WRITES = 3
 _PARALLEL = 4
@@ -119,10 +120,12 @@ class Indexer:
         calibration: Calibration | None = None,
         keep_patches: bool = False,
         announce: Announce = say_nothing,
+        tenants: Tenants | None = None,
     ) -> None:
         """`parallel` objects are read from the store at a time; 1 keeps it in this thread.
 
-        With a calibration, duplicates are found as they come in, and announced once written.
+        With a calibration, duplicates are found as they come in, and announced once written. With
+        tenants, each object is its tenant's.
         """
         self._store = store
         self._index = index
@@ -136,7 +139,9 @@ class Indexer:
         self._patches_dim = patches.dim if patches and keep_patches else None
         self._gate = Gate(index, embedder.spec, calibration) if calibration else None
         self._tell = announce
-        self._settings = settings_digest(self._schema, self._limits)
+        self._tenants = tenants
+        tenant_prefix = tenants.prefix if tenants else None
+        self._settings = settings_digest(self._schema, self._limits, tenant_prefix)
 
     @property
     def model(self) -> str:
@@ -336,6 +341,7 @@ class Indexer:
             settings=self._settings,
             indexed_at_s=self._clock(),
             object=look.state,
+            tenant=self._tenants.owner(look.ref.key) if self._tenants else None,
             **rest,
         )
         return PointWrite(point, condition)

@@ -19,12 +19,49 @@ from likeness.records import (
 )
 
 
-class VectorIndex(Protocol):
-    """A Qdrant collection behind an alias: writers name a model, readers the alias.
+class IndexView(Protocol):
+    """What the search function needs of an index: the collection behind the alias, and notes.
 
     Every method raises IndexUnavailable when the index cannot be reached or does not confirm.
     `filter` is Qdrant filter JSON as `filters.Schema.compile` returns it.
     """
+
+    def info(self) -> CollectionInfo:
+        """The collection behind the alias. Raises IndexMissing where there is none."""
+
+    def nearest(self, lookups: Sequence[Lookup]) -> list[list[Candidate]]:
+        """The answer to each lookup, best first, all in one round trip.
+
+        Up to 16 equals at an edge of an answer come by their ids: pages join.
+        """
+
+    def fetch(self, ids: Sequence[str]) -> dict[str, Point]:
+        """Points of the collection behind the alias, with all that is stored of them; unknown ids
+        are left out.
+        """
+
+    def scroll(
+        self,
+        limit: int,
+        cursor: str | None = None,
+        filter: Mapping[str, Any] | None = None,
+    ) -> Page:
+        """Points in id order, without vectors and descriptors."""
+
+    def note(self, kind: str, note_id: str, values: Mapping[str, Any]) -> None:
+        """Keep a note of some kind beside the collections; one with the same id is replaced."""
+
+    def forget(self, kind: str, note_id: str) -> None:
+        """Remove a note; harmless where there is none."""
+
+    def notes(
+        self, kind: str, limit: int, cursor: str | None = None
+    ) -> tuple[list[Mapping[str, Any]], str | None]:
+        """Notes of a kind in id order, and the cursor of the next page."""
+
+
+class VectorIndex(IndexView, Protocol):
+    """A Qdrant collection behind an alias: writers name a model, readers the alias."""
 
     def reconnect(self) -> None:
         """Open connections anew: those in a restored snapshot are dead."""
@@ -78,42 +115,12 @@ class VectorIndex(Protocol):
         The condition is checked where it is deleted: what came alive meanwhile stays.
         """
 
-    def info(self) -> CollectionInfo:
-        """The collection behind the alias. Raises IndexMissing where there is none."""
-
-    def nearest(self, lookups: Sequence[Lookup]) -> list[list[Candidate]]:
-        """The answer to each lookup, best first, all in one round trip.
-
-        Up to 16 equals at an edge of an answer come by their ids: pages join.
-        """
-
-    def fetch(self, ids: Sequence[str]) -> dict[str, Point]:
-        """Points of the collection behind the alias, with all that is stored of them; unknown ids
-        are left out.
-        """
-
-    def scroll(
-        self,
-        limit: int,
-        cursor: str | None = None,
-        filter: Mapping[str, Any] | None = None,
-    ) -> Page:
-        """Points in id order, without vectors and descriptors."""
-
-    def note(self, kind: str, note_id: str, values: Mapping[str, Any]) -> None:
-        """Keep a note of some kind beside the collections; one with the same id is replaced."""
-
-    def forget(self, kind: str, note_id: str) -> None:
-        """Remove a note; harmless where there is none."""
-
-    def notes(
-        self, kind: str, limit: int, cursor: str | None = None
-    ) -> tuple[list[Mapping[str, Any]], str | None]:
-        """Notes of a kind in id order, and the cursor of the next page."""
-
 
 class ObjectReader(Protocol):
-    """What indexing asks of a bucket."""
+    """What indexing asks of a bucket.
+
+    Every method raises StoreUnavailable for throttling, 5xx and lost connections.
+    """
 
     def head(self, ref: ObjectRef) -> ObjectState | None:
         """The object's present state; None where it is absent or hidden by a delete marker."""
@@ -125,14 +132,18 @@ class ObjectReader(Protocol):
         """
 
 
-class ObjectStore(ObjectReader, Protocol):
-    """A bucket. Every method raises StoreUnavailable for throttling, 5xx and lost connections."""
-
-    def list(self, bucket: str, prefix: str, start_after: str = "") -> Iterator[ObjectRef]:
-        """Every object under a prefix, in key order."""
+class ObjectListing(Protocol):
+    """What those ask of a bucket who look at all of it."""
 
     def entries(self, bucket: str, prefix: str, start_after: str = "") -> Iterator[Listed]:
-        """The same, with all that the listing tells of each."""
+        """Every object under a prefix, in key order. Raises StoreUnavailable, as ObjectReader."""
+
+
+class ObjectStore(ObjectReader, Protocol):
+    """What searching asks of a bucket."""
+
+    def delete(self, ref: ObjectRef) -> None:
+        """Delete an object; harmless where there is none."""
 
     def presign_upload(
         self,

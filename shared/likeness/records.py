@@ -144,7 +144,8 @@ class Point(Struct, frozen=True):
 
     `settings` is a digest of the schema and limits that it was indexed under. `partners` are the
     duplicates that were there when it was indexed, the closest first. `group` names all that show
-    the same, and `original` is the id of the first of them, None on that one itself.
+    the same, and `original` is the id of the first of them, None on that one itself. `tenant` is
+    whose it is, where there are tenants.
     """
 
     ref: ObjectRef
@@ -165,6 +166,7 @@ class Point(Struct, frozen=True):
     partners: Sequence[Partner] = ()
     original: str | None = None
     group: str | None = None
+    tenant: str | None = None
 
     @property
     def id(self) -> str:
@@ -226,12 +228,14 @@ class Candidate(Struct, frozen=True):
 
 
 class CollectionInfo(Struct, frozen=True):
-    """What readers find behind the alias. `patches`: their dimension, where they are kept."""
+    """What readers find behind the alias. `patches`: their dimension, where they are kept.
+    `points` is None for those who may not know.
+    """
 
     name: str
     model: str
     dim: int
-    points: int
+    points: int | None
     patches: int | None = None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,7 +27,7 @@ from likeness.errors import (
 from likeness.filters import Schema
 from likeness.images import decode
 from likeness.looking import appearances
-from likeness.ports import ObjectStore, VectorIndex
+from likeness.ports import IndexView, ObjectStore
 from likeness.records import (
     WHOLE,
     Box,
@@ -203,7 +204,7 @@ class Searcher:
 
     def __init__(
         self,
-        index: VectorIndex,
+        index: IndexView,
         embedder: Embedder,
         open_store: Callable[[], ObjectStore],
         schema: Schema | None = None,
@@ -223,6 +224,14 @@ class Searcher:
         self._ranker = Ranker(embedder.spec, calibration)
         self._open_words = open_words
         self._patches = patches and embedder.spec.patches is not None
+
+    def over(
+        self, view: Callable[[IndexView], IndexView], open_store: Callable[[], ObjectStore]
+    ) -> Searcher:
+        """The same searcher over a view of its index, and over another bucket."""
+        searcher = copy.copy(self)
+        searcher._index, searcher._open_store = view(self._index), open_store
+        return searcher
 
     @property
     def model(self) -> str:

@@ -30,7 +30,12 @@ class Limits(Struct, frozen=True):
 
 
 class Settings(Struct, frozen=True):
-    """`index_url` is http(s)://… for a Qdrant server, file://… for the embedded engine."""
+    """`index_url` is http(s)://… for a Qdrant server, file://… for the embedded engine.
+
+    With `tenant_claim`, each object is a tenant's, whose name stands in its key after `prefix`.
+    `write_keys` are ids of API keys, `write_group` a Cognito group: where one is given, only they
+    may write.
+    """
 
     index_url: str
     model_dir: Path
@@ -52,6 +57,14 @@ class Settings(Struct, frozen=True):
     schema: Schema = field(default_factory=Schema)
     limits: Limits = field(default_factory=Limits)
     threads: int = 1
+    tenant_claim: str | None = None
+    write_keys: tuple[str, ...] = ()
+    write_group: str | None = None
+
+    @property
+    def tenant_prefix(self) -> str | None:
+        """What tenants' names in keys come after; None without tenants."""
+        return self.prefix if self.tenant_claim else None
 
     @property
     def model_dirs(self) -> list[Path]:
@@ -81,6 +94,9 @@ class Settings(Struct, frozen=True):
             most_waiting=_whole(env, "LIKENESS_MOST_WAITING", MOST_WAITING),
             event_lag_s=_number(env, "LIKENESS_EVENT_LAG_S", EVENT_LAG_S),
             upload_prefix=env.get("LIKENESS_UPLOAD_PREFIX", ""),
+            tenant_claim=env.get("LIKENESS_TENANT_CLAIM") or None,
+            write_keys=_listed(env, "LIKENESS_WRITE_KEY_IDS"),
+            write_group=env.get("LIKENESS_WRITE_GROUP") or None,
             alias=env.get("LIKENESS_ALIAS") or "images",
             index_api_key=env.get("QDRANT_API_KEY") or None,
             index_api_key_secret=env.get("QDRANT_API_KEY_SECRET_ARN") or None,

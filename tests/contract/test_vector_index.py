@@ -421,6 +421,7 @@ def rich(key: str, vector: Vector, patches: Vector | None = None) -> Point:
         partners=(Partner("0" * 36, "b.jpg", "copy", 0.75),),
         original="0" * 36,
         group="1" * 36,
+        tenant="acme",
     )
 
 

@@ -69,7 +69,7 @@ class Answer:
 
 
 class Service:
-    """The deployed stack: its bucket, and its HTTP API with or without the API key."""
+    """The deployed stack: its bucket, and its HTTP API with either API key or none."""
 
     def __init__(self, aws: Aws, outputs: dict[str, str]) -> None:
         self.aws = aws
@@ -80,15 +80,27 @@ class Service:
         self._host = f"{found[1]}.execute-api.localhost:{aws.port}"
         self._base = f"https://127.0.0.1:{aws.port}{found[2]}"
         gateway = aws.client("apigateway")
-        self._key = gateway.get_api_key(apiKey=outputs["ApiKeyId"], includeValue=True)["value"]
+        self._keys = {
+            kind: gateway.get_api_key(apiKey=outputs[f"{kind}KeyId"], includeValue=True)["value"]
+            for kind in ("Search", "Write")
+            if f"{kind}KeyId" in outputs
+        }
         self.http = urllib3.PoolManager(ca_certs=aws.certificate, retries=False)
 
     def call(
-        self, method: str, path: str, body: bytes | None = None, kind: str = "", key: bool = True
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        kind: str = "",
+        key: str = "Search",
+        token: str = "",
     ) -> Answer:
         headers = {"Host": self._host}
-        if key:
-            headers["x-api-key"] = self._key
+        if token:
+            headers["Authorization"] = token
+        elif key and self._keys:
+            headers["x-api-key"] = self._keys[key]
         if kind:
             headers["content-type"] = kind
         answer = self.http.request(method, self._base + path, body=body, headers=headers)
@@ -96,6 +108,11 @@ class Service:
 
     def search(self, **wanted: Any) -> Answer:
         return self.call("POST", "/v1/search", json.dumps(wanted).encode(), "application/json")
+
+    def ask_to_upload(self, key: str = "Write", **wanted: Any) -> Answer:
+        return self.call(
+            "POST", "/v1/uploads", json.dumps(wanted).encode(), "application/json", key
+        )
 
     def put(self, key: str, data: bytes, kind: str = "image/jpeg") -> None:
         self.s3.put_object(Bucket=self.bucket, Key=key, Body=data, ContentType=kind)
@@ -204,18 +221,23 @@ def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aws]:
 
 @pytest.fixture(scope="module")
 def service(aws: Aws, qdrant: str) -> Iterator[Service]:
+    with deployed(aws, "likeness-e2e", QdrantUrl=qdrant) as service:
+        yield service
+
+
+@contextlib.contextmanager
+def deployed(aws: Aws, stack: str, **parameters: str) -> Iterator[Service]:
     assert BUILD.is_dir(), "nothing is built: run `make e2e`"
-    stack = "likeness-e2e"
     subprocess.run(
         [ROOT / ".venv-sam" / "bin" / "sam", "deploy", "--stack-name", stack,
          "--template-file", BUILD / "template.yaml", "--resolve-s3", "--no-progressbar",
          "--no-confirm-changeset", "--capabilities", "CAPABILITY_IAM", "--parameter-overrides",
-         f"QdrantUrl={qdrant}", f"QdrantApiKey={QDRANT_KEY}",
+         f"QdrantApiKey={QDRANT_KEY}", *(f"{name}={text}" for name, text in parameters.items()),
          """PayloadSchema='{"shop":"keyword"}'"""],
         cwd=aws.env["HOME"], env={**aws.env, "SAM_CLI_TELEMETRY": "0"}, check=True,
     )  # fmt: skip
-    [deployed] = aws.client("cloudformation").describe_stacks(StackName=stack)["Stacks"]
-    outputs = {output["OutputKey"]: output["OutputValue"] for output in deployed["Outputs"]}
+    [found] = aws.client("cloudformation").describe_stacks(StackName=stack)["Stacks"]
+    outputs = {output["OutputKey"]: output["OutputValue"] for output in found["Outputs"]}
     yield Service(aws, outputs)
     logs = aws.client("logs")
     for name in ("index", "search", "drift", "feed"):
@@ -279,8 +301,9 @@ def test_a_deleted_image_is_no_longer_found(service: Service) -> None:
 
 
 def test_an_image_uploaded_by_a_form_becomes_searchable(service: Service) -> None:
-    wanted = {"content_type": "image/png", "name": "mine.png", "metadata": {"shop": "north"}}
-    asked = service.call("POST", "/v1/uploads", json.dumps(wanted).encode(), "application/json")
+    asked = service.ask_to_upload(
+        content_type="image/png", name="mine.png", metadata={"shop": "north"}
+    )
     assert asked.status == 201, asked.text
     ticket = asked.json
     form = {**ticket["fields"], "file": ("mine.png", png(50), "image/png")}
@@ -296,8 +319,7 @@ def test_an_image_uploaded_by_a_form_becomes_searchable(service: Service) -> Non
 
 
 def test_a_form_that_was_changed_is_refused(service: Service) -> None:
-    wanted = json.dumps({"content_type": "image/png"}).encode()
-    ticket = service.call("POST", "/v1/uploads", wanted, "application/json").json
+    ticket = service.ask_to_upload(content_type="image/png").json
     form = {**ticket["fields"], "key": "elsewhere.png", "file": ("x.png", png(60), "image/png")}
     body, kind = urllib3.encode_multipart_formdata(form)
     sent = service.http.request("POST", ticket["url"], body=body, headers={"content-type": kind})
@@ -340,8 +362,22 @@ def test_a_state_machine_feeds_the_queue_from_the_listing(service: Service) -> N
 
 
 def test_a_request_without_the_api_key_is_refused(service: Service) -> None:
-    assert service.call("GET", "/v1/health", key=False).status == 403
+    assert service.call("GET", "/v1/health", key="").status == 403
     assert service.call("GET", "/v1/health").status == 200
+    assert service.call("GET", "/v1/health", key="Write").status == 200
+
+
+def test_only_the_write_key_deletes_and_uploads(service: Service) -> None:
+    service.put("unwanted.jpg", jpeg(80))
+    image = f"/v1/images/{service.wait_for('unwanted.jpg', 'live')['id']}"
+    assert service.call("DELETE", image, key="Search").json["type"].endswith(":not-a-writer")
+    refused = service.ask_to_upload("Search", content_type="image/png")
+    assert (refused.status, "write key" in refused.json["detail"]) == (403, True)
+    assert service.call("GET", image).status == 200
+    deleted = service.call("DELETE", image, key="Write")
+    assert deleted.status == 202, deleted.text
+    service.wait_for("unwanted.jpg", "gone")
+    assert service.call("GET", image).status == 404
 
 
 def test_the_service_is_ready(service: Service) -> None:
@@ -371,6 +407,74 @@ def test_the_bucket_and_the_queues_refuse_a_request_without_tls(service: Service
     for request in requests:
         with pytest.raises(ClientError, match="AccessDenied"):
             request()
+
+
+class Pool:
+    """A Cognito user pool whose users have tenants; the group `writers` may write."""
+
+    def __init__(self, aws: Aws) -> None:
+        self._cognito = aws.client("cognito-idp")
+        schema = [{"Name": "tenant", "AttributeDataType": "String", "Mutable": True}]
+        made = self._cognito.create_user_pool(PoolName="people", Schema=schema)["UserPool"]
+        self.arn, self._id = made["Arn"], made["Id"]
+        client = self._cognito.create_user_pool_client(
+            UserPoolId=self._id,
+            ClientName="tests",
+            ExplicitAuthFlows=["ALLOW_ADMIN_USER_PASSWORD_AUTH", "ALLOW_REFRESH_TOKEN_AUTH"],
+        )
+        self._client = client["UserPoolClient"]["ClientId"]
+        self._cognito.create_group(UserPoolId=self._id, GroupName="writers")
+
+    def token(self, name: str, tenant: str = "", writes: bool = False) -> str:
+        """The ID token of a new user."""
+        user = {"UserPoolId": self._id, "Username": name}
+        attributes = [{"Name": "custom:tenant", "Value": tenant}] if tenant else []
+        self._cognito.admin_create_user(**user, UserAttributes=attributes)
+        password = "Correct-horse-7"
+        self._cognito.admin_set_user_password(**user, Password=password, Permanent=True)
+        if writes:
+            self._cognito.admin_add_user_to_group(**user, GroupName="writers")
+        answer = self._cognito.admin_initiate_auth(
+            UserPoolId=self._id,
+            ClientId=self._client,
+            AuthFlow="ADMIN_USER_PASSWORD_AUTH",
+            AuthParameters={"USERNAME": name, "PASSWORD": password},
+        )
+        token: str = answer["AuthenticationResult"]["IdToken"]
+        return token
+
+
+def test_tokens_separate_tenants_and_who_may_write(aws: Aws, qdrant: str) -> None:
+    pool = Pool(aws)
+    acme, other = pool.token("ann", "acme", writes=True), pool.token("ola", "other")
+    nobody = pool.token("nora")
+    cognito = {"AuthMode": "Cognito", "UserPoolArn": pool.arn, "TenantClaim": "custom:tenant"}
+    with deployed(aws, "likeness-tenants", QdrantUrl=qdrant, **cognito) as service:
+        assert service.call("GET", "/v1/health").status == 401
+        assert service.call("GET", "/v1/ready", token=nobody).json["type"].endswith(":no-tenant")
+        wanted = json.dumps({"content_type": "image/png"}).encode()
+        upload = ("POST", "/v1/uploads", wanted, "application/json")
+        assert service.call(*upload, token=other).json["type"].endswith(":not-a-writer")
+        answer = service.call(*upload, token=acme)
+        assert answer.status == 201, answer.text
+        ticket = answer.json
+        assert ticket["key"].startswith("acme/uploads/")
+        form = {**ticket["fields"], "file": ("mine.png", png(90), "image/png")}
+        body, kind = urllib3.encode_multipart_formdata(form)
+        headers = {"content-type": kind}
+        sent = service.http.request("POST", ticket["url"], body=body, headers=headers)
+        assert sent.status == 204, sent.data
+        service.put("other/1.png", png(90), "image/png")
+
+        def found(token: str) -> list[str]:
+            answer = service.call("POST", "/v1/search?limit=100", png(90), "image/png", token=token)
+            return [result["key"] for result in answer.json.get("results", [])]
+
+        assert eventually(lambda: found(acme), bool) == [ticket["key"]]
+        assert eventually(lambda: found(other), bool) == ["other/1.png"]
+        image = f"/v1/images/{ticket['id']}"
+        assert service.call("GET", image, token=other).status == 404
+        assert service.call("GET", image, token=acme).status == 200
 
 
 def administrator(aws: Aws) -> Callable[[str], Any]:

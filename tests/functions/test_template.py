@@ -121,9 +121,21 @@ def test_the_search_function_puts_only_under_the_upload_prefix(template: Any) ->
         for statement in statements(template["Resources"]["SearchRole"])
         if "s3:PutObject" in list(texts(statement["Action"]))
     ]
-    assert put["Resource"] == {"Fn::Sub": "${Bucket.Arn}/${Prefix}${UploadPrefix}*"}
+    own = "${Bucket.Arn}/${Prefix}*/${UploadPrefix}*"  # in the folder of whichever tenant
+    anywhere = "${Bucket.Arn}/${Prefix}${UploadPrefix}*"
+    assert put["Resource"] == {"Fn::If": ["HasTenants", {"Fn::Sub": own}, {"Fn::Sub": anywhere}]}
     prefix = environment(template, "SearchFunction")["LIKENESS_UPLOAD_PREFIX"]
     assert prefix == {"Fn::Sub": "${Prefix}${UploadPrefix}"}
+
+
+def test_the_search_function_deletes_images_and_not_their_versions(template: Any) -> None:
+    deletes = [
+        statement
+        for statement in statements(template["Resources"]["SearchRole"])
+        if any("Delete" in action for action in texts(statement["Action"]))
+    ]
+    assert [statement["Action"] for statement in deletes] == ["s3:DeleteObject"]
+    assert deletes[0]["Resource"] == {"Fn::Sub": "${Bucket.Arn}/${Prefix}*"}
 
 
 def test_the_index_function_may_tell_just_the_bus_that_it_is_given(template: Any) -> None:
@@ -138,7 +150,7 @@ def test_the_index_function_may_tell_just_the_bus_that_it_is_given(template: Any
 
 
 def is_given(parameter: str) -> Any:
-    return {"Fn::Not": [{"Fn::Equals": [{"Ref": parameter}, ""]}]}
+    return {"Fn::Not": [equals(parameter, "")]}
 
 
 @pytest.mark.parametrize(
@@ -179,14 +191,6 @@ def test_only_the_search_function_fetches_from_other_hosts(template: Any) -> Non
 def test_who_gives_the_search_function_a_key_is_told_what_it_must_write(template: Any) -> None:
     told = template["Parameters"]["QdrantReadOnlyApiKey"]["Description"]
     assert Layout("images", Schema()).notes in told
-
-
-def test_the_queue_waits_six_function_timeouts(template: Any) -> None:
-    batching_s = properties(template, "IndexFunction")["Events"]["Queue"]["Properties"][
-        "MaximumBatchingWindowInSeconds"
-    ]
-    timeout_s = properties(template, "IndexFunction")["Timeout"]
-    assert properties(template, "Queue")["VisibilityTimeout"] >= 6 * timeout_s + batching_s
 
 
 def test_the_search_function_ends_before_the_gateway_gives_up(template: Any) -> None:
@@ -230,24 +234,68 @@ def test_only_this_bucket_of_this_account_sends_to_the_queue(template: Any) -> N
     assert send["Condition"]["StringEquals"]["aws:SourceAccount"] == {"Ref": "AWS::AccountId"}
 
 
-def test_the_bucket_is_private_encrypted_and_versioned(template: Any) -> None:
+def test_every_bucket_is_private_and_encrypted(template: Any) -> None:
+    assert of_type(template, "AWS::S3::Bucket")
+    for name in of_type(template, "AWS::S3::Bucket"):
+        bucket = properties(template, name)
+        assert set(bucket["PublicAccessBlockConfiguration"].values()) == {True}
+        assert len(bucket["PublicAccessBlockConfiguration"]) == 4
+        assert bucket["BucketEncryption"]["ServerSideEncryptionConfiguration"]
+
+
+def test_the_bucket_keeps_what_is_deleted_for_a_month(template: Any) -> None:
     bucket = properties(template, "Bucket")
-    assert set(bucket["PublicAccessBlockConfiguration"].values()) == {True}
-    assert len(bucket["PublicAccessBlockConfiguration"]) == 4
-    assert bucket["BucketEncryption"]["ServerSideEncryptionConfiguration"]
     assert bucket["VersioningConfiguration"] == {"Status": "Enabled"}
+    [kept] = [r for r in bucket["LifecycleConfiguration"]["Rules"] if r["Id"] == "old-versions"]
+    assert kept["NoncurrentVersionExpiration"]["NoncurrentDays"] == 30
 
 
-def test_the_queues_are_encrypted(template: Any) -> None:
-    assert all(properties(template, name)["SqsManagedSseEnabled"] for name in QUEUES)
+def test_every_queue_and_topic_is_encrypted(template: Any) -> None:
+    for name in of_type(template, "AWS::SQS::Queue"):
+        assert properties(template, name)["SqsManagedSseEnabled"] is True
+    for name in of_type(template, "AWS::SNS::Topic"):
+        assert properties(template, name)["KmsMasterKeyId"]
+    # SSM would hold a key in plain text, and variables show in the console
+    assert of_type(template, "AWS::SecretsManager::Secret")
+    assert not of_type(template, "AWS::SSM::Parameter")
 
 
-def test_the_bucket_and_the_queues_are_reached_over_tls_only(template: Any) -> None:
-    bucket = {"Fn::GetAtt": ["Bucket", "Arn"]}
-    assert refused_without_tls(template, "BucketPolicy") == [bucket, {"Fn::Sub": "${Bucket.Arn}/*"}]
-    for queue in QUEUES:
-        refused = refused_without_tls(template, f"{queue}Policy")
-        assert refused == {"Fn::GetAtt": [queue, "Arn"]}
+def test_every_bucket_and_every_queue_is_reached_over_tls_only(template: Any) -> None:
+    closed = []
+    for kind in ("AWS::S3::BucketPolicy", "AWS::SQS::QueuePolicy"):
+        for policy in of_type(template, kind):
+            refused = refused_without_tls(template, policy)
+            closed += refused if isinstance(refused, list) else [refused]
+    for name in of_type(template, "AWS::SQS::Queue"):
+        assert {"Fn::GetAtt": [name, "Arn"]} in closed
+    for name in of_type(template, "AWS::S3::Bucket"):
+        assert {"Fn::GetAtt": [name, "Arn"]} in closed
+        assert {"Fn::Sub": f"${{{name}.Arn}}/*"} in closed
+
+
+def test_every_dead_letter_queue_outlives_its_queue(template: Any) -> None:
+    redrives = {
+        name: properties(template, name)["RedrivePolicy"]["deadLetterTargetArn"]["Fn::GetAtt"][0]
+        for name in of_type(template, "AWS::SQS::Queue")
+        if "RedrivePolicy" in properties(template, name)
+    }
+    assert redrives
+    for name, target in redrives.items():
+        kept = [properties(template, queue)["MessageRetentionPeriod"] for queue in (name, target)]
+        assert kept[1] > kept[0]
+
+
+def test_every_function_that_a_queue_feeds_has_six_timeouts_to_finish(template: Any) -> None:
+    fed = 0
+    for name in of_type(template, "AWS::Serverless::Function"):
+        for event in properties(template, name).get("Events", {}).values():
+            if event["Type"] == "SQS":
+                [queue, _] = event["Properties"]["Queue"]["Fn::GetAtt"]
+                batching_s = event["Properties"].get("MaximumBatchingWindowInSeconds", 0)
+                needed_s = 6 * properties(template, name)["Timeout"] + batching_s
+                assert properties(template, queue)["VisibilityTimeout"] >= needed_s
+                fed += 1
+    assert fed
 
 
 def test_the_stack_does_not_delete_the_images(template: Any) -> None:
@@ -327,11 +375,59 @@ def test_images_and_forms_reach_the_search_function_as_bytes(template: Any) -> N
     assert "application~1json" not in types
 
 
-def test_a_request_needs_an_api_key_with_a_rate(template: Any) -> None:
-    auth = properties(template, "SearchApi")["Auth"]
-    assert auth["ApiKeyRequired"] is True
-    assert auth["UsagePlan"]["Throttle"].keys() == {"RateLimit", "BurstLimit"}
-    assert all("Auth" not in event["Properties"] for event in events(template))
+def test_each_auth_mode_asks_for_its_own_on_every_path(template: Any) -> None:
+    definition = properties(template, "SearchApi")["DefinitionBody"]
+    assert template["Conditions"]["TakesKeys"] == equals("AuthMode", "ApiKey")
+    assert template["Conditions"]["TakesTokens"] == equals("AuthMode", "Cognito")
+    asked = {"Fn::If": ["TakesTokens", {"token": []}, {"signature": []}]}
+    for path in definition["paths"].values():
+        [security] = path["x-amazon-apigateway-any-method"]["security"]
+        assert security == {"Fn::If": ["TakesKeys", {"api_key": []}, asked]}
+    schemes = definition["components"]["securitySchemes"]
+    assert schemes["api_key"] == {"type": "apiKey", "name": "x-api-key", "in": "header"}
+    assert schemes["signature"]["x-amazon-apigateway-authtype"] == "awsSigv4"
+    condition, token, otherwise = schemes["token"]["Fn::If"]
+    assert (condition, otherwise) == ("TakesTokens", {"Ref": "AWS::NoValue"})
+    assert token["x-amazon-apigateway-authorizer"] == {
+        "type": "cognito_user_pools",
+        "providerARNs": [{"Ref": "UserPoolArn"}],
+    }
+    # a gateway serves the last deployment: another mode must make one
+    assert properties(template, "SearchApi")["AlwaysDeploy"] is True
+
+
+def test_searching_and_writing_have_keys_of_their_own_each_with_a_rate(template: Any) -> None:
+    assert properties(template, "UsagePlan")["Throttle"].keys() == {"RateLimit", "BurstLimit"}
+    assert set(of_type(template, "AWS::ApiGateway::ApiKey")) == {"SearchKey", "WriteKey"}
+    planned = [properties(template, n) for n in of_type(template, "AWS::ApiGateway::UsagePlanKey")]
+    assert [entry["KeyId"] for entry in planned] == [{"Ref": "SearchKey"}, {"Ref": "WriteKey"}]
+    assert all(entry["UsagePlanId"] == {"Ref": "UsagePlan"} for entry in planned)
+    variables = environment(template, "SearchFunction")
+    given = {"Fn::Sub": "${WriteKey},${WriteKeyIds}"}
+    assert variables["LIKENESS_WRITE_KEY_IDS"] == {"Fn::If": ["TakesKeys", given, ""]}
+    group = {"Fn::If": ["TakesTokens", {"Ref": "WriteGroup"}, ""]}
+    assert variables["LIKENESS_WRITE_GROUP"] == group
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_both_functions_agree_on_who_the_tenants_are(template: Any, name: str) -> None:
+    assert template["Parameters"]["TenantClaim"]["Default"] == ""
+    variables = environment(template, name)
+    assert variables["LIKENESS_TENANT_CLAIM"] == {"Ref": "TenantClaim"}
+    assert variables["LIKENESS_PREFIX"] == {"Ref": "Prefix"}
+
+
+def test_a_stack_without_a_pool_or_with_tenants_by_key_is_refused(template: Any) -> None:
+    rules = template["Rules"].values()
+    checked = [(rule["RuleCondition"], rule["Assertions"][0]["Assert"]) for rule in rules]
+    assert checked == [
+        (equals("AuthMode", "Cognito"), is_given("UserPoolArn")),
+        (equals("AuthMode", "ApiKey"), equals("TenantClaim", "")),
+    ]
+
+
+def equals(parameter: str, value: str) -> Any:
+    return {"Fn::Equals": [{"Ref": parameter}, value]}
 
 
 def test_every_path_goes_to_the_search_function(template: Any) -> None:

@@ -83,6 +83,14 @@ def test_an_event_names_the_image_its_group_and_its_duplicates(stub: Stubber) ->
     announce(stub, [found, first])
 
 
+def test_an_event_names_the_tenant_where_there_are_any(stub: Stubber) -> None:
+    plain = entry(point())
+    detail = {**json.loads(plain["Detail"]), "tenant": "acme"}
+    wanted = {**plain, "Detail": json.dumps(detail, separators=(",", ":"))}
+    stub.add_response("put_events", taken(1), {"Entries": [wanted]})
+    announce(stub, [msgspec.structs.replace(point(), tenant="acme")])
+
+
 def test_events_are_sent_ten_at_a_time(stub: Stubber) -> None:
     points = [point(n) for n in range(23)]
     for at, count in ((0, 10), (10, 10), (20, 3)):

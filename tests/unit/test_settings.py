@@ -41,8 +41,11 @@ OPTIONAL = [
     "LIKENESS_PREFIX",
     "LIKENESS_QUEUE_URL",
     "LIKENESS_READ_TAGS",
+    "LIKENESS_TENANT_CLAIM",
     "LIKENESS_THREADS",
     "LIKENESS_UPLOAD_PREFIX",
+    "LIKENESS_WRITE_GROUP",
+    "LIKENESS_WRITE_KEY_IDS",
     "QDRANT_API_KEY",
     "QDRANT_API_KEY_SECRET_ARN",
     "QDRANT_TIMEOUT_S",
@@ -68,6 +71,9 @@ DEFAULTS = Settings(
     schema=Schema({}),
     limits=Limits(20 * MIB, 50_000_000, ("JPEG", "PNG", "WEBP", "GIF", "BMP")),
     threads=1,
+    tenant_claim=None,
+    write_keys=(),
+    write_group=None,
 )
 
 
@@ -110,6 +116,10 @@ def test_every_variable_is_read() -> None:
         LIKENESS_MAX_PIXELS="2e6",
         LIKENESS_EXTRA_FORMATS="heif, avif",
         LIKENESS_THREADS="3",
+        LIKENESS_PREFIX="img/",
+        LIKENESS_TENANT_CLAIM="custom:tenant",
+        LIKENESS_WRITE_KEY_IDS="k1, k2,",
+        LIKENESS_WRITE_GROUP="curators",
     )
     assert found == Settings(
         index_url="https://qdrant.example.com:6333",
@@ -128,6 +138,10 @@ def test_every_variable_is_read() -> None:
         schema=Schema({"brand": "keyword"}),
         limits=Limits(1000, 2_000_000, (*Limits().formats, "HEIF", "AVIF")),
         threads=3,
+        prefix="img/",
+        tenant_claim="custom:tenant",
+        write_keys=("k1", "k2"),
+        write_group="curators",
     )
 
 

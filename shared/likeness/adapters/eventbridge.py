@@ -52,6 +52,7 @@ class EventBus:
             "group": point.group,
             "original": point.original or point.id,
             "duplicates": point.partners,
+            **({"tenant": point.tenant} if point.tenant else {}),
         }
         return {
             "EventBusName": self._name,

@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlsplit
 
@@ -40,6 +40,9 @@ _AMBIGUOUS = re.compile(r"[\x00-\x20\x7f\\]")
 _URL_CHARACTERS = "%/:?#[]@!$&'()*+,;=~"  # RFC 3986, beside letters, digits and "-._"
 _GLOBAL_UNICAST = IPv6Network("2000::/3")  # all that IANA has given out for the internet
 _NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052
+# Not for the internet, though ipaddress of Python 3.11 says so: documentation (RFC 9637), and what
+# were relays into 6to4 (RFC 7526).
+_RETIRED = (IPv6Network("3fff::/20"), IPv4Network("192.88.99.0/24"))
 
 Address = IPv4Address | IPv6Address
 
@@ -59,6 +62,8 @@ def is_public(address: Address) -> bool:
             return is_public(inside)
         if address not in _GLOBAL_UNICAST or address.sixtofour:
             return False
+    if any(address in network for network in _RETIRED):
+        return False
     return address.is_global and not address.is_multicast
 
 

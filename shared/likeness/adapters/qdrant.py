@@ -58,6 +58,7 @@ _SYSTEM_INDEXES = {
     "indexed_at": "float",
     "group": "keyword",
     "original": "keyword",
+    "tenant": "keyword",
 }
 
 
@@ -196,6 +197,8 @@ def to_payload(point: Point) -> dict[str, Any]:
         payload["original"] = point.original
     if point.group:
         payload["group"] = point.group
+    if point.tenant:
+        payload["tenant"] = point.tenant
     return payload
 
 
@@ -236,6 +239,7 @@ def from_payload(payload: Payload, vector: Sequence[float] | None = None) -> Poi
         partners=msgspec.convert(payload.get("partners", ()), tuple[Partner, ...]),
         original=payload.get("original"),
         group=payload.get("group"),
+        tenant=payload.get("tenant"),
     )
 
 

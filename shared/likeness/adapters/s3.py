@@ -105,7 +105,6 @@ class S3Store:
             )
 
     def delete(self, ref: ObjectRef) -> None:
-        """Delete one object; like put, for the command and the demo."""
         with _translated(ref):
             self._client.delete_object(Bucket=ref.bucket, Key=ref.key)
 

@@ -1,0 +1,1 @@
+"""What strangers send, damaged in every way: `make fuzz`, and tests/unit/test_fuzzing.py."""

@@ -1,0 +1,146 @@
+"""Tenants: whose an object is, and what one of them may see.
+
+A tenant's objects are those below its own folder: the first segment of a key after the prefix is
+the tenant's name. What is not below such a folder is nobody's. Whoever searches for a tenant is
+given these views of the index and the bucket, through which others' things do not exist: so no
+route has to remember that there are tenants.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from msgspec import Struct, structs
+
+from likeness.errors import NotIndexed
+from likeness.ports import IndexView, ObjectStore
+from likeness.records import (
+    Candidate,
+    CollectionInfo,
+    Lookup,
+    ObjectBody,
+    ObjectRef,
+    ObjectState,
+    Page,
+    Point,
+)
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@:=+-]{0,127}")
+# Beside a note's own values, so that whoever reads all notes still can.
+_TENANT = "tenant"
+
+
+def is_name(text: str) -> bool:
+    """Whether a tenant can be called so: in a key it must be one segment, in one spelling."""
+    return _NAME.fullmatch(text) is not None
+
+
+class Tenants(Struct, frozen=True):
+    """How keys name tenants: `prefix`, the tenant, a slash, anything."""
+
+    prefix: str = ""
+
+    def folder(self, tenant: str) -> str:
+        """What all keys of a tenant begin with."""
+        return f"{self.prefix}{tenant}/"
+
+    def owner(self, key: str) -> str | None:
+        """Whose an object is; None for nobody's."""
+        name, slash, _ = key.removeprefix(self.prefix).partition("/")
+        return name if key.startswith(self.prefix) and slash and is_name(name) else None
+
+
+class TenantIndex:
+    """An index of which only one tenant's points are seen, and only its own notes."""
+
+    def __init__(self, index: IndexView, tenant: str) -> None:
+        self._index = index
+        self._tenant = tenant
+
+    def info(self) -> CollectionInfo:
+        """Without the number of points, which counts the others' too."""
+        return structs.replace(self._index.info(), points=None)
+
+    def nearest(self, lookups: Sequence[Lookup]) -> list[list[Candidate]]:
+        return self._index.nearest(
+            [structs.replace(lookup, filter=self._own(lookup.filter)) for lookup in lookups]
+        )
+
+    def fetch(self, ids: Sequence[str]) -> dict[str, Point]:
+        found = self._index.fetch(ids)
+        return {id: point for id, point in found.items() if point.tenant == self._tenant}
+
+    def scroll(
+        self,
+        limit: int,
+        cursor: str | None = None,
+        filter: Mapping[str, Any] | None = None,
+    ) -> Page:
+        return self._index.scroll(limit, cursor, self._own(filter))
+
+    def note(self, kind: str, note_id: str, values: Mapping[str, Any]) -> None:
+        self._index.note(kind, self._own_note(note_id), {**values, _TENANT: self._tenant})
+
+    def forget(self, kind: str, note_id: str) -> None:
+        self._index.forget(kind, self._own_note(note_id))
+
+    def notes(
+        self, kind: str, limit: int, cursor: str | None = None
+    ) -> tuple[list[Mapping[str, Any]], str | None]:
+        found, next_cursor = self._index.notes(kind, limit, cursor)
+        return [note for note in found if note.get(_TENANT) == self._tenant], next_cursor
+
+    def _own(self, filter: Mapping[str, Any] | None) -> dict[str, Any]:
+        """A caller's filter is one condition beside ours: whatever it says, it cannot widen it."""
+        return {"must": [owned_by(self._tenant), *([filter] if filter else [])]}
+
+    def _own_note(self, note_id: str) -> str:
+        return f"{self._tenant}/{note_id}"  # no tenant's name has a slash
+
+
+class TenantStore:
+    """A bucket in which only one tenant's objects are there."""
+
+    def __init__(self, store: ObjectStore, tenants: Tenants, tenant: str) -> None:
+        self._store = store
+        self._folder = tenants.folder(tenant)
+
+    def head(self, ref: ObjectRef) -> ObjectState | None:
+        return self._store.head(ref) if self._has(ref) else None
+
+    def read(self, ref: ObjectRef, etag: str, max_bytes: int) -> ObjectBody:
+        return self._store.read(self._own(ref), etag, max_bytes)
+
+    def delete(self, ref: ObjectRef) -> None:
+        self._store.delete(self._own(ref))
+
+    def presign_upload(
+        self,
+        ref: ObjectRef,
+        content_type: str,
+        metadata: Mapping[str, str],
+        max_bytes: int,
+        expires_s: int,
+    ) -> tuple[str, dict[str, str]]:
+        return self._store.presign_upload(
+            self._own(ref), content_type, metadata, max_bytes, expires_s
+        )
+
+    def presign_download(self, ref: ObjectRef, expires_s: int) -> str:
+        return self._store.presign_download(self._own(ref), expires_s)
+
+    def _has(self, ref: ObjectRef) -> bool:
+        return ref.key.startswith(self._folder)
+
+    def _own(self, ref: ObjectRef) -> ObjectRef:
+        """Raises NotIndexed for another's."""
+        if not self._has(ref):
+            raise NotIndexed(f"the bucket has no object {ref.key}")
+        return ref
+
+
+def owned_by(tenant: str) -> dict[str, Any]:
+    """Qdrant's condition for a tenant's points."""
+    return {"key": "tenant", "match": {"value": tenant}}

@@ -1,0 +1,65 @@
+"""API Gateway for tests: requests become the events of a REST API, with its authorizer's words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+from starlette.types import ASGIApp
+
+from functions.search.gateway import create_handler
+
+
+class Context:
+    """What Lambda hands to a handler, of which we read two things."""
+
+    aws_request_id = "request-1"
+
+    def get_remaining_time_in_millis(self) -> int:
+        return 10_000
+
+
+class Gateway:
+    """Calls the app as the deployed function is called."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._handler = create_handler(app)
+
+    def call(
+        self,
+        method: str,
+        url: str,
+        body: Any = None,
+        *,
+        authorizer: Any = None,
+        identity: Any = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> tuple[int, Any]:
+        """Status and JSON of the answer. `authorizer` and `identity`: of the request's context."""
+        parts = urlsplit(url)
+        query = dict(parse_qsl(parts.query, keep_blank_values=True))
+        given = {
+            "Host": "abc123.execute-api.us-east-1.amazonaws.com",
+            "Content-Type": "application/json",
+            **(headers or {}),
+        }
+        event: Any = {
+            "resource": "/{proxy+}",
+            "path": parts.path,
+            "httpMethod": method,
+            "headers": given,
+            "multiValueHeaders": {name: [value] for name, value in given.items()},
+            "queryStringParameters": query or None,
+            "multiValueQueryStringParameters": {k: [v] for k, v in query.items()} or None,
+            "requestContext": {
+                "httpMethod": method,
+                "identity": {"sourceIp": "192.0.2.1", "userAgent": "tests", **(identity or {})},
+                **({} if authorizer is None else {"authorizer": authorizer}),
+            },
+            "body": None if body is None else json.dumps(body),
+            "isBase64Encoded": False,
+        }
+        answer: Any = self._handler(event, Context())
+        return answer["statusCode"], json.loads(answer["body"])
