@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from likeness.feedback import Opinion
+from likeness.health import EMPTY, UNJUDGED, band
 from likeness.search import Answer, ByExamples, ById, ByObject, Hit, Query, Source
 
 SERVICE = "search"
@@ -24,8 +25,6 @@ _MAX_FILTER = 1000  # characters
 _STAGES_MS = {"total": "SearchMs", "embed": "EmbedMs", "search": "QdrantMs"}
 # What they are counted by, and metrics with their values.
 MetricSet = tuple[Sequence[str], Mapping[str, float]]
-# The verdict of an answer is that of its first result; these stand where there is none.
-EMPTY, UNJUDGED = "empty", "unjudged"
 
 
 def answered(
@@ -44,12 +43,14 @@ def answered(
         if hits:
             # CloudWatch has no percentiles of a metric with negative values
             metrics["TopScore"] = max(0.0, round(hits[0].score, 4))
+            sets.append((("service", "band"), {"ScoreCount": 1}))
         sets.append((("service", "verdict"), {"VerdictCount": 1}))
     told = {
         "message": "answered",
         "request_id": request_id,
         "model": model,
         "verdict": verdict,
+        "band": band(hits[0].score) if hits else None,
         **_asked(query.source),
         "options": _options(query),
         "took_ms": answer.took_ms,

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from functions.search.resources import open_record
+from likeness.health import band
 from tests.pictures import jpeg, png
 from tests.service import Service
 
@@ -67,6 +68,9 @@ def test_an_answer_is_one_line_that_cloudwatch_reads_metrics_from(service: Servi
     found = metrics_of(line)
     verdict = answer["results"][0]["verdict"]
     assert found[("service=search", f"verdict={verdict}", "VerdictCount")] == 1
+    assert (
+        found[("service=search", f"band={band(answer['results'][0]['score'])}", "ScoreCount")] == 1
+    )
     assert found[("service=search", "SearchMs")] == answer["took_ms"]["total"]
     assert found[("service=search", "EmbedMs")] == answer["took_ms"]["embed"]
     assert found[("service=search", "QdrantMs")] == answer["took_ms"]["search"]
@@ -91,7 +95,7 @@ def test_the_end_of_a_list_is_no_empty_answer(service: Service) -> None:
     answer, line = ask(service, image=photo(3), offset=50)
     assert answer["results"] == []
     names = {name for *_, name in metrics_of(line)}
-    assert not names & {"EmptyResult", "TopScore", "VerdictCount"}
+    assert not names & {"EmptyResult", "TopScore", "VerdictCount", "ScoreCount"}
 
 
 def test_without_verdicts_an_answer_is_unjudged(service: Service) -> None:
@@ -178,3 +182,14 @@ def test_a_local_services_lines_are_kept_in_a_file(tmp_path: Path) -> None:
         record(b'{"n":"%d %% %%s"}' % n)
     kept = (tmp_path / "answers.jsonl").read_text().splitlines()
     assert [json.loads(line)["n"] for line in kept] == ["0 % %s", "1 % %s", "2 % %s"]
+
+
+def test_the_file_of_lines_does_not_grow_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("functions.search.resources._LOG_BYTES", 20)
+    record = open_record(tmp_path / "answers.jsonl")
+    for n in range(7):
+        record(b'{"line": %d}' % n)
+    assert (tmp_path / "answers.jsonl").read_text() == '{"line": 6}\n'
+    assert (tmp_path / "answers.old").read_text() == '{"line": 4}\n{"line": 5}\n'
