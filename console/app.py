@@ -352,6 +352,36 @@ def status(
 
 
 @app.command()
+def explain(
+    request_id: Annotated[str, typer.Argument(help="Of the answer; every answer carries it.")],
+    image: Annotated[
+        str | None, typer.Option(help="An image's id: say what became of this one.")
+    ] = None,
+    log_group: Annotated[
+        str | None,
+        typer.Option(help="A deployed service's log: /aws/lambda/STACK-search, of its region."),
+    ] = None,
+    days: Annotated[int, typer.Option(min=1, help="How far back to look in the log group.")] = 7,
+    as_json: Json = False,
+    data: Data = DEFAULT_DATA,
+) -> None:
+    """Take one disappointing answer apart: scores of each stage, what was left out, and why.
+
+    It reads the line that was written of the answer: by the local service into
+    its data folder, by a deployed one into its log.
+
+    [bold]likeness explain 6f1d3a0e2c585b8e9a440c4e5ad1b7c3 --image ID[/bold]
+    """
+    from console import explaining  # noqa: PLC0415
+
+    found = explaining.lines(data, log_group, request_id, days)
+    if as_json:
+        out.print_json(data=found)
+    else:
+        explaining.show(found, image, out)
+
+
+@app.command()
 def calibrate(
     dataset: Annotated[
         Path, typer.Argument(help="A folder of pictures, or a CSV: path, label, instance, split.")
