@@ -502,6 +502,73 @@ def _evaluate_feedback(model: Path, queries: int, seed: int, target: Path) -> No
 
 
 @app.command()
+def cost(
+    photo: Annotated[
+        Path | None,
+        typer.Argument(
+            help="Ask the running or deployed service with this picture.",
+            exists=True,
+            dir_okay=False,
+        ),
+    ] = None,
+    measured: Annotated[
+        Path, typer.Option(help="What benchmarks/memory.py wrote: every memory size, measured.")
+    ] = DEFAULT_DATA / "memory.json",
+    search_ms: Annotated[
+        float | None,
+        typer.Option(min=0.1, help="Billed milliseconds of a query, as you know them."),
+    ] = None,
+    index_ms: Annotated[
+        float | None, typer.Option(min=0.1, help="Billed milliseconds of an image.")
+    ] = None,
+    memory_mb: Annotated[
+        int, typer.Option(min=128, max=10240, help="Of the functions that these are of.")
+    ] = 1769,
+    as_json: Json = False,
+    data: Data = DEFAULT_DATA,
+    url: Url = None,
+    api_key: Key = None,
+) -> None:
+    """What a million queries and a million images cost on AWS, and what each month does.
+
+    Milliseconds come from one of three: a picture that the service is asked with
+    thirty times, billed milliseconds that you know from your logs, or the memory
+    sweep. Prices come from a list with its date and sources.
+
+    [bold]likeness cost photo.jpg --url https://…[/bold]  what the deployed service really takes
+
+    [bold]likeness cost --search-ms 60 --index-ms 45 --memory-mb 1769[/bold]
+
+    [bold]python benchmarks/memory.py[/bold], then [bold]likeness cost[/bold]
+    """
+    from console import costing  # noqa: PLC0415
+    from console.pricing import Measured, Run, read  # noqa: PLC0415
+
+    if photo:
+        client = _client(LocalService.running(data), url, api_key)
+        with _progress() as progress:
+            run = costing.ask(client, photo.read_bytes(), memory_mb, progress)
+        found = Measured(f"what the service told of {photo.name}", search=[run])
+    elif search_ms or index_ms:
+        found = Measured(
+            "as given",
+            search=[Run(memory_mb, 1, search_ms)] if search_ms else [],
+            index=[Run(memory_mb, 1, index_ms)] if index_ms else [],
+        )
+    elif measured.exists():
+        found = read(measured)
+    else:
+        raise ServiceError(
+            "no milliseconds: give a PHOTO to ask the service with, --search-ms and --index-ms, or "
+            "measure with `python benchmarks/memory.py`"
+        )
+    if as_json:
+        out.print_json(data=costing.told(found))
+    else:
+        costing.show(found, out)
+
+
+@app.command()
 def doctor(data: Data = DEFAULT_DATA, url: Url = None, api_key: Key = None) -> None:
     """Check the model, Qdrant, the bucket and versions, and say how to mend what is wrong."""
     service = _use_local(data) if url is None else None
