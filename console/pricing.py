@@ -72,11 +72,11 @@ class Measured(Struct, frozen=True):
     how: str
     search: Sequence[Run] = ()
     index: Sequence[Run] = ()
-    answer_bytes: float = 6000
-    search_log_bytes: float = 3000
-    index_log_bytes: float = 400
+    answer_bytes: float = 23_400
+    search_log_bytes: float = 2_780
+    index_log_bytes: float = 300
     search_qdrant_calls: float = 1
-    index_qdrant_calls: float = 0.3
+    index_qdrant_calls: float = 0.4
     batch: int = 10
 
 
