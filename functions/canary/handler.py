@@ -22,7 +22,8 @@ from likeness.health import Counts, shift
 from likeness.images import decode
 from likeness.ports import ObjectStore, VectorIndex
 from likeness.records import Point, State
-from likeness.search import ByImage, Query, Searcher
+from likeness.search import ByImage, Query
+from likeness.searchers import Searchers
 from likeness.settings import Limits
 
 NOTE, NOTE_ID = "health", "reference"
@@ -40,7 +41,7 @@ class Canary:
 
     def __init__(
         self,
-        searcher: Searcher,
+        searchers: Searchers,
         index: VectorIndex,
         store: ObjectStore,
         limits: Limits,
@@ -49,7 +50,7 @@ class Canary:
         metrics: Metrics,
     ) -> None:
         """`count` counts the answers of the last so many hours."""
-        self._searcher = searcher
+        self._searchers = searchers
         self._index = index
         self._store = store
         self._limits = limits
@@ -93,7 +94,8 @@ class Canary:
     def _finds(self, point: Point, query: bytes) -> bool:
         """Itself, or a file with the same bytes, is among the first results."""
         try:
-            answer = self._searcher.search(Query(ByImage(query), limit=_SHOWN))
+            wanted = Query(ByImage(query), limit=_SHOWN)
+            answer = self._searchers.run(lambda searcher: searcher.search(wanted))
         except ImageError:
             return False
         return any(

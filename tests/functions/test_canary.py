@@ -14,6 +14,7 @@ from aws_lambda_powertools import Logger, Metrics
 from functions.canary.handler import LEAST_ANSWERS, NOTE, NOTE_ID, WINDOW_HOURS, Canary
 from likeness.errors import IndexUnavailable
 from likeness.health import Counts
+from likeness.searchers import Searchers
 from tests.pictures import png
 from tests.service import Service
 
@@ -32,7 +33,8 @@ class Watched(Service):
         logger = Logger(service="canary", logger_handler=logging.NullHandler())
         metrics = Metrics(namespace="Test", service="canary")
         limits = self.settings.limits
-        canary = Canary(self.searcher, self.index, self.bucket, limits, self._last, logger, metrics)
+        searchers = Searchers(self.index, [self.searcher])
+        canary = Canary(searchers, self.index, self.bucket, limits, self._last, logger, metrics)
         return canary(event or {}, None)
 
     def _last(self, hours: int) -> Counts:
