@@ -35,6 +35,7 @@ from likeness.embedding import Embedder
 from likeness.filters import Schema
 from likeness.indexing import Indexer
 from likeness.ports import VectorIndex
+from likeness.stopwatch import Stopwatch
 from tests import qdrant_server
 from tests.fake_bucket import FakeBucket
 
@@ -47,7 +48,7 @@ def handler_rate(index: VectorIndex, pictures: list[bytes], count: int) -> float
         bucket.put(f"{i:05}.jpg", pictures[i % len(pictures)])
     logger = Logger(service="bench", logger_handler=logging.NullHandler())
     metrics = Metrics(namespace="Bench", service="bench")
-    handler = Handler(Indexer(bucket, index, Embedder(MODEL)), logger, metrics)
+    handler = Handler(Indexer(bucket, index, Embedder(MODEL)), logger, metrics, Stopwatch())
     events = [sqs_event(bucket, first) for first in range(0, count, BATCH)]
     handler(events[0], None)  # opens the engine and creates the collection
     start = time.perf_counter()

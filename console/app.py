@@ -352,6 +352,36 @@ def status(
 
 
 @app.command()
+def explain(
+    request_id: Annotated[str, typer.Argument(help="Of the answer; every answer carries it.")],
+    image: Annotated[
+        str | None, typer.Option(help="An image's id: say what became of this one.")
+    ] = None,
+    log_group: Annotated[
+        str | None,
+        typer.Option(help="A deployed service's log: /aws/lambda/STACK-search, of its region."),
+    ] = None,
+    days: Annotated[int, typer.Option(min=1, help="How far back to look in the log group.")] = 7,
+    as_json: Json = False,
+    data: Data = DEFAULT_DATA,
+) -> None:
+    """Take one disappointing answer apart: scores of each stage, what was left out, and why.
+
+    It reads the line that was written of the answer: by the local service into
+    its data folder, by a deployed one into its log.
+
+    [bold]likeness explain 6f1d3a0e2c585b8e9a440c4e5ad1b7c3 --image ID[/bold]
+    """
+    from console import explaining  # noqa: PLC0415
+
+    found = explaining.lines(data, log_group, request_id, days)
+    if as_json:
+        out.print_json(data=found)
+    else:
+        explaining.show(found, image, out)
+
+
+@app.command()
 def calibrate(
     dataset: Annotated[
         Path, typer.Argument(help="A folder of pictures, or a CSV: path, label, instance, split.")
@@ -469,6 +499,73 @@ def _evaluate_feedback(model: Path, queries: int, seed: int, target: Path) -> No
     evaluation_report.show_feedback(found, out)
     evaluating.write(found, target / opinions.RESULTS)
     out.print(f"written: {target / opinions.RESULTS}", soft_wrap=True)
+
+
+@app.command()
+def cost(
+    photo: Annotated[
+        Path | None,
+        typer.Argument(
+            help="Ask the running or deployed service with this picture.",
+            exists=True,
+            dir_okay=False,
+        ),
+    ] = None,
+    measured: Annotated[
+        Path, typer.Option(help="What benchmarks/memory.py wrote: every memory size, measured.")
+    ] = DEFAULT_DATA / "memory.json",
+    search_ms: Annotated[
+        float | None,
+        typer.Option(min=0.1, help="Billed milliseconds of a query, as you know them."),
+    ] = None,
+    index_ms: Annotated[
+        float | None, typer.Option(min=0.1, help="Billed milliseconds of an image.")
+    ] = None,
+    memory_mb: Annotated[
+        int, typer.Option(min=128, max=10240, help="Of the functions that these are of.")
+    ] = 1769,
+    as_json: Json = False,
+    data: Data = DEFAULT_DATA,
+    url: Url = None,
+    api_key: Key = None,
+) -> None:
+    """What a million queries and a million images cost on AWS, and what each month does.
+
+    Milliseconds come from one of three: a picture that the service is asked with
+    thirty times, billed milliseconds that you know from your logs, or the memory
+    sweep. Prices come from a list with its date and sources.
+
+    [bold]likeness cost photo.jpg --url https://…[/bold]  what the deployed service really takes
+
+    [bold]likeness cost --search-ms 60 --index-ms 45 --memory-mb 1769[/bold]
+
+    [bold]python benchmarks/memory.py[/bold], then [bold]likeness cost[/bold]
+    """
+    from console import costing  # noqa: PLC0415
+    from console.pricing import Measured, Run, read  # noqa: PLC0415
+
+    if photo:
+        client = _client(LocalService.running(data), url, api_key)
+        with _progress() as progress:
+            run = costing.ask(client, photo.read_bytes(), memory_mb, progress)
+        found = Measured(f"what the service told of {photo.name}", search=[run])
+    elif search_ms or index_ms:
+        found = Measured(
+            "as given",
+            search=[Run(memory_mb, 1, search_ms)] if search_ms else [],
+            index=[Run(memory_mb, 1, index_ms)] if index_ms else [],
+        )
+    elif measured.exists():
+        found = read(measured)
+    else:
+        raise ServiceError(
+            "no milliseconds: give a PHOTO to ask the service with, --search-ms and --index-ms, or "
+            "measure with `python benchmarks/memory.py`"
+        )
+    if as_json:
+        out.print_json(data=costing.told(found))
+    else:
+        costing.show(found, out)
 
 
 @app.command()

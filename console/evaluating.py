@@ -30,6 +30,7 @@ from console.bench import (
     synthetic,
 )
 from console.datasets import DatasetError, Item, divided
+from console.pricing import lambda_usd, price_list
 from likeness.embedding import Embedder
 from likeness.errors import ImageError
 from likeness.evaluation import Estimate, Reliability, estimate, reliability
@@ -41,11 +42,8 @@ QUERIES = 500  # asked, unless another number is
 _TIMED, _LEAST_TIMED = 10, 10  # of so many queries one is timed, but at least so many
 _MISSES = 12
 
-# AWS Lambda's prices for x86 in us-east-1 (https://aws.amazon.com/lambda/pricing/), for functions
-# of 1,769 MB: those have one whole vCPU.
-_LAMBDA_GB = 1769 / 1024
-_USD_A_GB_SECOND = 0.0000166667
-_USD_A_MILLION_REQUESTS = 0.20
+# Functions of so many MB have one whole vCPU.
+_LAMBDA_MB = 1769
 
 _CLOSEST_FIRST = list(Level)
 # Without a calibration there is no order but the cosine's: these stages do not run.
@@ -330,8 +328,8 @@ def _times(took: list[Mapping[str, float]]) -> Latency:
         for name in took[0]
     }
     mean_ms = float(np.mean([each["total"] for each in took]))
-    usd_a_query = mean_ms / 1000 * _LAMBDA_GB * _USD_A_GB_SECOND
-    return Latency(len(took), stages, mean_ms, usd_a_query * 1e6 + _USD_A_MILLION_REQUESTS)
+    usd_a_query = lambda_usd(mean_ms, _LAMBDA_MB) + price_list().usd("lambda_request")
+    return Latency(len(took), stages, mean_ms, usd_a_query * 1e6)
 
 
 def _told(outcomes: list[Outcome]) -> list[str]:

@@ -47,6 +47,8 @@ DEFAULT_DATA = Path(".likeness")
 # Held while a service runs; its presence tells that a folder is a service's.
 LOCK = "lock"
 STATE = "service.json"
+# A line about each answer of the local service, for `likeness explain`.
+ANSWERS = "answers.jsonl"
 BUCKET, QUEUE = "likeness-local", "likeness-index"
 _REGION = "us-east-1"
 _CREDENTIALS = {
@@ -115,6 +117,7 @@ def run(
             "LIKENESS_BUCKET": BUCKET,
             "LIKENESS_QUEUE_URL": queue_url,
             "LIKENESS_UPLOAD_PREFIX": "uploads/",
+            "LIKENESS_ANSWER_LOG": str(data / ANSWERS),
             "POWERTOOLS_METRICS_DISABLED": "true",
             "POWERTOOLS_LOG_LEVEL": os.environ.get("POWERTOOLS_LOG_LEVEL", "CRITICAL"),
             **environment,

@@ -312,7 +312,7 @@ def local_aws() -> Iterator[str]:
     """MiniStack on loopback, empty, with what the functions use; yields the endpoint's URL."""
     with (
         tempfile.TemporaryDirectory() as folder,
-        local.ministack(Path(folder), "s3,secretsmanager,events,sqs") as url,
+        local.ministack(Path(folder), "s3,secretsmanager,events,sqs,cloudwatch") as url,
     ):
         yield url
 

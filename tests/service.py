@@ -60,6 +60,7 @@ class Service:
             lambda: TextEmbedder(model),
         )
         logger = Logger(service="search", logger_handler=logging.NullHandler())
+        self.recorded: list[bytes] = []
         self.app = create_app(
             Searchers(self.index, [self.searcher]),
             self.index,
@@ -67,6 +68,7 @@ class Service:
             self.settings,
             lambda: logger,
             fetch,
+            self.recorded.append,
         )
         self.http = TestClient(self.app, raise_server_exceptions=False)
 

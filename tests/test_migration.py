@@ -43,6 +43,7 @@ from likeness.rerank.verdicts import load_calibration
 from likeness.search import ByImage, Query, Searcher
 from likeness.searchers import Searchers
 from likeness.settings import Limits, Settings
+from likeness.stopwatch import Stopwatch
 from tests.fake_bucket import FakeBucket
 from tests.pictures import png
 from tests.service import BUNDLED, FIXED_FILTERS, SCHEMA
@@ -91,7 +92,7 @@ class World:
         ]
         quiet = Logger(service="test", logger_handler=logging.NullHandler())
         metrics = Metrics(namespace="Test", service="index")
-        self.handler = Handler(Indexers(self.index, store, indexers), quiet, metrics)
+        self.handler = Handler(Indexers(self.index, store, indexers), quiet, metrics, Stopwatch())
         self.searchers = Searchers(
             self.index,
             [

@@ -22,5 +22,5 @@ handler = Handler(
     SqsQueue(settings.queue_url or ""),
     settings,
     Logger(service="drift"),
-    Metrics(namespace="Likeness", service="drift"),
+    Metrics(namespace=settings.metrics_namespace, service="drift"),
 )

@@ -16,16 +16,19 @@ from functions.index.handler import Handler
 from functions.index.models import open_indexers
 from likeness.adapters.qdrant import open_index
 from likeness.settings import Settings
+from likeness.stopwatch import Stopwatch
 
 settings = Settings.from_env(os.environ)
 # a batch that fails at once makes room for the next: the whole queue would use up its tries
 index = open_index(settings, patient=True)
 register_after_restore(index.reconnect)
 register_after_restore(random.seed)  # or all that one snapshot becomes would wait alike
+watch = Stopwatch()
 handler = Handler(
-    open_indexers(settings, index),
+    open_indexers(settings, index, watch.stage),
     Logger(service="index"),
-    Metrics(namespace="Likeness", service="index"),
+    Metrics(namespace=settings.metrics_namespace, service="index"),
+    watch,
 )
 
 gc.freeze()

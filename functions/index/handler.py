@@ -7,24 +7,32 @@ from collections.abc import Mapping
 from typing import Any
 
 from aws_lambda_powertools import Logger, Metrics
-from aws_lambda_powertools.metrics import MetricUnit
+from aws_lambda_powertools.metrics import EphemeralMetrics, MetricUnit
 
 from functions.index.events import is_queue_event, parse_event, parse_message
 from likeness.errors import InvalidRequest, Unavailable
 from likeness.indexers import Indexers
 from likeness.indexing import Indexer, Outcome, Result
 from likeness.records import Hint
+from likeness.stopwatch import Stopwatch
 
 Event = Mapping[str, Any]
+_NAMES = {Result.UNCHANGED: "Skipped"}
+_STAGES_MS = {"embed": "EmbedMs", "qdrant": "QdrantMs"}
 
 
 class Handler:
     """Lambda's entry: an SQS batch is answered in part, a direct event as a whole."""
 
-    def __init__(self, indexer: Indexer | Indexers, logger: Logger, metrics: Metrics) -> None:
+    def __init__(
+        self, indexer: Indexer | Indexers, logger: Logger, metrics: Metrics, watch: Stopwatch
+    ) -> None:
+        """`watch` is the one that the indexer's stages are timed with."""
         self._indexer = indexer
         self._logger = logger
         self._metrics = metrics
+        self._watch = watch
+        self._cold = True
 
     def __call__(self, event: Event, context: Any) -> dict[str, Any]:
         """Raises Unavailable for a direct event that must be tried again: its sender repeats it."""
@@ -57,14 +65,19 @@ class Handler:
         return {"batchItemFailures": [{"itemIdentifier": message} for message in failures]}
 
     def _reconcile(self, hints: list[Hint]) -> Mapping[Any, Outcome]:
+        self._watch.took_ms.clear()
         outcomes = self._indexer.reconcile(hints)
         for outcome in outcomes.values():
             self._report(outcome)
         if outcomes:
-            self._measure_lag(hints)
+            self._measure(hints)
         return outcomes
 
-    def _measure_lag(self, hints: list[Hint]) -> None:
+    def _measure(self, hints: list[Hint]) -> None:
+        self._metrics.add_metric("ColdStart", MetricUnit.Count, int(self._cold))
+        self._cold = False
+        for stage, took_ms in self._watch.took_ms.items():
+            self._metrics.add_metric(_STAGES_MS[stage], MetricUnit.Milliseconds, took_ms)
         now_s = time.time()
         for hint in hints:
             if hint.event_time_s is not None:
@@ -73,9 +86,21 @@ class Handler:
         self._metrics.flush_metrics()
         self._metrics.clear_metrics()  # flushing leaves them where metrics are switched off
 
-    def _report(self, outcome: Outcome) -> None:
-        name = outcome.result.value.capitalize()
+    def _count(self, outcome: Outcome) -> None:
+        name = _NAMES.get(outcome.result, outcome.result.value.capitalize())
         self._metrics.add_metric(name, MetricUnit.Count, 1)
+        self._metrics.add_metric("ReconcileLoops", MetricUnit.Count, outcome.loops)
+        if outcome.result is Result.REJECTED:
+            # a line of its own: powertools gives a dimension to all metrics of a line
+            by_reason = EphemeralMetrics(
+                namespace=self._metrics.namespace, service=self._metrics.service
+            )
+            by_reason.add_dimension("reason", str(outcome.reason))
+            by_reason.add_metric(name, MetricUnit.Count, 1)
+            by_reason.flush_metrics()
+
+    def _report(self, outcome: Outcome) -> None:
+        self._count(outcome)
         facts: dict[str, Any] = {
             "key": outcome.ref.key,
             "result": outcome.result.value,

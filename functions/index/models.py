@@ -13,10 +13,11 @@ from likeness.indexing import Indexer
 from likeness.ports import VectorIndex
 from likeness.rerank.verdicts import load_calibration
 from likeness.settings import Settings
+from likeness.stopwatch import Stage, untimed
 from likeness.tenants import Tenants
 
 
-def open_indexers(settings: Settings, index: VectorIndex) -> Indexers:
+def open_indexers(settings: Settings, index: VectorIndex, stage: Stage = untimed) -> Indexers:
     """Raises ModelBundleError where a bundle is damaged."""
     store = ReadOnce(S3Store(read_tags=settings.read_tags))
     announce = EventBus(settings.event_bus).announce if settings.event_bus else say_nothing
@@ -33,6 +34,7 @@ def open_indexers(settings: Settings, index: VectorIndex) -> Indexers:
             keep_patches=settings.keep_patches,
             announce=announce,
             tenants=Tenants(settings.prefix) if settings.tenant_claim else None,
+            stage=stage,
         )
 
     return Indexers(index, store, [open_indexer(folder) for folder in settings.model_dirs])

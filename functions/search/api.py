@@ -27,7 +27,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from functions.search import access, openapi, problems, schemas
+from functions.search import access, openapi, problems, schemas, signals
 from likeness.duplicates import Duplicates
 from likeness.errors import (
     ConfigurationError,
@@ -81,6 +81,7 @@ if TYPE_CHECKING:
 S = TypeVar("S", bound=msgspec.Struct)
 T = TypeVar("T")
 Fetch = Callable[[str, int], bytes]
+Record = Callable[[bytes], None]
 
 
 def create_app(
@@ -90,12 +91,14 @@ def create_app(
     settings: Settings,
     open_logger: Callable[[], Logger],
     fetch: Fetch | None = None,
+    record: Record = lambda line: None,
 ) -> App:
     """The whole HTTP service. `open_store` and `open_logger` are called when needed.
 
-    `fetch` brings the bytes of an `image_url`, at most so many.
+    `fetch` brings the bytes of an `image_url`, at most so many. `record` takes a line about each
+    answer, without its end.
     """
-    api = Api(searchers, index, open_store, settings, fetch)
+    api = Api(searchers, index, open_store, settings, fetch, record)
 
     async def on_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, LikenessError)
@@ -144,6 +147,7 @@ class Api:
         open_store: Callable[[], ObjectStore],
         settings: Settings,
         fetch: Fetch | None,
+        record: Record,
     ) -> None:
         self._searchers = searchers
         self._view: Callable[[Searcher], Searcher] = lambda searcher: searcher
@@ -153,6 +157,7 @@ class Api:
         self._open_store = open_store
         self._settings = settings
         self._fetch = fetch
+        self._record = record
         self._calls = itertools.count()
 
     def endpoint(self, operation: openapi.Operation) -> Callable[[Request], Awaitable[Response]]:
@@ -288,6 +293,7 @@ class Api:
             wanted.request_id, wanted.id, wanted.kind, round(time.time(), 3), wanted.query_id
         )
         await asyncio.to_thread(self._feedback.add, opinion)
+        self._record(signals.opined(self._settings.metrics_namespace, opinion))
         return _json(schemas.Ok(status="ok"))
 
     async def upload(self, request: Request) -> Response:
@@ -365,6 +371,8 @@ class Api:
         model, answer = await self._run(
             lambda searcher: (searcher.model, searcher.search(query, deadline_s))
         )
+        about = (self._settings.metrics_namespace, _request_id(request), model)
+        self._record(signals.answered(*about, query, answer, cold))
         return _json(
             schemas.SearchAnswer(
                 request_id=_request_id(request),

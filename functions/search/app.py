@@ -14,7 +14,7 @@ from snapshot_restore_py import register_after_restore
 from functions.search.api import create_app
 from functions.search.gateway import create_handler
 from functions.search.models import open_searchers
-from functions.search.resources import open_fetch, open_logger, open_store
+from functions.search.resources import open_fetch, open_logger, open_record, open_store
 from likeness.adapters.qdrant import open_index
 from likeness.settings import Settings
 
@@ -24,7 +24,8 @@ register_after_restore(index.reconnect)
 register_after_restore(random.seed)  # or all that one snapshot becomes would wait alike
 searchers = open_searchers(settings, index)
 fetch = open_fetch(settings.image_hosts)
-app = create_app(searchers, index, open_store, settings, open_logger, fetch)
+record = open_record(settings.answer_log)
+app = create_app(searchers, index, open_store, settings, open_logger, fetch, record)
 handler = create_handler(app)
 
 gc.freeze()

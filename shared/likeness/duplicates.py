@@ -24,6 +24,7 @@ from likeness.records import (
 from likeness.rerank.appearance import of_point
 from likeness.rerank.profiles import Ranker
 from likeness.rerank.verdicts import Calibration, Level
+from likeness.stopwatch import Stage, untimed
 from likeness.tenants import owned_by
 
 # Nearest neighbours that a new image is held against, and how many partners it keeps.
@@ -45,7 +46,11 @@ def say_nothing(points: Sequence[Point]) -> None:
 class Gate:
     """Marks new images that show what an indexed one shows already."""
 
-    def __init__(self, index: IndexView, spec: ModelSpec, calibration: Calibration) -> None:
+    def __init__(
+        self, index: IndexView, spec: ModelSpec, calibration: Calibration, stage: Stage = untimed
+    ) -> None:
+        """`stage` is entered for what is timed: qdrant."""
+        self._stage = stage
         self._index = index
         self._spec = spec
         self._ranker = Ranker(spec, calibration)
@@ -81,8 +86,11 @@ class Gate:
             for point in live
             if point.vector is not None
         ]
+        if not lookups:
+            return []
         try:
-            return self._index.nearest(lookups) if lookups else []
+            with self._stage("qdrant"):
+                return self._index.nearest(lookups)
         except (IndexMissing, IndexRefused):  # the alias is another model's, or nobody's yet
             return [[] for _ in lookups]
 

@@ -49,6 +49,7 @@ from likeness.records import (
 from likeness.rerank.packing import pack
 from likeness.rerank.verdicts import Calibration
 from likeness.settings import MIB, Limits
+from likeness.stopwatch import Stage, untimed
 from likeness.tenants import Tenants
 
 _WRITES = 3
@@ -121,12 +122,14 @@ class Indexer:
         keep_patches: bool = False,
         announce: Announce = say_nothing,
         tenants: Tenants | None = None,
+        stage: Stage = untimed,
     ) -> None:
         """`parallel` objects are read from the store at a time; 1 keeps it in this thread.
 
         With a calibration, duplicates are found as they come in, and announced once written. With
-        tenants, each object is its tenant's.
+        tenants, each object is its tenant's. `stage` is entered for what is timed: embed, qdrant.
         """
+        self._stage = stage
         self._store = store
         self._index = index
         self._embedder = embedder
@@ -137,7 +140,7 @@ class Indexer:
         self._prepared = False
         patches = embedder.spec.patches
         self._patches_dim = patches.dim if patches and keep_patches else None
-        self._gate = Gate(index, embedder.spec, calibration) if calibration else None
+        self._gate = Gate(index, embedder.spec, calibration, stage) if calibration else None
         self._tell = announce
         self._tenants = tenants
         tenant_prefix = tenants.prefix if tenants else None
@@ -205,7 +208,8 @@ class Indexer:
         # The index is read before the bucket: a write that comes between them is seen as a
         # difference, never taken for agreement.
         ids = [hint.ref.point_id for hint in hints]
-        points = self._index.retrieve(self._embedder.fingerprint, ids)
+        with self._stage("qdrant"):
+            points = self._index.retrieve(self._embedder.fingerprint, ids)
 
         def look(hint: Hint) -> _Look:
             return _Look(hint, points.get(hint.ref.point_id), self._store.head(hint.ref))
@@ -246,12 +250,14 @@ class Indexer:
             except (ConfigurationError, MemoryError) as error:
                 outcomes[look.ref] = failed(look.ref, error)
         if prepared:
-            found = self._embedder.describe([item.prepared.tensor for item in prepared])
+            with self._stage("embed"):
+                found = self._embedder.describe([item.prepared.tensor for item in prepared])
             writes += [self._live(item, found, row) for row, item in enumerate(prepared)]
         if self._gate:
             writes = self._gate.marked(writes)
         if writes:
-            self._index.write(self._embedder.fingerprint, writes)
+            with self._stage("qdrant"):
+                self._index.write(self._embedder.fingerprint, writes)
         before = {look.ref: look.point.sha256 for look in looks if look.point}
         for point in (write.point for write in writes):
             if point.sha256 != before.get(point.ref):

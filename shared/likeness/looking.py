@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
 
 from PIL import Image
 
@@ -12,6 +11,7 @@ from likeness.preprocessing import cropped, seen
 from likeness.records import WHOLE, Box
 from likeness.rerank.appearance import Appearance
 from likeness.rerank.packing import pack
+from likeness.stopwatch import Stage, untimed
 
 
 def appearances(
@@ -19,7 +19,7 @@ def appearances(
     picture: Image.Image,
     boxes: Sequence[Box] = (WHOLE,),
     sha256: str | None = None,
-    stage: Callable[[str], AbstractContextManager[None]] = lambda name: nullcontext(),
+    stage: Stage = untimed,
 ) -> list[Appearance]:
     """Parts of an upright RGB picture, in one run of the network.
 

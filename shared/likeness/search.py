@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -46,6 +45,7 @@ from likeness.rerank.profiles import Profile, Proof, Ranker
 from likeness.rerank.selection import above_gap, above_relative, grouped
 from likeness.rerank.verdicts import Calibration
 from likeness.settings import MIB, Limits
+from likeness.stopwatch import Stopwatch
 
 # API Gateway passes 10 MB, Lambda 6 MB with base64's third on top: 4.5 MiB of image.
 MAX_QUERY_BYTES = int(4.5 * MIB)
@@ -159,7 +159,8 @@ class Answer(Struct, frozen=True):
 
     `box` is the part of the query that the best result is like; `query_id` is None for a source
     that has no appearance of its own. `skipped`: stages that the time did not suffice for.
-    `regions`: boxes of the things in the picture, each with its own results.
+    `regions`: boxes of the things in the picture, each with its own results. `candidates`: how many
+    neighbours were put into order; `cut`: those of them that are not shown, by what left them out.
     """
 
     results: list[Hit]
@@ -169,6 +170,8 @@ class Answer(Struct, frozen=True):
     query_id: str | None = None
     skipped: Sequence[str] = ()
     regions: Sequence[tuple[Box, list[Hit]]] = ()
+    candidates: int = 0
+    cut: Mapping[str, Sequence[Hit]] = {}
 
 
 class _Page(Struct, frozen=True):
@@ -176,6 +179,7 @@ class _Page(Struct, frozen=True):
     next_offset: int | None
     box: Box
     skipped: list[str]
+    cut: Mapping[str, Sequence[Hit]]
 
 
 class _Looked(Struct, frozen=True):
@@ -185,18 +189,6 @@ class _Looked(Struct, frozen=True):
     own_ids: tuple[str, ...] = ()
     picture: Image.Image | None = None
     more: tuple[Appearance, ...] = ()
-
-
-class _Stopwatch:
-    def __init__(self) -> None:
-        self.took_ms: dict[str, float] = {}
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        took_ms = (time.perf_counter() - start) * 1000
-        self.took_ms[name] = round(self.took_ms.get(name, 0.0) + took_ms, 2)
 
 
 class Searcher:
@@ -247,7 +239,7 @@ class Searcher:
         `deadline_s`: on time.monotonic()'s clock; stages that would miss it are skipped. Raises an
         InputError for what the caller got wrong, Unavailable where Qdrant or S3 is down.
         """
-        watch = _Stopwatch()
+        watch = Stopwatch()
         with watch.stage("total"):
             filter = self._schema.compile(query.filter) if query.filter else {}
             if query.group_by:
@@ -270,16 +262,31 @@ class Searcher:
         skipped = sorted({name for page in pages for name in page.skipped})
         if query.regions:
             things = [(v[0].box, p.hits) for v, p in zip(questions, pages, strict=True)]
-            return Answer([], None, watch.took_ms, skipped=skipped, regions=things)
-        [page], [views] = pages, questions
-        token = to_token(views, self.model)
-        return Answer(page.hits, page.next_offset, watch.took_ms, page.box, token, skipped)
+            return Answer(
+                [],
+                None,
+                watch.took_ms,
+                skipped=skipped,
+                regions=things,
+                candidates=sum(map(len, heads)),
+            )
+        [page], [views], [head] = pages, questions, heads
+        return Answer(
+            page.hits,
+            page.next_offset,
+            watch.took_ms,
+            page.box,
+            to_token(views, self.model),
+            skipped,
+            candidates=len(head),
+            cut=page.cut,
+        )
 
     def compare(
         self, first: Source, second: Source, boxes: tuple[Box | None, Box | None] = (None, None)
     ) -> tuple[float, Proof | None]:
         """The cosine of two sources' pictures, and what they have in common."""
-        watch = _Stopwatch()
+        watch = Stopwatch()
         mine, theirs = (
             self._look(source, box, False, watch).appearance
             for source, box in zip((first, second), boxes, strict=True)
@@ -308,7 +315,7 @@ class Searcher:
 
     # --- from a source to what is compared ---
 
-    def _look(self, source: Source, box: Box | None, read: bool, watch: _Stopwatch) -> _Looked:
+    def _look(self, source: Source, box: Box | None, read: bool, watch: Stopwatch) -> _Looked:
         """`read`: the picture itself is wanted, even of what is indexed."""
         if read and box:
             raise InvalidRequest("give box, or detect, which finds boxes itself; not both")
@@ -352,7 +359,7 @@ class Searcher:
                 return _Looked(Appearance(wanted), (*positive, *negative))
 
     def _see(
-        self, data: bytes, box: Box | None, watch: _Stopwatch, own_ids: tuple[str, ...] = ()
+        self, data: bytes, box: Box | None, watch: Stopwatch, own_ids: tuple[str, ...] = ()
     ) -> _Looked:
         with watch.stage("decode"):
             side = self._embedder.decode_size
@@ -364,9 +371,7 @@ class Searcher:
         )
         return _Looked(appearance, own_ids, picture)
 
-    def _questions(
-        self, query: Query, looked: _Looked, watch: _Stopwatch
-    ) -> list[list[Appearance]]:
+    def _questions(self, query: Query, looked: _Looked, watch: Stopwatch) -> list[list[Appearance]]:
         whole, both = looked.appearance, query.subject and query.rerank is not Profile.NONE
         if query.regions:
             found = [self._part(looked, box, watch) for box in regions.PROPOSALS]
@@ -379,7 +384,7 @@ class Searcher:
         part = None if box == WHOLE else self._part(looked, box, watch)
         return [[whole, part] if part else [whole]]
 
-    def _part(self, looked: _Looked, box: Box, watch: _Stopwatch) -> Appearance | None:
+    def _part(self, looked: _Looked, box: Box, watch: Stopwatch) -> Appearance | None:
         """None for a part that is all of one colour."""
         assert looked.picture is not None
         try:
@@ -523,14 +528,14 @@ class Searcher:
         time_left_s: Callable[[], float],
     ) -> _Page:
         hits, box, skipped = self._ranked(query, views, head, time_left_s)
-        hits = self._selected(query, hits)
+        hits, cut = self._selected(query, hits)
         after = [Hit(candidate.point, candidate.score) for candidate in tail]
         # the tail begins where the reranked end, or at a page beyond them
         page = [*hits[query.offset :], *after][: query.limit + 1]
+        end = query.offset + query.limit
+        cut["page"] = [*hits[: query.offset], *hits[end:]]
         more = len(page) > query.limit
-        return _Page(
-            page[: query.limit], query.offset + query.limit if more else None, box, skipped
-        )
+        return _Page(page[: query.limit], end if more else None, box, skipped, cut)
 
     def _ranked(
         self,
@@ -561,12 +566,14 @@ class Searcher:
         ]
         return hits, views[int(ranked.view[ranked.order[0]])].box, ranked.skipped
 
-    def _selected(self, query: Query, hits: list[Hit]) -> list[Hit]:
-        """Cut off, then spread out, then grouped."""
+    def _selected(self, query: Query, hits: list[Hit]) -> tuple[list[Hit], dict[str, list[Hit]]]:
+        """Cut off, then spread out, then grouped; and what each of these left out."""
+        left_out: dict[str, list[Hit]] = {}
         scores = np.array([_order_of(hit) for hit in hits], np.float32)
         if query.cutoff:
             cut = above_relative if query.cutoff.method == "relative" else above_gap
-            hits = hits[: cut(scores, query.cutoff.value)]
+            end = cut(scores, query.cutoff.value)
+            hits, left_out["cutoff"] = hits[:end], hits[end:]
         if query.diversity and hits:
             vectors = np.stack([_vector_of(hit) for hit in hits])
             # up to 1, as the cosines are that they are weighed against
@@ -576,8 +583,9 @@ class Searcher:
         if query.group_by:
             values = [hit.point.meta.get(query.group_by) for hit in hits]
             rows = grouped(values, query.group_size)
+            left_out["group_by"] = [hits[row] for row in sorted({*range(len(hits))} - {*rows})]
             hits = [structs.replace(hits[row], group=values[row]) for row in rows]
-        return hits
+        return hits, left_out
 
 
 def _direction(values: NDArray[np.float64], complaint: str) -> Vector:

@@ -54,6 +54,8 @@ class Settings(Struct, frozen=True):
     keep_patches: bool = False
     image_hosts: tuple[str, ...] = ()
     event_bus: str | None = None
+    metrics_namespace: str = "Likeness"
+    answer_log: Path | None = None
     schema: Schema = field(default_factory=Schema)
     limits: Limits = field(default_factory=Limits)
     threads: int = 1
@@ -105,6 +107,8 @@ class Settings(Struct, frozen=True):
             keep_patches=_switch(env, "LIKENESS_KEEP_PATCHES"),
             image_hosts=_listed(env, "LIKENESS_IMAGE_URL_HOSTS"),
             event_bus=env.get("LIKENESS_EVENT_BUS") or None,
+            metrics_namespace=env.get("POWERTOOLS_METRICS_NAMESPACE") or "Likeness",
+            answer_log=Path(log) if (log := env.get("LIKENESS_ANSWER_LOG")) else None,
             schema=_schema(env),
             limits=Limits(
                 max_bytes=_whole(env, "LIKENESS_MAX_BYTES", defaults.max_bytes),

@@ -21,6 +21,7 @@ from tests.pictures import jpeg, png
 LIKENESS = (sys.executable, "-c", "from console.app import main; main()")
 COMMANDS = (
     "serve", "demo", "index", "reconcile", "search", "status", "doctor", "model", "migrate",
+    "explain", "cost",
 )  # fmt: skip
 
 
@@ -114,6 +115,18 @@ def test_a_photo_finds_its_like(local: Local, folder: Path) -> None:
     table = local.run("search", folder / "query.jpg", "--limit", "1")
     for shown in ("query.jpg", "exact 100 %", "brand=acme"):
         assert shown in table.stdout
+
+
+def test_an_answer_of_the_local_service_is_explained(local: Local, folder: Path) -> None:
+    answer = found(local.run("search", folder / "query.jpg", "--limit", "1", "--json"))
+    shown, request = answer["results"][0]["id"], answer["request_id"]
+    said = local.run("explain", request, "--image", shown)
+    assert said.returncode == 0, said.stderr
+    assert f"{shown}: shown, number 1" in said.stdout
+    assert "on another page than this one (limit 1, offset 0)" in said.stdout
+    [line] = json.loads(local.run("explain", request, "--json").stdout)
+    assert line["shown"][0]["id"] == shown
+    assert local.run("explain", "0" * 32).returncode == 1
 
 
 def test_filters_reach_the_service(local: Local, folder: Path) -> None:

@@ -240,7 +240,7 @@ def deployed(aws: Aws, stack: str, **parameters: str) -> Iterator[Service]:
     outputs = {output["OutputKey"]: output["OutputValue"] for output in found["Outputs"]}
     yield Service(aws, outputs)
     logs = aws.client("logs")
-    for name in ("index", "search", "drift", "feed"):
+    for name in ("canary", "index", "search", "drift", "feed"):
         events = logs.filter_log_events(logGroupName=f"/aws/lambda/{stack}-{name}")["events"]
         print(f"--- {name} ---", *(event["message"] for event in events[-200:]), sep="\n")
 
@@ -492,7 +492,31 @@ def administrator(aws: Aws) -> Callable[[str], Any]:
     return Aws(aws.port, aws.env | secrets).client
 
 
-@pytest.mark.parametrize("name", ["index", "search", "drift", "feed"])
+def test_the_canary_finds_the_images_with_just_its_own_role(service: Service) -> None:
+    for seed in (90, 91):
+        service.put(f"canary/{seed}.jpg", jpeg(seed))
+        service.wait_for(f"canary/{seed}.jpg", "live")
+    functions = service.aws.client("lambda")
+    names = [function["FunctionName"] for function in functions.list_functions()["Functions"]]
+    [name] = [name for name in names if "CanaryFunction" in name]
+    answer = functions.invoke(FunctionName=name, Qualifier="live")
+    told = json.loads(answer["Payload"].read())
+    assert "FunctionError" not in answer, told
+    assert told["asked"] >= 2 and told["recall"] > 0.9
+
+
+def test_alarms_and_the_dashboard_are_deployed(service: Service) -> None:
+    cloudwatch = service.aws.client("cloudwatch")
+    alarms = cloudwatch.describe_alarms()["MetricAlarms"]
+    assert {"likeness-e2e-dead-letters", "likeness-e2e-canary-recall"} <= {
+        alarm["AlarmName"] for alarm in alarms
+    }
+    assert all(alarm["AlarmActions"] for alarm in alarms)
+    body = cloudwatch.get_dashboard(DashboardName="likeness-e2e")["DashboardBody"]
+    assert "${" not in body and json.loads(body)["widgets"]
+
+
+@pytest.mark.parametrize("name", ["canary", "index", "search", "drift", "feed"])
 def test_the_layers_hold_all_that_a_function_imports(name: str) -> None:
     function = BUILD / f"{name.capitalize()}Function"
     paths = [BUILD / "RuntimeLayer" / "python", BUILD / "SharedLayer" / "python", function]

@@ -28,6 +28,7 @@ from likeness.errors import ConfigurationError, IndexMissing, StoreUnavailable, 
 from likeness.filters import Schema
 from likeness.indexing import Indexer, Result
 from likeness.records import Hint, Lookup, ObjectRef, Point, State
+from likeness.stopwatch import Stopwatch
 from tests.fake_bucket import FakeBucket
 from tests.pictures import HOSTILE, encoded, jpeg, picture, png
 
@@ -48,9 +49,11 @@ class Service:
         self._ids = itertools.count(1)
 
     def handle(self, event: dict[str, Any]) -> dict[str, Any]:
-        indexer = Indexer(self.store, self.index, self.embedder, self.schema)
+        watch = Stopwatch()
+        indexer = Indexer(self.store, self.index, self.embedder, self.schema, stage=watch.stage)
         logger = Logger(service="index", logger_handler=logging.NullHandler())
-        return Handler(indexer, logger, Metrics(namespace="Test", service="index"))(event, None)
+        metrics = Metrics(namespace="Test", service="index")
+        return Handler(indexer, logger, metrics, watch)(event, None)
 
     def deliver(self, *keys: str, times: int = 1) -> dict[str, Any]:
         """One SQS batch with a message for each key; returns the handler's answer."""
@@ -345,10 +348,28 @@ def test_logs_and_metrics_tell_what_happened(
     service.bucket.put("a.png", png(1))
     service.bucket.put("b.png", b"garbage")
     service.deliver("a.png", "b.png")
-    [line] = [text for text in capsys.readouterr().out.splitlines() if "_aws" in text]
-    emitted = json.loads(line)
+    reasons, emitted = emitted_metrics(capsys)
+    assert (reasons["reason"], reasons["Rejected"]) == ("not-an-image", [1.0])
     assert (emitted["Indexed"], emitted["Rejected"]) == ([1.0], [1.0])
+    assert emitted["ReconcileLoops"] == [1.0, 1.0]
+    assert emitted["ColdStart"] == [1.0]
     assert all(lag >= 0 for lag in emitted["EventLagSeconds"])
+    assert emitted["EmbedMs"][0] > 0 and emitted["QdrantMs"][0] > 0
+
+
+def test_what_agrees_already_counts_as_skipped(
+    service: Service, capsys: pytest.CaptureFixture[str]
+) -> None:
+    service.bucket.put("a.png", png(1))
+    service.deliver("a.png")
+    service.deliver("a.png")
+    first, second = emitted_metrics(capsys)
+    assert "Skipped" not in first and second["Skipped"] == [1.0]
+    assert "EmbedMs" not in second
+
+
+def emitted_metrics(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    return [json.loads(text) for text in capsys.readouterr().out.splitlines() if "_aws" in text]
 
 
 class DroppedOnce:

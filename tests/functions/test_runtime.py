@@ -45,6 +45,7 @@ from tests.pictures import jpeg
 from tests.service import FIXED_FILTERS
 
 INDEX, SEARCH = "functions.index.app.handler", "functions.search.app.handler"
+CANARY = "functions.canary.app.handler"
 # Qdrant's calls that change something, in the order in which a first batch makes them
 CREATE = r"PUT /collections/[^/]+"
 NAME = r"POST /collections/aliases"
@@ -415,6 +416,36 @@ def test_a_secret_that_is_gone_when_a_snapshot_is_restored_is_told(
         with pytest.raises(RestoreError, match="cannot read the Qdrant secret"):
             function.invoke(http_event("GET", "/v1/health"))
     secrets.close()
+
+
+def test_the_functions_log_explains_an_answer_by_its_request_id(
+    aws: str, bucket: Bucket, qdrant: ThreadingHTTPServer
+) -> None:
+    url = qdrant_server.url_of(qdrant)
+    with index_function(aws, url) as index:
+        index.invoke(bucket.put(a=jpeg(1), b=jpeg(2)))
+    namespace = "Likeness/test"
+    env = {"QDRANT_URL": url, "POWERTOOLS_METRICS_NAMESPACE": namespace}
+    with LambdaProcess(SEARCH, env) as function:
+        answers = [search(function, jpeg(1))[1] for _ in range(2)]
+        lines = [json.loads(text) for text in function.log.splitlines() if '"_aws"' in text]
+    assert [line["request_id"] for line in lines] == [answer["request_id"] for answer in answers]
+    assert [line["ColdStart"] for line in lines] == [1, 0]
+    for line, answer in zip(lines, answers, strict=True):
+        assert line["shown"][0]["id"] == answer["results"][0]["id"]
+        assert line["_aws"]["CloudWatchMetrics"][0]["Namespace"] == namespace
+
+
+def test_the_canary_runs_as_lambda_runs_it(
+    aws: str, bucket: Bucket, qdrant: ThreadingHTTPServer
+) -> None:
+    url = qdrant_server.url_of(qdrant)
+    with index_function(aws, url) as index:
+        index.invoke(bucket.put(a=jpeg(1), b=jpeg(2), c=jpeg(3)))
+    with LambdaProcess(CANARY, {"AWS_ENDPOINT_URL": aws, "QDRANT_URL": url}) as canary:
+        told = canary.invoke({})
+        assert (told["asked"], told["recall"], told["answers"]) == (3, 1.0, 0)
+        assert '"CanaryRecall":[1.0]' in canary.log
 
 
 def interrupt(

@@ -1,0 +1,124 @@
+"""`likeness cost`: the price list, and what is reckoned with it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from cfnlint.decode import cfn_yaml
+from typer.testing import CliRunner
+
+from console import costing, pricing
+from console.app import app
+from console.local import http_server
+from console.pricing import Measured, Run, index_usd, lambda_usd, price_list, search_usd
+from tests.pictures import jpeg, png
+from tests.service import ROOT, Service
+
+SWEEP = Measured(
+    "by hand",
+    search=[Run(1024, 1, 120.0), Run(1769, 1, 60.0), Run(3538, 2, 50.0)],
+    index=[Run(1769, 1, 40.0)],
+)
+
+
+def test_every_price_has_its_source_and_says_whether_it_was_checked() -> None:
+    prices = price_list()
+    assert prices.region == "us-east-1" and prices.as_of
+    assert len(prices.prices) > 10
+    for name, price in prices.prices.items():
+        assert 0 < price.usd < 10, name
+        assert price.source.startswith("https://aws.amazon.com/"), name
+        assert isinstance(price.checked, bool)
+
+
+def test_lambda_costs_as_much_as_by_hand() -> None:
+    # a second at 1,024 MB is a GB-second
+    assert lambda_usd(1000, 1024) == pytest.approx(0.0000166667)
+    assert lambda_usd(500, 2048) == pytest.approx(0.0000166667)
+    assert lambda_usd(1000, 1024, "arm64") == pytest.approx(0.8 * 0.0000166667, rel=1e-4)
+
+
+def test_a_million_queries_add_up_as_by_hand() -> None:
+    run, measured = Run(1769, 1, 60.0), Measured("", answer_bytes=10_000, search_log_bytes=1650)
+    parts = search_usd(run, measured, "x86_64")
+    assert parts["Lambda, time"] == pytest.approx(1e6 * 0.06 * 1769 / 1024 * 0.0000166667)
+    assert parts["Lambda, requests"] == pytest.approx(0.20)
+    assert parts["API Gateway"] == pytest.approx(3.50)
+    assert parts["logs"] == pytest.approx(2000 * 1e6 / 1e9 * 0.5)
+    assert parts["traffic out"] == pytest.approx(10 * 0.09)
+
+
+def test_a_million_images_add_up_as_by_hand() -> None:
+    parts = index_usd(Run(1024, 1, 100.0), Measured("", batch=10), "arm64")
+    assert parts["Lambda, time"] == pytest.approx(1e5 * 0.0000133334)
+    assert parts["queue"] == pytest.approx(1.2 * 0.4)
+    assert parts["bucket, reading"] == pytest.approx(3 * 0.4)
+    assert parts["bucket, uploads"] == pytest.approx(5.0)
+
+
+def test_what_a_month_costs_counts_what_the_template_makes() -> None:
+    template: Any = cfn_yaml.load(str(ROOT / "template.yaml"))
+    kinds = [found["Type"] for found in template["Resources"].values()]
+    assert kinds.count("AWS::CloudWatch::Alarm") == pricing.ALARMS
+    assert kinds.count("AWS::Serverless::Function") == pricing.FUNCTIONS
+    assert kinds.count("AWS::SecretsManager::Secret") == pricing.SECRETS
+
+
+def test_the_cheapest_and_the_fastest_setting_are_found() -> None:
+    cheapest, fastest = costing.best(costing.costs(SWEEP)["queries"])
+    assert (cheapest.run.memory_mb, fastest.run.memory_mb) == (1769, 3538)
+
+
+def test_an_equal_price_goes_to_less_memory() -> None:
+    runs = Measured("", search=[Run(2048, 1, 50.0), Run(1024, 1, 100.0)])
+    cheapest, _ = costing.best(costing.costs(runs)["queries"])
+    assert cheapest.run.memory_mb == 1024
+
+
+def run(*arguments: str | Path) -> Any:
+    return CliRunner().invoke(app, ["cost", *map(str, arguments)], env={"COLUMNS": "160"})
+
+
+def test_the_command_reads_what_the_sweep_wrote(tmp_path: Path) -> None:
+    file = tmp_path / "memory.json"
+    file.write_bytes(msgspec.json.encode(SWEEP))
+    done = run("--measured", file)
+    assert done.exit_code == 0
+    assert "by hand" in done.output and "cheapest" in done.output and "us-east-1" in done.output
+    told = json.loads(run("--measured", file, "--json").output)
+    [first, *_] = told["a_million"]["queries"]
+    parts = search_usd(SWEEP.search[0], SWEEP, "arm64")
+    assert first["usd"]["arm64"]["total"] == pytest.approx(sum(parts.values()))
+    assert set(told["a_month"]) == set(pricing.month_usd(1769))
+
+
+def test_milliseconds_may_be_given() -> None:
+    told = json.loads(run("--search-ms", "80", "--memory-mb", "2048", "--json").output)
+    [query] = told["a_million"]["queries"]
+    assert (query["memory_mb"], query["billed_ms"]) == (2048, 80.0)
+    assert told["a_million"]["images"] == []
+
+
+def test_without_milliseconds_it_says_where_they_come_from(tmp_path: Path) -> None:
+    done = run("--measured", tmp_path / "none.json")
+    assert done.exit_code == 1
+    assert "--search-ms" in str(done.exception) and "benchmarks/memory.py" in str(done.exception)
+    (tmp_path / "none.json").write_text("{}")
+    assert "not what" in str(run("--measured", tmp_path / "none.json").exception)
+
+
+def test_a_running_service_is_asked_with_a_photo(tmp_path: Path) -> None:
+    (tmp_path / "photo.jpg").write_bytes(jpeg(1))
+    with Service(tmp_path / "index") as service:
+        service.fill({f"{n}.png": png(n) for n in range(3)})
+        with http_server(service.app, 0) as url:
+            done = run(tmp_path / "photo.jpg", "--url", url, "--json")
+    assert len(service.recorded) == 30
+    told = json.loads(done.output[done.output.index("{") :])
+    [query] = told["a_million"]["queries"]
+    took_ms = [json.loads(line)["took_ms"]["total"] for line in service.recorded[1:]]
+    assert query["billed_ms"] == pytest.approx(sum(took_ms) / len(took_ms), abs=0.01)

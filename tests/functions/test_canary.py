@@ -1,0 +1,152 @@
+"""The canary over a bucket in memory, the real engine and the real network."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aws_lambda_powertools import Logger, Metrics
+
+from functions.canary.handler import LEAST_ANSWERS, NOTE, NOTE_ID, WINDOW_HOURS, Canary
+from likeness.errors import IndexUnavailable
+from likeness.health import Counts
+from likeness.searchers import Searchers
+from tests.pictures import png
+from tests.service import Service
+
+PICTURES = 30
+LIVE = {"must": [{"key": "state", "match": {"value": "live"}}]}
+GOOD = Counts({"copy": 900.0, "empty": 100.0}, {"0.9": 800.0, "0.8": 100.0})
+EMPTIER = Counts({"copy": 500.0, "empty": 500.0}, {"0.9": 400.0, "0.8": 100.0})
+
+
+class Watched(Service):
+    """A service that a canary watches. `counts`: what CloudWatch would say of its last day."""
+
+    counts = GOOD
+
+    def run(self, event: dict[str, Any] | None = None) -> dict[str, Any]:
+        logger = Logger(service="canary", logger_handler=logging.NullHandler())
+        metrics = Metrics(namespace="Test", service="canary")
+        limits = self.settings.limits
+        searchers = Searchers(self.index, [self.searcher])
+        canary = Canary(searchers, self.index, self.bucket, limits, self._last, logger, metrics)
+        return canary(event or {}, None)
+
+    def _last(self, hours: int) -> Counts:
+        assert hours == WINDOW_HOURS
+        return self.counts
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+    with Watched(tmp_path_factory.mktemp("index")) as service:
+        service.fill({f"{n}.png": png(n) for n in range(PICTURES)})
+        yield service
+
+
+@pytest.fixture
+def service(filled: Watched) -> Iterator[Watched]:
+    """With the pictures that were indexed, and without a reference."""
+    yield filled
+    filled.counts = GOOD
+    filled.index.forget(NOTE, NOTE_ID)
+    for n in range(PICTURES):
+        filled.bucket.put(f"{n}.png", png(n))
+    filled.bucket.events.clear()
+
+
+def published(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines() if "_aws" in line]
+    names = ("CanaryRecall", "AnswerShift")
+    return {name: line[name][0] for line in lines for name in names if name in line}
+
+
+def test_pictures_of_the_index_find_themselves_when_they_are_edited(
+    service: Watched, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = service.run()
+    assert (told["asked"], told["recall"], told["missed"]) == (20, 1.0, [])
+    assert published(capsys)["CanaryRecall"] == 1
+
+
+def test_an_index_that_holds_other_pictures_than_it_says_has_no_recall(
+    service: Watched, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for n in range(PICTURES):  # replaced in the bucket, and no event reached the index
+        service.bucket.put(f"{n}.png", png(100 + n))
+    told = service.run()
+    assert told["recall"] < 0.9 and len(told["missed"]) == round(20 * (1 - told["recall"]))
+    assert published(capsys)["CanaryRecall"] == told["recall"]
+
+
+def test_the_queries_are_the_same_at_every_run(service: Watched) -> None:
+    service.fill({"99.png": b"no picture"})
+    sampled = [point.id for point in service.index.scroll(20, filter=LIVE).points]
+    assert service.run()["asked"] == 20
+    for n in range(PICTURES):
+        service.bucket.put(f"{n}.png", png(100 + n))
+    missed = service.run()["missed"]
+    assert missed and set(missed) <= set(sampled)
+    assert service.run()["missed"] == missed
+
+
+def test_a_copy_with_the_same_bytes_is_a_right_answer(service: Watched) -> None:
+    service.fill({f"again {n}.png": png(3) for n in range(12)})
+    assert service.run()["recall"] == 1
+
+
+def test_a_deleted_object_is_not_asked_for(service: Watched) -> None:
+    first = service.index.scroll(1, filter=LIVE).points[0].ref.key
+    service.bucket.remove(first)  # and no event reached the index
+    assert service.run()["asked"] == 19
+
+
+def test_an_empty_index_publishes_no_recall(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Watched(tmp_path / "other") as service:
+        service.fill({"a.txt": b"no picture"})
+        assert service.run()["asked"] == 0
+    assert "CanaryRecall" not in published(capsys)
+
+
+def test_an_index_that_is_down_is_an_error_not_a_recall(
+    service: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def down(lookups: Any) -> Any:
+        raise IndexUnavailable("Qdrant is not answering")
+
+    monkeypatch.setattr(service.index, "nearest", down)
+    with pytest.raises(IndexUnavailable):
+        service.run()
+
+
+def test_the_first_day_with_enough_answers_is_the_reference(
+    service: Watched, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert service.run()["reference"] == "taken"
+    assert "AnswerShift" not in published(capsys)
+    assert service.run()["shift"] == 0
+    service.counts = EMPTIER
+    told = service.run()
+    assert told["shift"] > 0.25
+    assert published(capsys)["AnswerShift"] == pytest.approx(told["shift"], abs=1e-4)
+
+
+def test_a_wanted_change_becomes_the_new_reference(service: Watched) -> None:
+    service.run()
+    service.counts = EMPTIER
+    assert service.run({"reference": "renew"})["reference"] == "taken"
+    assert service.run()["shift"] == 0
+
+
+def test_a_few_answers_say_nothing(service: Watched, capsys: pytest.CaptureFixture[str]) -> None:
+    service.counts = Counts({"copy": LEAST_ANSWERS - 1.0}, {"0.9": LEAST_ANSWERS - 1.0})
+    assert "shift" not in service.run()
+    assert service.index.notes(NOTE, 1) == ([], None)
+    assert "AnswerShift" not in published(capsys)
