@@ -49,6 +49,8 @@ class Settings(Struct, frozen=True):
     keep_patches: bool = False
     image_hosts: tuple[str, ...] = ()
     event_bus: str | None = None
+    search_version: str | None = None
+    index_version: str | None = None
     schema: Schema = field(default_factory=Schema)
     limits: Limits = field(default_factory=Limits)
     threads: int = 1
@@ -89,6 +91,8 @@ class Settings(Struct, frozen=True):
             keep_patches=_switch(env, "LIKENESS_KEEP_PATCHES"),
             image_hosts=_listed(env, "LIKENESS_IMAGE_URL_HOSTS"),
             event_bus=env.get("LIKENESS_EVENT_BUS") or None,
+            search_version=env.get("LIKENESS_SEARCH_VERSION") or None,
+            index_version=env.get("LIKENESS_INDEX_VERSION") or None,
             schema=_schema(env),
             limits=Limits(
                 max_bytes=_whole(env, "LIKENESS_MAX_BYTES", defaults.max_bytes),
