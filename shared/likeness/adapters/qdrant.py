@@ -39,6 +39,9 @@ from likeness.records import (
 from likeness.settings import Settings
 
 VECTOR, PATCHES = "image", "patches"
+# How a search walks the graph, and how many candidates it takes for each result from the int8
+# vectors before their originals decide: recall@10 and speed in benchmarks/scale.py.
+HNSW_EF, OVERSAMPLING = 128, 2.0
 # What only reranking reads, as base64: never brought along unasked.
 _LOCAL, _COLOURS = "local", "colours"
 BULKY = [_LOCAL, _COLOURS]

@@ -19,8 +19,10 @@ import qdrant_edge as edge
 
 from likeness.adapters.qdrant import (
     BULKY,
+    HNSW_EF,
     NOTE_KIND,
     NOTE_VALUES,
+    OVERSAMPLING,
     PATCHES,
     VECTOR,
     Layout,
@@ -340,7 +342,17 @@ class _translated(Understood):  # noqa: N801 - reads as a verb
 
 def _vectors(metadata: Mapping[str, Any]) -> dict[str, edge.EdgeVectorParams]:
     cosine = edge.Distance.Cosine
-    vectors = {VECTOR: edge.EdgeVectorParams(size=metadata["dim"], distance=cosine)}
+    vectors = {
+        VECTOR: edge.EdgeVectorParams(
+            size=metadata["dim"],
+            distance=cosine,
+            on_disk=True,
+            # as on a server (see qdrant_rest); it takes effect once the shard is optimised
+            quantization_config=edge.ScalarQuantizationConfig(
+                edge.ScalarType.Int8, always_ram=True
+            ),
+        )
+    }
     if "patches" in metadata:
         vectors[PATCHES] = edge.EdgeVectorParams(
             size=metadata["patches"],
@@ -357,6 +369,10 @@ def _request(lookup: Lookup, vector: Vector, patches: Vector | None) -> edge.Que
         "query": edge.Query.Nearest(to_numbers(vector), using=VECTOR),
         "filter": _filter(lookup.filter) if lookup.filter else None,
         "score_threshold": lookup.score_threshold,
+        "params": edge.SearchParams(
+            hnsw_ef=HNSW_EF,
+            quantization=edge.QuantizationSearchParams(rescore=True, oversampling=OVERSAMPLING),
+        ),
     }
     if patches is not None:
         by_vector = {

@@ -19,8 +19,10 @@ import urllib3
 
 from likeness.adapters.qdrant import (
     BULKY,
+    HNSW_EF,
     NOTE_KIND,
     NOTE_VALUES,
+    OVERSAMPLING,
     PATCHES,
     VECTOR,
     Layout,
@@ -412,7 +414,7 @@ class RestIndex:
                 "size": metadata["dim"],
                 "distance": "Cosine",
                 "on_disk": True,
-                # int8 in memory, originals on disk, rescored: .928 → .99 recall (retrieval design)
+                # int8 in memory, originals on disk: measured in benchmarks/scale.py
                 "quantization_config": {"scalar": {"type": "int8", "always_ram": True}},
             }
         }
@@ -472,7 +474,10 @@ def _search(lookup: Lookup, vector: Vector, patches: Vector | None) -> dict[str,
     by_vector: dict[str, Any] = {
         "query": to_numbers(vector),
         "using": VECTOR,
-        "params": {"hnsw_ef": 128, "quantization": {"rescore": True, "oversampling": 2.0}},
+        "params": {
+            "hnsw_ef": HNSW_EF,
+            "quantization": {"rescore": True, "oversampling": OVERSAMPLING},
+        },
     }
     if lookup.filter:
         by_vector["filter"] = lookup.filter
