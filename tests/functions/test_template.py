@@ -101,16 +101,9 @@ def test_only_tracing_is_allowed_on_every_resource(template: Any) -> None:
 
 
 def test_each_function_has_a_role_of_its_own_without_managed_policies(template: Any) -> None:
-<<<<<<< HEAD
-    roles = [properties(template, name)["Role"] for name in FUNCTIONS]
-    assert roles == [
-        {"Fn::GetAtt": [name.replace("Function", "Role"), "Arn"]} for name in FUNCTIONS
-    ]
-=======
     functions = of_type(template, "AWS::Serverless::Function")
     roles = [properties(template, name)["Role"]["Fn::GetAtt"] for name in functions]
     assert roles == [[name.replace("Function", "Role"), "Arn"] for name in functions]
->>>>>>> e7ef98e (New versions are tried before they get traffic)
     for role in of_type(template, "AWS::IAM::Role"):
         assert "ManagedPolicyArns" not in properties(template, role)
 
