@@ -1,4 +1,4 @@
-"""int8 vectors in memory, their originals on disk: the same settings with both adapters."""
+"""int8 in memory, originals on disk, no graph links that no search needs: with both adapters."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import qdrant_edge as edge
 from qdrant_client import models
 
-from likeness.adapters.qdrant import HNSW_EF, OVERSAMPLING, VECTOR, Layout
+from likeness.adapters.qdrant import HNSW_EF, OVERSAMPLING, SYSTEM_INDEXES, VECTOR, Layout
 from likeness.adapters.qdrant_embedded import EmbeddedIndex, _vectors
 from likeness.filters import Schema
 from likeness.records import Lookup, ObjectRef, OlderThan, Point, PointWrite, State, Version
@@ -30,6 +30,17 @@ def test_a_server_is_asked_for_int8_in_memory_and_originals_on_disk() -> None:
     int8 = models.ScalarQuantizationConfig(type=models.ScalarType.INT8, always_ram=True)
     assert stored.quantization_config == models.ScalarQuantization(scalar=int8)
     assert stored.on_disk
+
+
+def test_no_links_are_made_for_what_no_search_filters_by() -> None:
+    server = prepared(ok(True))
+    bodies = [request.body for request in server.requests if "/index?" in request.path]
+    asked = {body["field_name"]: models.CreateFieldIndex.model_validate(body) for body in bodies}
+    for path, index in asked.items():
+        linked = getattr(index.field_schema, "enable_hnsw", None)
+        assert linked is (False if path in SYSTEM_INDEXES else None)
+    assert SYSTEM_INDEXES.keys() < asked.keys()
+    assert not SYSTEM_INDEXES.keys() & Schema().indexes.keys()  # which callers may filter by
 
 
 def test_a_server_is_asked_to_let_originals_decide() -> None:

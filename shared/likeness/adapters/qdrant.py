@@ -52,8 +52,9 @@ NOTE_KIND, NOTE_VALUES = "kind", "note"
 _EDGE = 16
 # A fingerprint, as `model.ModelSpec` makes them.
 _MODEL = re.compile(r"[0-9a-f]{16}")
-# What reconciliation and listings filter by; strict mode refuses unindexed conditions.
-_SYSTEM_INDEXES = {
+# What reconciliation and listings filter by; strict mode refuses unindexed conditions. No search
+# filters by them, so the graph needs no links for them: they would take longer than all others.
+SYSTEM_INDEXES = {
     "state": "keyword",
     "v_hi": "integer",
     "v_lo": "integer",
@@ -85,7 +86,7 @@ class Layout(Struct, frozen=True):
 
     @property
     def indexes(self) -> dict[str, str]:
-        return {**_SYSTEM_INDEXES, **self.schema.indexes}
+        return {**SYSTEM_INDEXES, **self.schema.indexes}
 
 
 def open_index(settings: Settings, patient: bool = False) -> VectorIndex:

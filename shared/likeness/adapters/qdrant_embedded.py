@@ -24,6 +24,7 @@ from likeness.adapters.qdrant import (
     NOTE_VALUES,
     OVERSAMPLING,
     PATCHES,
+    SYSTEM_INDEXES,
     VECTOR,
     Layout,
     Understood,
@@ -61,6 +62,11 @@ _INDEX_TYPES = {
     "integer": edge.PayloadSchemaType.Integer,
     "float": edge.PayloadSchemaType.Float,
     "datetime": edge.PayloadSchemaType.Datetime,
+}
+_INDEX_PARAMS: Mapping[str, Any] = {
+    "keyword": edge.KeywordIndexParams,
+    "integer": edge.IntegerIndexParams,
+    "float": edge.FloatIndexParams,
 }
 # The engine wants a vector of every collection; notes leave it out.
 _UNUSED = {"unused": edge.EdgeVectorParams(size=1, distance=edge.Distance.Dot)}
@@ -285,7 +291,10 @@ class EmbeddedIndex:
             present = shard.info().payload_schema
             for path, kind in wanted.items():
                 if path not in present:
-                    shard.update(edge.UpdateOperation.create_field_index(path, _INDEX_TYPES[kind]))
+                    index: Any = _INDEX_TYPES[kind]
+                    if path in SYSTEM_INDEXES:
+                        index = _INDEX_PARAMS[kind](enable_hnsw=False)
+                    shard.update(edge.UpdateOperation.create_field_index(path, index))
 
     def _shard(self, name: str) -> edge.EdgeShard:
         with self._lock:

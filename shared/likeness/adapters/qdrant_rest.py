@@ -24,6 +24,7 @@ from likeness.adapters.qdrant import (
     NOTE_VALUES,
     OVERSAMPLING,
     PATCHES,
+    SYSTEM_INDEXES,
     VECTOR,
     Layout,
     Understood,
@@ -402,7 +403,8 @@ class RestIndex:
     ) -> None:
         for path, kind in wanted.items():
             if path not in present:
-                body = {"field_name": path, "field_schema": kind}
+                schema = {"type": kind, "enable_hnsw": False} if path in SYSTEM_INDEXES else kind
+                body = {"field_name": path, "field_schema": schema}
                 self._transport.call("PUT", f"/collections/{name}/index?wait=true", body)
 
     def _describe(self, name: str) -> Any:
