@@ -371,7 +371,10 @@ def measure(folder: Path, real: Vector, count: int, model: str) -> dict[str, Any
     queries = drawn(real, QUERIES, -1 % 2**32)
     truth = nearest(real, count, queries)
     found = apart(searched, place, queries, truth, count)
-    return {**found, **rates, **disk(place, count), "points": count}
+    shard = edge.EdgeShard.load(str(place / LAYOUT.collection(model)))
+    in_graph = shard.info().indexed_vectors_count
+    shard.close()
+    return {**found, **rates, **disk(place, count), "points": count, "points_in_graph": in_graph}
 
 
 def main() -> None:
