@@ -223,7 +223,7 @@ def searched(place: Path, queries: Vector, truth: NDArray[np.int64], count: int)
 
     def ask(limit: int, full: bool) -> Ask:
         def asked(vector: Vector) -> list[str]:
-            [found] = index.nearest([Lookup(vector, limit, full=full)])
+            [found] = index.nearest([Lookup([vector], limit, full=full)])
             return [candidate.point.id for candidate in found]
 
         return asked
@@ -296,10 +296,10 @@ def searches() -> dict[str, edge.SearchParams]:
         return edge.SearchParams(ef, quantization=edge.QuantizationSearchParams(**quantization))
 
     return {
-        "ef 64, rescored of 2": params(64, rescore=True, oversampling=2.0),
         "ef 128, as it is": params(128, rescore=False),
         "ef 128, rescored of 2": params(128, rescore=True, oversampling=2.0),
-        "ef 256, rescored of 2": params(256, rescore=True, oversampling=2.0),
+        "ef 256, rescored of 8": params(256, rescore=True, oversampling=8.0),
+        "ef 1024, rescored of 8": params(1024, rescore=True, oversampling=8.0),
     }
 
 

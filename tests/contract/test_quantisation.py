@@ -8,7 +8,7 @@ import numpy as np
 import qdrant_edge as edge
 from qdrant_client import models
 
-from likeness.adapters.qdrant import HNSW_EF, OVERSAMPLING, SYSTEM_INDEXES, VECTOR, Layout
+from likeness.adapters.qdrant import HNSW_EF, SYSTEM_INDEXES, VECTOR, Layout, oversampling, window
 from likeness.adapters.qdrant_embedded import EmbeddedIndex, _vectors
 from likeness.filters import Schema
 from likeness.records import Lookup, ObjectRef, OlderThan, Point, PointWrite, State, Version
@@ -45,10 +45,17 @@ def test_no_links_are_made_for_what_no_search_filters_by() -> None:
 
 def test_a_server_is_asked_to_let_originals_decide() -> None:
     with scripted_index([ok([{"points": []}])]) as (server, index):
-        index.nearest([Lookup(np.eye(DIM, dtype=np.float32)[0], 10)])
+        lookup = Lookup([np.eye(DIM, dtype=np.float32)[0]], 10)
+        index.nearest([lookup])
     asked = models.QueryRequestBatch.model_validate(server.requests[0].body, extra="forbid")
-    quantised = models.QuantizationSearchParams(rescore=True, oversampling=OVERSAMPLING)
+    quantised = models.QuantizationSearchParams(
+        rescore=True, oversampling=oversampling(window(lookup)[0])
+    )
     assert asked.searches[0].params == models.SearchParams(hnsw_ef=HNSW_EF, quantization=quantised)
+
+
+def test_few_results_are_chosen_among_enough_candidates() -> None:
+    assert [limit * oversampling(limit) for limit in (1, 10, 40, 100)] == [80, 80, 80, 200]
 
 
 def test_the_embedded_engine_finds_by_int8_what_a_scan_finds(tmp_path: Path) -> None:
@@ -74,7 +81,7 @@ def test_the_embedded_engine_finds_by_int8_what_a_scan_finds(tmp_path: Path) -> 
     shard.close()
     assert list(tmp_path.rglob("quantized*"))
     index = EmbeddedIndex(tmp_path, LAYOUT)
-    found = index.nearest([Lookup(query, 10) for query in queries])
+    found = index.nearest([Lookup([query], 10) for query in queries])
     index.close()
     exact = np.argsort(-(queries @ stored.T), axis=1)[:, :10].tolist()
     hits = [

@@ -22,7 +22,6 @@ from likeness.adapters.qdrant import (
     HNSW_EF,
     NOTE_KIND,
     NOTE_VALUES,
-    OVERSAMPLING,
     PATCHES,
     SYSTEM_INDEXES,
     VECTOR,
@@ -35,6 +34,7 @@ from likeness.adapters.qdrant import (
     merged,
     metadata_of,
     note_point_id,
+    oversampling,
     to_numbers,
     to_payload,
     to_vectors,
@@ -374,13 +374,17 @@ def _vectors(metadata: Mapping[str, Any]) -> dict[str, edge.EdgeVectorParams]:
 
 def _request(lookup: Lookup, vector: Vector, patches: Vector | None) -> edge.QueryRequest:
     """Ids and scores alone. Prefetches are filtered too, or they would fill up with others."""
+    limit, offset = window(lookup)
+    taken = limit if patches is None else lookup.pool
     by_vector: dict[str, Any] = {
         "query": edge.Query.Nearest(to_numbers(vector), using=VECTOR),
         "filter": _filter(lookup.filter) if lookup.filter else None,
         "score_threshold": lookup.score_threshold,
         "params": edge.SearchParams(
             hnsw_ef=HNSW_EF,
-            quantization=edge.QuantizationSearchParams(rescore=True, oversampling=OVERSAMPLING),
+            quantization=edge.QuantizationSearchParams(
+                rescore=True, oversampling=oversampling(taken)
+            ),
         ),
     }
     if patches is not None:
@@ -388,7 +392,6 @@ def _request(lookup: Lookup, vector: Vector, patches: Vector | None) -> edge.Que
             "prefetches": [edge.Prefetch(limit=lookup.pool, **by_vector)],
             "query": edge.Query.Nearest(to_numbers(patches), using=PATCHES),
         }
-    limit, offset = window(lookup)
     return edge.QueryRequest(
         limit=limit, offset=offset, with_payload=False, with_vector=False, **by_vector
     )

@@ -22,7 +22,6 @@ from likeness.adapters.qdrant import (
     HNSW_EF,
     NOTE_KIND,
     NOTE_VALUES,
-    OVERSAMPLING,
     PATCHES,
     SYSTEM_INDEXES,
     VECTOR,
@@ -35,6 +34,7 @@ from likeness.adapters.qdrant import (
     merged,
     metadata_of,
     note_point_id,
+    oversampling,
     to_numbers,
     to_payload,
     to_vectors,
@@ -473,12 +473,14 @@ def _candidates(lookup: Lookup, answers: Sequence[Sequence[Any]]) -> list[Candid
 
 def _search(lookup: Lookup, vector: Vector, patches: Vector | None) -> dict[str, Any]:
     """One of a batch's searches. Prefetches are filtered too, or they would fill up with others."""
+    limit, offset = window(lookup)
+    taken = limit if patches is None else lookup.pool
     by_vector: dict[str, Any] = {
         "query": to_numbers(vector),
         "using": VECTOR,
         "params": {
             "hnsw_ef": HNSW_EF,
-            "quantization": {"rescore": True, "oversampling": OVERSAMPLING},
+            "quantization": {"rescore": True, "oversampling": oversampling(taken)},
         },
     }
     if lookup.filter:
@@ -491,7 +493,6 @@ def _search(lookup: Lookup, vector: Vector, patches: Vector | None) -> dict[str,
             "query": to_numbers(patches),
             "using": PATCHES,
         }
-    limit, offset = window(lookup)
     return {
         **by_vector,
         "limit": limit,
