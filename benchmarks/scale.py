@@ -299,7 +299,7 @@ def searches() -> dict[str, edge.SearchParams]:
         "ef 128, as it is": params(128, rescore=False),
         "ef 128, rescored of 2": params(128, rescore=True, oversampling=2.0),
         "ef 256, rescored of 8": params(256, rescore=True, oversampling=8.0),
-        "ef 1024, rescored of 8": params(1024, rescore=True, oversampling=8.0),
+        "ef 1536, rescored of 8": params(1536, rescore=True, oversampling=8.0),
     }
 
 

@@ -53,10 +53,10 @@ NODES = (
 class Inputs(NamedTuple):
     """Figures that were measured, then what is assumed; both with their reason in SOURCES."""
 
-    memory_bytes: float = 700.0
-    disk_bytes: float = 3500.0
+    memory_bytes: float = 1000.0
+    disk_bytes: float = 2400.0
     rerank_bytes: float = 3844.0
-    lookup_ms: float = 5.0
+    lookup_ms: float = 4.0
     search_ms: float = 100.0
     index_ms: float = 70.0
     function_gb: float = 1.73
@@ -77,7 +77,7 @@ SOURCES = {
     "memory_bytes": "memory of Qdrant's engine for an image, `scale.py`, a million images",
     "disk_bytes": "disk for an image, less what only reranking reads, `scale.py`",
     "rerank_bytes": "disk for its descriptors and colours, `rerank.py`",
-    "lookup_ms": "one core, one look-up of a hundred neighbours with payload, `scale.py`",
+    "lookup_ms": "one core of a node, a hundred neighbours among a million, rescored, `scale.py`",
     "search_ms": "billed for a search: twice what `query.py` measures on our machine, for a slower "
     "core and the way to Qdrant; not measured on Lambda",
     "index_ms": "billed for an image: `index.py` needs 7 ms for a small one, a phone's takes 40; "
