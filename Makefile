@@ -30,6 +30,10 @@ FUZZ_S := 60
 LICENCES := MIT;MIT License;MIT-CMU;Apache-2.0;Apache Software License;BSD-3-Clause;BSD License;$\
 	3-Clause BSD License;Apache-2.0 OR BSD-2-Clause;PSF-2.0;$\
 	BSD-3-Clause AND 0BSD AND MIT AND Zlib AND CC0-1.0
+# On the command line they would replace the parameters of samconfig.toml: here both are given.
+STAGE_PARAMETERS = $$(.venv-sam/bin/python -c 'import sys, tomllib; \
+	stages = tomllib.load(open("samconfig.toml", "rb")); \
+	print(*stages[sys.argv[1]]["deploy"]["parameters"]["parameter_overrides"])' $(STAGE))
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -88,7 +92,7 @@ build: .venv-sam/.ready ## what is deployed: functions and layers, for Lambda's 
 
 deploy: build ## to AWS: QDRANT_URL=… QDRANT_API_KEY=… make deploy STAGE=prod; later without them
 	@$(WITH_SAM) sam deploy --config-env $(STAGE) --parameter-overrides \
-		Runtime=python$(LAMBDA_PYTHON) Architecture=$(ARCH) \
+		$(STAGE_PARAMETERS) Runtime=python$(LAMBDA_PYTHON) Architecture=$(ARCH) \
 		$${QDRANT_URL:+"QdrantUrl=$$QDRANT_URL"} $${QDRANT_API_KEY:+"QdrantApiKey=$$QDRANT_API_KEY"} \
 		$(PARAMETERS)
 

@@ -10,12 +10,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 
+from console import catalogue
 from console.bundles import put_in_place
+from likeness.embedding import Embedder
 from likeness.errors import ConfigurationError
-from likeness.model import MANIFEST, ModelSpec, load_bundle
+from likeness.images import decode
+from likeness.model import GOLDEN, MANIFEST, Golden, ModelSpec, load_bundle
 from likeness.rerank.verdicts import CALIBRATION
+from likeness.settings import Limits
 
 MIB = 1024 * 1024
 # AWS Lambda's quota for a deployment package with its layers, unzipped: 262,144,000 bytes.
@@ -109,7 +114,9 @@ def as_next_layer(
 
 
 def into_layer(folder: Path, spec: ModelSpec, layer: Path) -> None:
-    """Make the layer hold this bundle alone, beside its Makefile; or leave it as it is."""
+    """Make the layer hold this bundle and its golden pair, beside its Makefile; or leave it as it
+    is.
+    """
     makefile = layer / _MAKEFILE
     if not makefile.is_file():
         raise ConfigurationError(
@@ -123,9 +130,19 @@ def into_layer(folder: Path, spec: ModelSpec, layer: Path) -> None:
         for name in shipped(folder, spec):
             shutil.copyfile(folder / name, new / name)
         shutil.copy(makefile, new / _MAKEFILE)
+        write_golden(new)
         put_in_place(new, layer, layer.stat().st_mode)
     finally:
         shutil.rmtree(new, ignore_errors=True)
+
+
+def write_golden(folder: Path) -> None:
+    """Write what the bundle's network makes of a picture, for the check of each deployment."""
+    embedder, picture = Embedder(folder), next(catalogue.products()).data
+    image, _ = decode(picture, Limits(), embedder.decode_size)
+    [vector] = embedder.embed([embedder.prepare(image)])
+    golden = Golden(embedder.fingerprint, picture, tuple(vector.round(6).tolist()))
+    (folder / GOLDEN).write_bytes(msgspec.json.encode(golden) + b"\n")
 
 
 def into_s3(

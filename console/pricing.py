@@ -24,8 +24,8 @@ _LAMBDA_LOG_BYTES = 350
 _BUCKET_GETS = 3
 # X-Ray's own sampling: one request a second, and of those beyond it this share.
 _TRACED = 0.05
-# What template.yaml makes; tests/console/test_costing.py counts the functions and alarms.
-FUNCTIONS, ALARMS, SECRETS = 5, 12, 2
+# What template.yaml makes; tests/console/test_costing.py counts them there.
+SNAPSHOTS, ALARMS, SECRETS = 2, 14, 2
 # Kinds of metrics that are published where everything happens: 27 of search, 20 of index, 5 others.
 _METRICS = 52
 
@@ -135,7 +135,7 @@ def month_usd(memory_mb: int) -> dict[str, float]:
     prices = price_list()
     snapshot = memory_mb / 1024 * _MONTH_S * prices.usd("snapstart_cache_gb_second")
     return {
-        "SnapStart, a version of each function": FUNCTIONS * snapshot,
+        "SnapStart, a version of each function that is waited for": SNAPSHOTS * snapshot,
         "metrics, each hour that they are published": _METRICS * prices.usd("metric_month"),
         "alarms": ALARMS * prices.usd("alarm_month"),
         "dashboard": prices.usd("dashboard_month"),

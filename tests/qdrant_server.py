@@ -78,7 +78,8 @@ class Engine:
     def put_index(self, name: str, body: Any) -> Any:
         wanted = _valid(models.CreateFieldIndex, body)
         schema = self.payload_schema[self._real_name(name)]
-        schema[wanted.field_name] = {"data_type": wanted.field_schema.value, "points": 0}
+        kind = getattr(wanted.field_schema, "type", wanted.field_schema)  # params, or just a name
+        schema[wanted.field_name] = {"data_type": kind.value, "points": 0}
         return {"operation_id": 0, "status": "completed"}
 
     def post_points(self, name: str, body: Any) -> Any:

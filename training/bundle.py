@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from console.packaging import write_golden
 from evaluate import BUNDLED, Cell, tables
 from network import EMBEDDING_DIM, LOCAL_DIM
 from pixels import MEAN, SIDE, STD
@@ -78,6 +79,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=BUNDLED, help="(default: layers/model)")
     arguments = parser.parse_args()
     write(arguments.out, arguments.work / arguments.run / "image.onnx", arguments.version)
+    write_golden(arguments.out)
     if arguments.evaluation:
         text = card(arguments.work, arguments.evaluation)
         (arguments.out / "MODEL_CARD.md").write_text(text, encoding="utf-8")

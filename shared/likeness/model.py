@@ -16,6 +16,7 @@ import msgspec
 from likeness.errors import ModelBundleError
 
 MANIFEST = "model.json"
+GOLDEN = "golden.json"
 # Part of every fingerprint: raise it when a change to images.py or preprocessing.py gives the
 # same picture another tensor.
 PREPROCESSING = 1
@@ -134,6 +135,30 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         )
         encoded = msgspec.json.encode(decisive, order="deterministic")
         return hashlib.sha256(encoded).hexdigest()[:16]
+
+
+class Golden(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A picture's file, and the unit vector (dim) that the bundle's network gave it when the bundle
+    was made: what deployed code must see too.
+    """
+
+    model: str
+    image: bytes
+    vector: tuple[float, ...]
+
+
+def load_golden(folder: Path, spec: ModelSpec) -> Golden:
+    """The bundle's golden.json. Raises ModelBundleError where it is missing or another model's."""
+    try:
+        golden = msgspec.json.decode(_read(folder, GOLDEN), type=Golden)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ModelBundleError(f"{GOLDEN}: {error}") from error
+    if (golden.model, len(golden.vector)) != (spec.fingerprint, spec.embedding.dim):
+        raise ModelBundleError(
+            f"{GOLDEN} is of model {golden.model} with {len(golden.vector)} dimensions, the bundle "
+            f"is {spec.fingerprint} with {spec.embedding.dim}: `likeness model package` makes it"
+        )
+    return golden
 
 
 def load_spec(folder: Path) -> ModelSpec:

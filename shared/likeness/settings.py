@@ -56,6 +56,8 @@ class Settings(Struct, frozen=True):
     event_bus: str | None = None
     metrics_namespace: str = "Likeness"
     answer_log: Path | None = None
+    search_version: str | None = None
+    index_version: str | None = None
     schema: Schema = field(default_factory=Schema)
     limits: Limits = field(default_factory=Limits)
     threads: int = 1
@@ -109,6 +111,8 @@ class Settings(Struct, frozen=True):
             event_bus=env.get("LIKENESS_EVENT_BUS") or None,
             metrics_namespace=env.get("POWERTOOLS_METRICS_NAMESPACE") or "Likeness",
             answer_log=Path(log) if (log := env.get("LIKENESS_ANSWER_LOG")) else None,
+            search_version=env.get("LIKENESS_SEARCH_VERSION") or None,
+            index_version=env.get("LIKENESS_INDEX_VERSION") or None,
             schema=_schema(env),
             limits=Limits(
                 max_bytes=_whole(env, "LIKENESS_MAX_BYTES", defaults.max_bytes),

@@ -38,5 +38,5 @@ def test_every_module_imports_with_an_empty_environment(group: int, tmp_path: Pa
 
 def test_the_entry_points_only_wire() -> None:
     entry_points = list((ROOT / "functions").glob("*/app.py"))
-    assert len(entry_points) == 5
+    assert len(entry_points) == 6
     assert all(len(file.read_text().splitlines()) < 50 for file in entry_points)

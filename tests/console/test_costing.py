@@ -64,7 +64,13 @@ def test_what_a_month_costs_counts_what_the_template_makes() -> None:
     template: Any = cfn_yaml.load(str(ROOT / "template.yaml"))
     kinds = [found["Type"] for found in template["Resources"].values()]
     assert kinds.count("AWS::CloudWatch::Alarm") == pricing.ALARMS
-    assert kinds.count("AWS::Serverless::Function") == pricing.FUNCTIONS
+    functions = [
+        found["Properties"]
+        for found in template["Resources"].values()
+        if found["Type"] == "AWS::Serverless::Function"
+    ]
+    # Globals gives each function one
+    assert sum("SnapStart" not in properties for properties in functions) == pricing.SNAPSHOTS
     assert kinds.count("AWS::SecretsManager::Secret") == pricing.SECRETS
 
 

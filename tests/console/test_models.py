@@ -692,7 +692,7 @@ def bucket(url: str) -> Iterator[tuple[Any, str]]:
 
 def test_a_bundle_that_fits_takes_the_layers_place_whole(layer: Path, bundle: Path) -> None:
     said = done(model("package", bundle, "--layer", layer))
-    assert left(layer) == ["Makefile", "image.onnx", "model.json"]
+    assert left(layer) == ["Makefile", "golden.json", "image.onnx", "model.json"]
     assert (layer / "Makefile").read_text() == "build-ModelLayer:\n"
     assert spec_of(layer).fingerprint == spec_of(bundle).fingerprint
     assert left(layer.parent.parent / "layers") == [f"model/{name}" for name in left(layer)]

@@ -74,6 +74,7 @@ class Service:
     def __init__(self, aws: Aws, outputs: dict[str, str]) -> None:
         self.aws = aws
         self.bucket = outputs["BucketName"]
+        self.check = outputs["CheckFunctionName"]
         self.s3 = aws.client("s3")
         found = re.fullmatch(r"https://([^.]+)\.[^/]+(/.+)", outputs["ApiUrl"])
         assert found
@@ -240,7 +241,7 @@ def deployed(aws: Aws, stack: str, **parameters: str) -> Iterator[Service]:
     outputs = {output["OutputKey"]: output["OutputValue"] for output in found["Outputs"]}
     yield Service(aws, outputs)
     logs = aws.client("logs")
-    for name in ("canary", "index", "search", "drift", "feed"):
+    for name in ("canary", "index", "search", "drift", "feed", "check"):
         events = logs.filter_log_events(logGroupName=f"/aws/lambda/{stack}-{name}")["events"]
         print(f"--- {name} ---", *(event["message"] for event in events[-200:]), sep="\n")
 
@@ -387,6 +388,19 @@ def test_the_service_is_ready(service: Service) -> None:
     assert (answer.status, answer.json["status"]) == (200, "ok")
 
 
+def test_the_check_before_traffic_finds_the_new_versions_good(service: Service) -> None:
+    """With its own role: it may invoke these two versions. By hand, as there is no CodeDeploy."""
+    service.put("before.jpg", jpeg(80))
+    service.wait_for("before.jpg", "live")
+    functions = service.aws.client("lambda")
+    answer = functions.invoke(FunctionName=service.check, Payload=b"{}")
+    assert json.loads(answer["Payload"].read()) == {"passed": True, "why": ""}
+    deployed = functions.get_function_configuration(FunctionName=service.check)
+    versions = deployed["Environment"]["Variables"]
+    for name in ("LIKENESS_SEARCH_VERSION", "LIKENESS_INDEX_VERSION"):
+        assert re.fullmatch(r"arn:aws:lambda:.+:\d+", versions[name])
+
+
 def test_the_bucket_and_the_queues_refuse_a_request_without_tls(service: Service) -> None:
     clients = administrator(service.aws)
     s3, sqs = clients("s3"), clients("sqs")
@@ -516,7 +530,7 @@ def test_alarms_and_the_dashboard_are_deployed(service: Service) -> None:
     assert "${" not in body and json.loads(body)["widgets"]
 
 
-@pytest.mark.parametrize("name", ["canary", "index", "search", "drift", "feed"])
+@pytest.mark.parametrize("name", ["canary", "index", "search", "drift", "feed", "check"])
 def test_the_layers_hold_all_that_a_function_imports(name: str) -> None:
     function = BUILD / f"{name.capitalize()}Function"
     paths = [BUILD / "RuntimeLayer" / "python", BUILD / "SharedLayer" / "python", function]

@@ -22,6 +22,8 @@ TEMPLATE: Any = cfn_yaml.load(str(ROOT / "template.yaml"))
 RESOURCES = TEMPLATE["Resources"]
 ALARMS = sorted(n for n, found in RESOURCES.items() if found["Type"] == "AWS::CloudWatch::Alarm")
 OWN = {"Fn::Sub": "Likeness/${AWS::StackName}"}
+# Services that the CLI calls otherwise than botocore.
+CLI_NAMES = {"s3api": "s3", "deploy": "codedeploy"}
 # The CLI's own: options of every command, and a command that is no operation of the service.
 CLI_OPTIONS = {"query", "output", "cli-binary-format"}
 TAIL_OPTIONS = {"since", "filter-pattern"}
@@ -101,7 +103,7 @@ def test_a_pages_aws_commands_exist(page: Path) -> None:
         if (service, operation) == ("logs", "tail"):
             assert options <= TAIL_OPTIONS
             continue
-        model = session.get_service_model({"s3api": "s3"}.get(service, service))
+        model = session.get_service_model(CLI_NAMES.get(service, service))
         names = {xform_name(name, "-"): name for name in model.operation_names}
         shape = model.operation_model(names[operation]).input_shape
         members = {xform_name(name, "-") for name in (shape.members if shape else {})}

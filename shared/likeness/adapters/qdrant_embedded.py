@@ -19,9 +19,11 @@ import qdrant_edge as edge
 
 from likeness.adapters.qdrant import (
     BULKY,
+    HNSW_EF,
     NOTE_KIND,
     NOTE_VALUES,
     PATCHES,
+    SYSTEM_INDEXES,
     VECTOR,
     Layout,
     Understood,
@@ -32,6 +34,7 @@ from likeness.adapters.qdrant import (
     merged,
     metadata_of,
     note_point_id,
+    oversampling,
     to_numbers,
     to_payload,
     to_vectors,
@@ -59,6 +62,11 @@ _INDEX_TYPES = {
     "integer": edge.PayloadSchemaType.Integer,
     "float": edge.PayloadSchemaType.Float,
     "datetime": edge.PayloadSchemaType.Datetime,
+}
+_INDEX_PARAMS: Mapping[str, Any] = {
+    "keyword": edge.KeywordIndexParams,
+    "integer": edge.IntegerIndexParams,
+    "float": edge.FloatIndexParams,
 }
 # The engine wants a vector of every collection; notes leave it out.
 _UNUSED = {"unused": edge.EdgeVectorParams(size=1, distance=edge.Distance.Dot)}
@@ -283,7 +291,10 @@ class EmbeddedIndex:
             present = shard.info().payload_schema
             for path, kind in wanted.items():
                 if path not in present:
-                    shard.update(edge.UpdateOperation.create_field_index(path, _INDEX_TYPES[kind]))
+                    index: Any = _INDEX_TYPES[kind]
+                    if path in SYSTEM_INDEXES:
+                        index = _INDEX_PARAMS[kind](enable_hnsw=False)
+                    shard.update(edge.UpdateOperation.create_field_index(path, index))
 
     def _shard(self, name: str) -> edge.EdgeShard:
         with self._lock:
@@ -340,7 +351,17 @@ class _translated(Understood):  # noqa: N801 - reads as a verb
 
 def _vectors(metadata: Mapping[str, Any]) -> dict[str, edge.EdgeVectorParams]:
     cosine = edge.Distance.Cosine
-    vectors = {VECTOR: edge.EdgeVectorParams(size=metadata["dim"], distance=cosine)}
+    vectors = {
+        VECTOR: edge.EdgeVectorParams(
+            size=metadata["dim"],
+            distance=cosine,
+            on_disk=True,
+            # as on a server (see qdrant_rest); it takes effect once the shard is optimised
+            quantization_config=edge.ScalarQuantizationConfig(
+                edge.ScalarType.Int8, always_ram=True
+            ),
+        )
+    }
     if "patches" in metadata:
         vectors[PATCHES] = edge.EdgeVectorParams(
             size=metadata["patches"],
@@ -353,17 +374,24 @@ def _vectors(metadata: Mapping[str, Any]) -> dict[str, edge.EdgeVectorParams]:
 
 def _request(lookup: Lookup, vector: Vector, patches: Vector | None) -> edge.QueryRequest:
     """Ids and scores alone. Prefetches are filtered too, or they would fill up with others."""
+    limit, offset = window(lookup)
+    taken = limit if patches is None else lookup.pool
     by_vector: dict[str, Any] = {
         "query": edge.Query.Nearest(to_numbers(vector), using=VECTOR),
         "filter": _filter(lookup.filter) if lookup.filter else None,
         "score_threshold": lookup.score_threshold,
+        "params": edge.SearchParams(
+            hnsw_ef=HNSW_EF,
+            quantization=edge.QuantizationSearchParams(
+                rescore=True, oversampling=oversampling(taken)
+            ),
+        ),
     }
     if patches is not None:
         by_vector = {
             "prefetches": [edge.Prefetch(limit=lookup.pool, **by_vector)],
             "query": edge.Query.Nearest(to_numbers(patches), using=PATCHES),
         }
-    limit, offset = window(lookup)
     return edge.QueryRequest(
         limit=limit, offset=offset, with_payload=False, with_vector=False, **by_vector
     )

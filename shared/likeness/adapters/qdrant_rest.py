@@ -19,9 +19,11 @@ import urllib3
 
 from likeness.adapters.qdrant import (
     BULKY,
+    HNSW_EF,
     NOTE_KIND,
     NOTE_VALUES,
     PATCHES,
+    SYSTEM_INDEXES,
     VECTOR,
     Layout,
     Understood,
@@ -32,6 +34,7 @@ from likeness.adapters.qdrant import (
     merged,
     metadata_of,
     note_point_id,
+    oversampling,
     to_numbers,
     to_payload,
     to_vectors,
@@ -400,7 +403,8 @@ class RestIndex:
     ) -> None:
         for path, kind in wanted.items():
             if path not in present:
-                body = {"field_name": path, "field_schema": kind}
+                schema = {"type": kind, "enable_hnsw": False} if path in SYSTEM_INDEXES else kind
+                body = {"field_name": path, "field_schema": schema}
                 self._transport.call("PUT", f"/collections/{name}/index?wait=true", body)
 
     def _describe(self, name: str) -> Any:
@@ -412,7 +416,7 @@ class RestIndex:
                 "size": metadata["dim"],
                 "distance": "Cosine",
                 "on_disk": True,
-                # int8 in memory, originals on disk, rescored: .928 → .99 recall (retrieval design)
+                # int8 in memory, originals on disk: measured in benchmarks/scale.py
                 "quantization_config": {"scalar": {"type": "int8", "always_ram": True}},
             }
         }
@@ -469,10 +473,15 @@ def _candidates(lookup: Lookup, answers: Sequence[Sequence[Any]]) -> list[Candid
 
 def _search(lookup: Lookup, vector: Vector, patches: Vector | None) -> dict[str, Any]:
     """One of a batch's searches. Prefetches are filtered too, or they would fill up with others."""
+    limit, offset = window(lookup)
+    taken = limit if patches is None else lookup.pool
     by_vector: dict[str, Any] = {
         "query": to_numbers(vector),
         "using": VECTOR,
-        "params": {"hnsw_ef": 128, "quantization": {"rescore": True, "oversampling": 2.0}},
+        "params": {
+            "hnsw_ef": HNSW_EF,
+            "quantization": {"rescore": True, "oversampling": oversampling(taken)},
+        },
     }
     if lookup.filter:
         by_vector["filter"] = lookup.filter
@@ -484,7 +493,6 @@ def _search(lookup: Lookup, vector: Vector, patches: Vector | None) -> dict[str,
             "query": to_numbers(patches),
             "using": PATCHES,
         }
-    limit, offset = window(lookup)
     return {
         **by_vector,
         "limit": limit,

@@ -1,0 +1,328 @@
+"""What an index of a hundred thousand to a hundred million images needs, and costs in a month.
+
+Prints docs/sizing.md, with every input and formula in it; each input can be given as an option:
+
+    .venv/bin/python benchmarks/sizing.py > docs/sizing.md
+    .venv/bin/python benchmarks/sizing.py --queries-s 200 --memory-bytes 900
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Iterable
+from typing import NamedTuple
+
+MILLION = 1_000_000
+GIB = 1024**3
+MONTH_H, DAY_S = 730, 86_400
+SIZES = (100_000, MILLION, 10 * MILLION, 100 * MILLION)
+
+# US dollars, us-east-1, public list prices on demand as published in 2025, without free tiers and
+# taxes. From AWS's own pages (aws.amazon.com/…/pricing: lambda, api-gateway, sqs, s3, ec2, ebs),
+# which could not be opened where this was written: look before you rely on one.
+PRICES_AS_OF = "2025"
+PRICES = {
+    "lambda_gb_second_x86_64": 0.0000166667,
+    "lambda_request": 0.0000002,
+    "api_request": 0.0000035,
+    "queue_request": 0.0000004,
+    "bucket_get": 0.0000004,
+    "disk_gb_month": 0.08,  # gp3
+}
+
+
+class Node(NamedTuple):
+    """A machine that Qdrant runs on."""
+
+    name: str
+    memory_gib: int
+    cores: int
+    usd_hour: float
+
+
+NODES = (
+    Node("r7g.medium", 8, 1, 0.0536),
+    Node("r7g.large", 16, 2, 0.1071),
+    Node("r7g.xlarge", 32, 4, 0.2142),
+    Node("r7g.2xlarge", 64, 8, 0.4284),
+    Node("r7g.4xlarge", 128, 16, 0.8568),
+)
+
+
+class Inputs(NamedTuple):
+    """Figures that were measured, then what is assumed; both with their reason in SOURCES."""
+
+    memory_bytes: float = 1000.0
+    disk_bytes: float = 2400.0
+    rerank_bytes: float = 3844.0
+    lookup_ms: float = 4.0
+    search_ms: float = 100.0
+    index_ms: float = 70.0
+    function_gb: float = 1.73
+    replicas: int = 2
+    shard_images: int = 10 * MILLION
+    queries_s: float = 10.0
+    peak: float = 5.0
+    lookups: float = 2.0
+    changed: float = 0.05
+    index_functions: int = 5
+    memory_headroom: float = 1.5
+    disk_headroom: float = 2.0
+    busy: float = 0.5
+    batch: float = 10.0
+
+
+SOURCES = {
+    "memory_bytes": "memory of Qdrant's engine for an image, `scale.py`, a million images",
+    "disk_bytes": "disk for an image, less what only reranking reads, `scale.py`",
+    "rerank_bytes": "disk for its descriptors and colours, `rerank.py`",
+    "lookup_ms": "one core of a node, a hundred neighbours among a million, rescored, `scale.py`",
+    "search_ms": "billed for a search: twice what `query.py` measures on our machine, for a slower "
+    "core and the way to Qdrant; not measured on Lambda",
+    "index_ms": "billed for an image: `index.py` needs 7 ms for a small one, a phone's takes 40; "
+    "the rest is S3 and Qdrant; not measured on Lambda",
+    "function_gb": "1,769 MB, one vCPU",
+    "replicas": "each image stands on so many nodes: one may fail",
+    "shard_images": "images of one shard at most: its graph is built anew in hours",
+    "queries_s": "searches a second, the mean of a month",
+    "peak": "times the mean",
+    "lookups": "of a search: the frame, and its subject",
+    "changed": "of the images come anew in a month",
+    "index_functions": "at a time, the template's `IndexConcurrency`",
+    "memory_headroom": "for the system, its cache, and segments that are being rebuilt",
+    "disk_headroom": "a segment stands twice while it is rebuilt; write-ahead log, snapshot",
+    "busy": "of a node's cores that searching may take at the peak",
+    "batch": "messages in one call of the index function",
+}
+
+
+class Plan(NamedTuple):
+    images: int
+    shards: int
+    nodes: int
+    node: Node
+    memory_gib: float  # of all nodes, as the next two
+    cores: float
+    disk_gb: int
+    searches: int  # search functions at the peak
+    filling_days: float
+    node_usd: float  # these four for a month
+    disk_usd: float
+    search_usd: float
+    index_usd: float
+
+    @property
+    def month_usd(self) -> float:
+        return self.node_usd + self.disk_usd + self.search_usd + self.index_usd
+
+
+def plan(images: int, given: Inputs) -> Plan:
+    copies = images * given.replicas
+    shards = math.ceil(images / given.shard_images)
+    peak_s = given.queries_s * given.peak
+    memory_gib = copies * given.memory_bytes * given.memory_headroom / GIB
+    cores = peak_s * given.lookups * shards * given.lookup_ms / 1000 / given.busy
+    nodes, node = machines(memory_gib, cores, given.replicas, shards)
+    disk = copies * (given.disk_bytes + given.rerank_bytes) * given.disk_headroom / 1e9
+    disk_gb = 10 * nodes * math.ceil(disk / nodes / 10)
+    return Plan(
+        images=images,
+        shards=shards,
+        nodes=nodes,
+        node=node,
+        memory_gib=memory_gib,
+        cores=cores,
+        disk_gb=disk_gb,
+        searches=math.ceil(peak_s * given.search_ms / 1000),
+        filling_days=images * given.index_ms / 1000 / given.index_functions / DAY_S,
+        node_usd=nodes * node.usd_hour * MONTH_H,
+        disk_usd=disk_gb * PRICES["disk_gb_month"],
+        search_usd=given.queries_s * 3600 * MONTH_H * search_usd(given),
+        index_usd=images * given.changed * index_usd(given),
+    )
+
+
+def machines(memory_gib: float, cores: float, replicas: int, shards: int) -> tuple[int, Node]:
+    """The cheapest set of equal nodes that holds it all, each with as many shards' copies.
+
+    Raises SystemExit where even the largest nodes are too small.
+    """
+    copies = replicas * shards
+    sets = [
+        (count * node.usd_hour, count, node)
+        for node in NODES
+        for count in range(replicas, copies + 1)
+        if copies % count == 0
+        if count * node.memory_gib >= memory_gib and count * node.cores >= cores
+    ]
+    if not sets:
+        raise SystemExit("no node here is so large: lower --shard-images, for more shards")
+    _, count, node = min(sets)
+    return count, node
+
+
+def search_usd(given: Inputs) -> float:
+    """Of one search: the gateway, the call, and its time."""
+    gb_s = given.search_ms / 1000 * given.function_gb
+    function = PRICES["lambda_request"] + gb_s * PRICES["lambda_gb_second_x86_64"]
+    return function + PRICES["api_request"]
+
+
+def index_usd(given: Inputs) -> float:
+    """Of one image: the function, its message (sent, and received and deleted with others), and
+    three requests of the bucket: looked at, read, looked at again.
+    """
+    gb_s = given.index_ms / 1000 * given.function_gb
+    function = PRICES["lambda_request"] / given.batch + gb_s * PRICES["lambda_gb_second_x86_64"]
+    queue = PRICES["queue_request"] * (1 + 2 / given.batch)
+    return function + queue + 3 * PRICES["bucket_get"]
+
+
+def page(given: Inputs) -> str:
+    plans = [plan(images, given) for images in SIZES]
+    nodes = [f"{n.name}: {n.memory_gib} GiB, {n.cores} cores; an hour" for n in NODES]
+    prices = {**PRICES, **{name: n.usd_hour for name, n in zip(nodes, NODES, strict=True)}}
+    told = [
+        (f"`{name}`", f"{value:,.4g}", SOURCES[name]) for name, value in given._asdict().items()
+    ]
+    return TEXT.format(
+        plans=table(row(each) for each in plans),
+        costs=table(costs(each) for each in plans),
+        inputs=table(told),
+        prices=table((name, f"{usd:.10f}".rstrip("0")) for name, usd in prices.items()),
+        as_of=PRICES_AS_OF,
+        peak_s=given.queries_s * given.peak,
+        given=given,
+        **worked(plan(10 * MILLION, given), given),
+    )
+
+
+def row(of: Plan) -> tuple[str, ...]:
+    return (
+        f"{of.images:,}",
+        f"{of.nodes} × {of.node.name}",
+        f"{of.shards}",
+        f"{of.memory_gib / of.nodes:.1f} of {of.node.memory_gib} GiB",
+        f"{of.disk_gb // of.nodes:,} GB",
+        f"{of.searches}",
+        f"{of.filling_days:,.1f} days",
+        f"${of.month_usd:,.0f}",
+    )
+
+
+def costs(of: Plan) -> tuple[str, ...]:
+    parts = (of.node_usd, of.disk_usd, of.search_usd, of.index_usd)
+    return (f"{of.images:,}", *(f"${usd:,.0f}" for usd in parts))
+
+
+def table(rows: Iterable[tuple[str, ...]]) -> str:
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
+
+
+def worked(of: Plan, given: Inputs) -> dict[str, str]:
+    """The formulas with the numbers of ten million images."""
+    copies, peak_s = f"{of.images:,} × {given.replicas}", f"{given.queries_s * given.peak:.0f}"
+    disk_bytes = given.disk_bytes + given.rerank_bytes
+    return {
+        "memory": f"{copies} × {given.memory_bytes:,.0f} bytes × {given.memory_headroom} = "
+        f"{of.memory_gib:.1f} GiB",
+        "disk": f"{copies} × {disk_bytes:,.0f} bytes × {given.disk_headroom} = "
+        f"{of.images * given.replicas * disk_bytes * given.disk_headroom / 1e9:,.0f} GB",
+        "cores": f"{peak_s} × {given.lookups} × {of.shards} × "
+        f"{given.lookup_ms:.1f} ms / {given.busy} = {of.cores:.2f} cores",
+        "searches": f"{peak_s} × {given.search_ms:.0f} ms = {of.searches}",
+        "filling": f"{of.images:,} × {given.index_ms:.0f} ms / {given.index_functions} = "
+        f"{of.filling_days:.1f} days",
+        "search": f"${search_usd(given) * MILLION:.2f}",
+        "index": f"${index_usd(given) * MILLION:.2f}",
+    }
+
+
+TEXT = """\
+# How large, and how much
+
+<!-- benchmarks/sizing.py prints this page: change its inputs, not the page. -->
+
+For {given.queries_s:.0f} searches a second on average and {peak_s:.0f} at the peak; every image
+on {given.replicas} nodes of Qdrant; {given.changed:.0%} of the images new each month.
+
+| images | Qdrant nodes | shards | memory of a node | disk of a node | search functions | first \
+filling | a month |
+|---:|---|---:|---:|---:|---:|---:|---:|
+{plans}
+
+Of a month:
+
+| images | nodes | disks | searches | indexing |
+|---:|---:|---:|---:|---:|
+{costs}
+
+A million searches cost {search}, a million images indexed {index}: gateway, functions, queue and
+bucket requests. The images' own storage, logs and traffic are not in it.
+
+## Arithmetic
+
+With the figures of ten million images:
+
+- **Memory**: images × replicas × `memory_bytes` × `memory_headroom` =
+  {memory}.
+  int8 vectors, the graph and the payload indexes are in memory; originals and payload on disk.
+- **Disk**: images × replicas × (`disk_bytes` + `rerank_bytes`) × `disk_headroom` =
+  {disk}.
+- **Cores**: searches at the peak × `lookups` × shards × `lookup_ms` / `busy` =
+  {cores}. A search asks every shard, one replica of each.
+- **Nodes**: the cheapest set of equal nodes with that memory and those cores, at least one for
+  each replica, and all with as many copies of shards.
+- **Search functions** at a time: searches at the peak × `search_ms` = {searches}. An
+  account may run 1,000 functions at a time unless it asks for more.
+- **First filling**: images × `index_ms` / `index_functions` = {filling}.
+  Ten times as many functions take a tenth, as far as Qdrant builds the graph beside it
+  (`graph_points_s` of `benchmarks/scale.py`).
+- **A search**: API request + call + `search_ms` × `function_gb` × price of a GB-second.
+- **An image**: call / `batch` + `index_ms` × `function_gb` × price of a GB-second + queue request ×
+  (1 + 2 / `batch`) + 3 reads of the bucket.
+
+Replicas and shards are a server's own settings for new collections:
+`QDRANT__STORAGE__COLLECTION__REPLICATION_FACTOR`, and
+`QDRANT__STORAGE__COLLECTION__SHARD_NUMBER_PER_NODE` where one for each node is not enough. Set them
+before the first image is indexed: a collection keeps its number of shards, and more of them means a
+new collection. Two nodes go on answering searches when one fails; Qdrant's nodes agree by majority,
+so take a third where collections must be changed meanwhile.
+
+## Inputs
+
+`.venv/bin/python benchmarks/sizing.py --help` names the options that change them.
+
+| input | value | what |
+|---|---:|---|
+{inputs}
+
+Memory and disk are those of Qdrant's engine in one process, with our model's 256 dimensions; no
+server was measured. A vector of D dimensions takes D bytes of memory and 4 × D of disk, and D more
+for its int8 copy; the rest does not change with it.
+
+## Prices
+
+US dollars, us-east-1, on demand, public list prices as of {as_of}, without free tiers and taxes.
+AWS's own pages have them, but could not be opened when this was written: look before you rely on
+one.
+
+| what | $ |
+|---|---:|
+{prices}
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    for name, default in Inputs()._asdict().items():
+        option = f"--{name.replace('_', '-')}"
+        parser.add_argument(option, type=type(default), default=default, help=SOURCES[name])
+    print(page(Inputs(**vars(parser.parse_args()))), end="")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,14 @@
+"""Composition root of the check function: settings → handler."""
+
+from __future__ import annotations
+
+import os
+
+from aws_lambda_powertools import Logger
+
+from functions.check.handler import Handler
+from likeness.adapters.deployment import Deployment
+from likeness.settings import Settings
+
+settings = Settings.from_env(os.environ)
+handler = Handler(Deployment(), settings, Logger(service="check"))

@@ -1,0 +1,62 @@
+"""golden.json: a picture, and what the bundle's network makes of it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from console.packaging import write_golden
+from likeness.embedding import Embedder
+from likeness.errors import ModelBundleError
+from likeness.images import decode
+from likeness.model import GOLDEN, Golden, load_golden, load_spec
+from likeness.settings import Limits
+from tests.service import BUNDLED, FIXED_FILTERS
+
+
+def seen(bundle: Path, golden: Golden) -> Any:
+    embedder = Embedder(bundle)
+    image, _ = decode(golden.image, Limits(), embedder.decode_size)
+    return embedder.embed([embedder.prepare(image)])[0]
+
+
+def test_the_bundled_model_still_sees_its_golden_picture_so() -> None:
+    """Tolerance: cosine .9999, as for the golden vectors of the embedder's own tests."""
+    golden = load_golden(BUNDLED, load_spec(BUNDLED))
+    assert seen(BUNDLED, golden) @ np.array(golden.vector) >= 0.9999
+
+
+def test_any_bundle_gets_a_pair_of_its_own(tmp_path: Path) -> None:
+    bundle = shutil.copytree(FIXED_FILTERS, tmp_path / "bundle")
+    write_golden(bundle)
+    golden = load_golden(bundle, load_spec(bundle))
+    np.testing.assert_allclose(seen(bundle, golden), golden.vector, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"model": "0123456789abcdef"}, "of model 0123456789abcdef"),
+        ({"vector": [1.0]}, "1 dimensions"),
+        ({"vector": ["one"]}, "Expected `float`"),
+        ({"image": "no base64!"}, "base64"),
+        ({"more": 1}, "more"),
+    ],
+)
+def test_a_pair_of_another_bundle_is_refused(
+    tmp_path: Path, change: dict[str, Any], why: str
+) -> None:
+    pair = json.loads((BUNDLED / GOLDEN).read_text()) | change
+    (tmp_path / GOLDEN).write_text(json.dumps(pair))
+    with pytest.raises(ModelBundleError, match=why):
+        load_golden(tmp_path, load_spec(BUNDLED))
+
+
+def test_a_missing_pair_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelBundleError, match=GOLDEN):
+        load_golden(tmp_path, load_spec(BUNDLED))
