@@ -10,6 +10,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -241,7 +242,14 @@ def test_a_backfill_interrupted_while_it_waits_for_room_is_finished_by_the_same_
     bare.put("in/a.jpg", "in/b ü+.png")
     bare.sqs.send_message(QueueUrl=bare.queue, MessageBody=json.dumps({"Event": "s3:TestEvent"}))
     process = subprocess.Popen(
-        bare.command("--most-waiting", "1"), env=bare.env, stdout=subprocess.PIPE, text=True
+        bare.command("--most-waiting", "1"),
+        env=bare.env,
+        stdout=subprocess.PIPE,
+        text=True,
+        # a test that runs in the background would hand on that interrupts are ignored
+        preexec_fn=partial(  # noqa: PLW1509 - no threads run here
+            signal.signal, signal.SIGINT, signal.default_int_handler
+        ),
     )
     assert process.stdout is not None
     said = ""

@@ -38,10 +38,14 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Local]:
 
 
 @pytest.fixture(autouse=True)
-def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The command points this process at a local AWS; afterwards it is as it was."""
-    monkeypatch.setattr(os, "environ", os.environ.copy())
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)  # one that knows another AWS
+    before = dict(os.environ)
+    os.environ["COLUMNS"] = "200"
+    yield
+    os.environ.clear()
+    os.environ.update(before)
 
 
 def migrate(*arguments: str | Path, ok: bool = True) -> str:
