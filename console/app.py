@@ -99,6 +99,7 @@ def serve(
         with out.status("starting …"):
             service = running.enter_context(local.run(data, port, environment))
         out.print(f"[bold green]Likeness is up[/bold green]  data in {data}/")
+        out.print(f"  page     {service.api_url}/")
         out.print(f"  search   POST {service.api_url}/v1/search")
         out.print(f"  docs     {service.api_url}/docs")
         out.print(f"  bucket   s3://{service.bucket} at {service.aws_url}")

@@ -342,9 +342,7 @@ class Searcher:
             if key not in paths:
                 raise InvalidRequest(f"keys: {key} is a {self._schema.types[key]}, not counted")
         return [
-            Facet(
-                key, self._schema.types[key], self._index.facet(paths[key], MAX_VALUES, wanted)
-            )
+            Facet(key, self._schema.types[key], self._index.facet(paths[key], MAX_VALUES, wanted))
             for key in (paths if keys is None else dict.fromkeys(keys))
         ]
 
