@@ -114,7 +114,7 @@ OPERATIONS = (
         "images",
         "GET",
         "/v1/images",
-        "Every live image in no order of use, or every rejected one, page by page.",
+        "All live images, or all rejected ones, page by page.",
         schemas.Images,
         (400, 503),
         options=schemas.ImagesOptions,

@@ -309,7 +309,9 @@ class Images(msgspec.Struct, kw_only=True):
 
 
 class ImagesOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    state: Literal["live", "rejected"] = "live"
+    state: Annotated[
+        Literal["live", "rejected"], Meta(description="Searchable, or why it is not.")
+    ] = "live"
     filter: Filter = None
     limit: Annotated[int, Meta(ge=1, le=200, description="Images per page.")] = 50
     cursor: Cursor = None
