@@ -109,11 +109,11 @@ class Service:
         answer = self.http.request(method, self._base + path, body=body, headers=headers)
         return Answer(answer.status, answer.data.decode())
 
-    def browse(self, path: str, key: bool = False, accept: str = "*/*") -> Any:
+    def browse(self, path: str, key: str = "", accept: str = "*/*") -> Any:
         """The answer with its headers and bytes, as a browser gets it."""
         headers = {"Host": self._host, "accept": accept}
         if key:
-            headers["x-api-key"] = self._key
+            headers["x-api-key"] = self._keys[key]
         return self.http.request("GET", self._base + path, headers=headers)
 
     def search(self, **wanted: Any) -> Answer:
@@ -308,13 +308,13 @@ def test_a_browser_gets_the_page_without_a_key(service: Service) -> None:
         assert file.status == 200
         assert "immutable" in file.headers["cache-control"]
     assert service.browse("/v1/config").status == 403
-    assert service.browse("/v1/config", key=True).status == 200
+    assert service.browse("/v1/config", "Search").status == 200
 
 
 def test_a_thumbnail_arrives_as_bytes(service: Service) -> None:
     service.put("large.jpg", jpeg(35, 640, 480))
     point = service.wait_for("large.jpg", "live")["id"]
-    small = service.browse(f"/v1/images/{point}/thumbnail?size=160", True, "image/jpeg")
+    small = service.browse(f"/v1/images/{point}/thumbnail?size=160", "Search", "image/jpeg")
     assert (small.status, small.headers["content-type"]) == (200, "image/jpeg")
     assert Image.open(io.BytesIO(small.data)).size == (160, 120)
 

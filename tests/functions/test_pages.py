@@ -17,6 +17,7 @@ from starlette.testclient import TestClient
 from functions.search import pages
 from functions.search.api import create_app
 from functions.search.gateway import create_handler
+from likeness.searchers import Searchers
 from tests.lambda_runtime import http_event
 from tests.service import Service
 
@@ -55,7 +56,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 def app_of(service: Service, folder: Path, **settings: Any) -> Any:
     return create_app(
-        service.searcher,
+        Searchers(service.index, [service.searcher]),
         service.index,
         lambda: service.bucket,
         replace(service.settings, **settings),
