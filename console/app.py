@@ -88,7 +88,8 @@ def serve(
 ) -> None:
     """Run the whole service here, until Ctrl-C.
 
-    A local S3 and SQS, both functions' real handlers, the embedded Qdrant engine.
+    A local S3 and SQS, both functions' real handlers, the embedded Qdrant engine, and the page to
+    search with in a browser, at the address that is printed.
     """
     from console import local  # noqa: PLC0415 - loads the functions' dependencies
 
