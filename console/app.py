@@ -88,7 +88,8 @@ def serve(
 ) -> None:
     """Run the whole service here, until Ctrl-C.
 
-    A local S3 and SQS, both functions' real handlers, the embedded Qdrant engine.
+    A local S3 and SQS, both functions' real handlers, the embedded Qdrant engine, and the page to
+    search with in a browser, at the address that is printed.
     """
     from console import local  # noqa: PLC0415 - loads the functions' dependencies
 
@@ -99,6 +100,7 @@ def serve(
         with out.status("starting …"):
             service = running.enter_context(local.run(data, port, environment))
         out.print(f"[bold green]Likeness is up[/bold green]  data in {data}/")
+        out.print(f"  page     {service.api_url}/")
         out.print(f"  search   POST {service.api_url}/v1/search")
         out.print(f"  docs     {service.api_url}/docs")
         out.print(f"  bucket   s3://{service.bucket} at {service.aws_url}")

@@ -268,6 +268,11 @@ def _create_bucket_and_queue() -> str:
     with contextlib.suppress(s3.exceptions.BucketAlreadyOwnedByYou):
         s3.create_bucket(Bucket=BUCKET)
     s3.put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Enabled"})
+    # the page, at another port, sends its uploads straight to the bucket
+    s3.put_bucket_cors(
+        Bucket=BUCKET,
+        CORSConfiguration={"CORSRules": [{"AllowedMethods": ["POST"], "AllowedOrigins": ["*"]}]},
+    )
     s3.put_bucket_notification_configuration(
         Bucket=BUCKET,
         NotificationConfiguration={

@@ -37,7 +37,9 @@ class Gateway:
         identity: Any = None,
         headers: Mapping[str, str] | None = None,
     ) -> tuple[int, Any]:
-        """Status and JSON of the answer. `authorizer` and `identity`: of the request's context."""
+        """Status and JSON of the answer, or its bytes as base64. `authorizer` and `identity`: of
+        the request's context.
+        """
         parts = urlsplit(url)
         query = dict(parse_qsl(parts.query, keep_blank_values=True))
         given = {
@@ -62,4 +64,6 @@ class Gateway:
             "isBase64Encoded": False,
         }
         answer: Any = self._handler(event, Context())
+        if answer["isBase64Encoded"]:
+            return answer["statusCode"], {"bytes": answer["body"]}
         return answer["statusCode"], json.loads(answer["body"])

@@ -133,6 +133,14 @@ class Engine:
         )
         return {"points": [_plain(point) for point in points], "next_page_offset": cursor}
 
+    def post_facet(self, name: str, body: Any) -> Any:
+        wanted = _valid(models.FacetRequest, body)
+        return _plain(
+            self.client.facet(
+                name, wanted.key, facet_filter=wanted.filter, limit=wanted.limit or 10
+            )
+        )
+
     def _real_name(self, name: str) -> str:
         aliases = {a.alias_name: a.collection_name for a in self.client.get_aliases().aliases}
         return aliases.get(name, name)

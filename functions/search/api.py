@@ -15,8 +15,9 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 import msgspec
 from starlette.datastructures import ImmutableMultiDict, UploadFile
@@ -27,7 +28,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from functions.search import access, openapi, problems, schemas, signals
+from functions.search import access, openapi, pages, problems, schemas, signals
 from likeness.duplicates import Duplicates
 from likeness.errors import (
     ConfigurationError,
@@ -43,7 +44,7 @@ from likeness.errors import (
 )
 from likeness.feedback import Feedback, Opinion
 from likeness.ports import IndexView, ObjectStore
-from likeness.records import Box, ObjectRef, Point, State
+from likeness.records import Box, ObjectRef, Page, Point, State
 from likeness.rerank.profiles import Profile, Proof
 from likeness.search import (
     MAX_QUERY_BYTES,
@@ -69,6 +70,7 @@ _MAX_BODY_BYTES = MAX_QUERY_BYTES * 4 // 3 + MIB // 4
 _URL_EXPIRES_S = 300
 _UPLOAD_EXPIRES_S = 900
 _RESERVE_S = 0.5  # for the answer itself
+_A_DAY = "private, max-age=86400"
 _LAST_RESERVE_S = 0.25  # for an answer that says that there is none
 _FORMATS = {"image/heic": "HEIF", "image/avif": "AVIF"}
 _MAX_KEY_BYTES = 1024
@@ -92,11 +94,12 @@ def create_app(
     open_logger: Callable[[], Logger],
     fetch: Fetch | None = None,
     record: Record = lambda line: None,
+    page_folder: Path = pages.FOLDER,
 ) -> App:
     """The whole HTTP service. `open_store` and `open_logger` are called when needed.
 
     `fetch` brings the bytes of an `image_url`, at most so many. `record` takes a line about each
-    answer, without its end.
+    answer, without its end. `page_folder` holds the page.
     """
     api = Api(searchers, index, open_store, settings, fetch, record)
 
@@ -129,6 +132,7 @@ def create_app(
     ]
     routes.append(Route("/openapi.json", _document, methods=["GET"]))
     routes.append(Route("/docs", _docs_page, methods=["GET"]))
+    routes += pages.routes(page_folder, api.bucket_origin)
     handlers: Mapping[Any, Any] = {
         LikenessError: on_error,
         HTTPException: on_http_error,
@@ -210,18 +214,67 @@ class Api:
     async def image(self, request: Request) -> Response:
         point_id = _path_id(request)
         point = await self._run(lambda searcher: searcher.image(point_id))
+        return _json(_image(point))
+
+    async def images(self, request: Request) -> Response:
+        wanted = _from_texts(request.query_params, schemas.ImagesOptions)
+        try:
+            page = await self._run(
+                lambda searcher: searcher.images(
+                    State(wanted.state), wanted.limit, wanted.cursor, wanted.filter
+                )
+            )
+        except IndexMissing:
+            page = Page([], None)
         return _json(
-            schemas.Image(
-                id=point.id,
-                key=point.ref.key,
-                state="live" if point.state is State.LIVE else "rejected",
-                model=point.model,
-                indexed_at=_time(point.indexed_at_s),
-                payload=_payload(point),
-                reason=point.reason or msgspec.UNSET,
-                detail=point.detail or msgspec.UNSET,
+            schemas.Images(images=list(map(_image, page.points)), next_cursor=page.next_cursor)
+        )
+
+    async def thumbnail(self, request: Request) -> Response:
+        wanted = _from_texts(request.query_params, schemas.ThumbnailOptions)
+        point_id = _path_id(request)
+        point = await self._run(lambda searcher: searcher.image(point_id))
+        etag = f'"{point.object.etag if point.object else ""}-{wanted.size}"'
+        headers = {"ETag": etag, "Cache-Control": _A_DAY, "X-Content-Type-Options": "nosniff"}
+        if etag in request.headers.get("if-none-match", ""):
+            return Response(status_code=304, headers=headers)
+        data = await self._run(lambda searcher: searcher.thumbnail(point, wanted.size))
+        return Response(data, headers=headers, media_type="image/jpeg")
+
+    async def facets(self, request: Request) -> Response:
+        wanted = _from_texts(request.query_params, schemas.FacetsOptions)
+        keys = None if wanted.keys is None else wanted.keys.split(",")
+        try:
+            facets = await self._run(lambda searcher: searcher.facets(keys, wanted.filter))
+        except IndexMissing:
+            facets = []
+        return _json(msgspec.convert({"facets": facets}, schemas.Facets, from_attributes=True))
+
+    async def config(self, request: Request) -> Response:
+        limits = self._settings.limits
+        model_name, text = await self._run(
+            lambda searcher: (searcher.model_name, searcher.knows_words)
+        )
+        return _json(
+            schemas.Config(
+                bucket_origin=await asyncio.to_thread(self.bucket_origin),
+                tenants=self._settings.tenant_claim is not None,
+                text=text,
+                model_name=model_name,
+                keys=dict(self._settings.schema.types),
+                formats=list(limits.formats),
+                max_query_bytes=MAX_QUERY_BYTES,
+                max_upload_bytes=limits.max_bytes,
             )
         )
+
+    def bucket_origin(self) -> str | None:
+        """Scheme and host that uploads are sent to; None where there is no bucket."""
+        if self._settings.bucket is None:
+            return None
+        ref = ObjectRef(self._settings.bucket, f"{self._settings.upload_prefix}any")
+        url, _ = self._open_store().presign_upload(ref, "image/jpeg", {}, 1, 1)
+        return "{0.scheme}://{0.netloc}".format(urlsplit(url))
 
     async def remove(self, request: Request) -> Response:
         point_id = _path_id(request)
@@ -678,6 +731,19 @@ def _deadline_s(request: Request, reserve_s: float = _RESERVE_S) -> float:
         return math.inf
     left_ms: int = context.get_remaining_time_in_millis()
     return time.monotonic() + left_ms / 1000 - reserve_s
+
+
+def _image(point: Point) -> schemas.Image:
+    return schemas.Image(
+        id=point.id,
+        key=point.ref.key,
+        state="live" if point.state is State.LIVE else "rejected",
+        model=point.model,
+        indexed_at=_time(point.indexed_at_s),
+        payload=_payload(point),
+        reason=point.reason or msgspec.UNSET,
+        detail=point.detail or msgspec.UNSET,
+    )
 
 
 def _status(ref: ObjectRef, point: Point | None) -> schemas.Status:

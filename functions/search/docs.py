@@ -129,7 +129,7 @@ def _kind(schema: dict[str, Any], required: bool) -> str:
 def _type(schema: dict[str, Any]) -> str:
     """“list of string”, “list of 4: number 0 … 1”, or the name of a shape, as a link."""
     if "enum" in schema:
-        return "one of " + ", ".join(map(escape, schema["enum"]))
+        return "one of " + ", ".join(escape(str(value)) for value in schema["enum"])
     if "$ref" in schema:
         return f"<a href=#{_name(schema)}>{_name(schema)}</a>"
     if "prefixItems" in schema:

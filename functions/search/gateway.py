@@ -13,7 +13,7 @@ from starlette.types import ASGIApp
 
 from functions.search import problems
 
-_TEXT_TYPES = ["text/", "application/json", "application/problem+json", "application/javascript"]
+_TEXT_TYPES = ["text/", "application/json", "application/problem+json", "image/svg+xml"]
 
 Handler = Callable[[LambdaEvent, Any], Mapping[str, Any]]
 

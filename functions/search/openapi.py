@@ -37,6 +37,7 @@ _SCHEMES = {
         "description": "AWS Signature Version 4; the caller's policies say what. AuthMode Iam.",
     },
 }
+_BINARY = {"type": "string", "format": "binary"}
 _ID_PARAMETER = {
     "name": "id",
     "in": "path",
@@ -48,15 +49,15 @@ _ID_PARAMETER = {
 
 class Operation(msgspec.Struct, frozen=True):
     """One route: `name` is also its method of api.Api. `options` are those of the query string;
-    with `images`, the body may be an image, or a form with one and the options. `scope`: who may
-    call it; writers may search too.
+    with `images`, the body may be an image, or a form with one and the options. An `answer` that is
+    no JSON is given by its media type. `scope`: who may call it; writers may search too.
     """
 
     name: str
     method: str
     path: str
     summary: str
-    answer: type[msgspec.Struct]
+    answer: type[msgspec.Struct] | str
     errors: tuple[int, ...] = ()
     status: int = 200
     body: type[msgspec.Struct] | None = None
@@ -108,6 +109,42 @@ OPERATIONS = (
         (400, 404, 409, 413, 415, 422, 503),
         options=schemas.SearchOptions,
         parameters=(_ID_PARAMETER,),
+    ),
+    Operation(
+        "images",
+        "GET",
+        "/v1/images",
+        "All live images, or all rejected ones, page by page.",
+        schemas.Images,
+        (400, 503),
+        options=schemas.ImagesOptions,
+    ),
+    Operation(
+        "thumbnail",
+        "GET",
+        "/v1/images/{id}/thumbnail",
+        "A small copy of an indexed image. Through API Gateway, ask with `Accept: image/jpeg`.",
+        "image/jpeg",
+        (400, 404, 409, 413, 415, 422, 503),
+        options=schemas.ThumbnailOptions,
+        parameters=(_ID_PARAMETER,),
+    ),
+    Operation(
+        "facets",
+        "GET",
+        "/v1/facets",
+        "Which values the declared keys of live images have, and how often.",
+        schemas.Facets,
+        (400, 503),
+        options=schemas.FacetsOptions,
+    ),
+    Operation(
+        "config",
+        "GET",
+        "/v1/config",
+        "What this service can do: limits, formats, declared keys.",
+        schemas.Config,
+        (503,),
     ),
     Operation(
         "compare",
@@ -188,7 +225,7 @@ def document() -> dict[str, Any]:
     kinds: list[type[msgspec.Struct]] = [schemas.Problem]
     paths: dict[str, Any] = {}
     for operation in OPERATIONS:
-        kinds += [operation.answer, *([operation.body] if operation.body else [])]
+        kinds += [kind for kind in (operation.answer, operation.body) if isinstance(kind, type)]
         paths.setdefault(operation.path, {})[operation.method.lower()] = _describe(operation)
     _, components = msgspec.json.schema_components(kinds, ref_template=_REF)
     return {
@@ -272,14 +309,13 @@ def _parameter_schema(name: str, schema: dict[str, Any]) -> dict[str, Any]:
 
 def _image_contents(options: Mapping[str, Any]) -> dict[str, Any]:
     """The image as the body, or as a form's file beside the options."""
-    binary = {"type": "string", "format": "binary"}
     return {
-        "image/*": {"schema": binary},
+        "image/*": {"schema": _BINARY},
         "multipart/form-data": {
             "schema": {
                 "type": "object",
                 "required": ["image"],
-                "properties": {"image": binary, **options["properties"]},
+                "properties": {"image": _BINARY, **options["properties"]},
                 "additionalProperties": False,
             },
             # a list would be sent as a field for each item
@@ -289,12 +325,13 @@ def _image_contents(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _responses(operation: Operation) -> dict[str, Any]:
-    responses: dict[str, Any] = {
-        str(operation.status): {
-            "description": "Done.",
-            "content": {"application/json": {"schema": _ref(operation.answer)}},
-        }
-    }
+    if isinstance(operation.answer, str):
+        content = {operation.answer: {"schema": _BINARY}}
+        known = {"description": "As you have it: If-None-Match named its ETag.", "content": {}}
+        responses: dict[str, Any] = {"304": known}
+    else:
+        content, responses = {"application/json": {"schema": _ref(operation.answer)}}, {}
+    responses[str(operation.status)] = {"description": "Done.", "content": content}
     problem = {"application/problem+json": {"schema": _ref(schemas.Problem)}}
     forbidden = () if operation.scope == "anyone" else (403,)
     for status in (*operation.errors, *forbidden):

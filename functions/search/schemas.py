@@ -19,6 +19,13 @@ Token = Annotated[str, Meta(min_length=1, max_length=65_536)]
 MetadataText = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]*$(?!\n)")]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Sides = tuple[Share, Share, Share, Share]
+Filter = Annotated[
+    dict[str, Any] | None,
+    Meta(description="Qdrant filter JSON (must, should, must_not) over declared keys."),
+]
+Cursor = Annotated[
+    Uuid | None, Meta(description="The last answer's `next_cursor`; none for the first page.")
+]
 _BOX = "Left, top, right, bottom, as shares of the picture's width and height."
 
 
@@ -44,10 +51,7 @@ class SearchOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
             "results are compared with each other, the list ends after a hundred.",
         ),
     ] = 0
-    filter: Annotated[
-        dict[str, Any] | None,
-        Meta(description="Qdrant filter JSON (must, should, must_not) over declared keys."),
-    ] = None
+    filter: Filter = None
     score_threshold: Annotated[
         Annotated[float, Meta(ge=-1, le=1)] | None,
         Meta(description="Leave out neighbours with a lower cosine."),
@@ -260,9 +264,7 @@ class DuplicateGroups(msgspec.Struct, kw_only=True):
 
 class PageOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     limit: Annotated[int, Meta(ge=1, le=200, description="Copies to look at.")] = 50
-    cursor: Annotated[
-        Uuid | None, Meta(description="The last answer's `next_cursor`; none for the first page.")
-    ] = None
+    cursor: Cursor = None
 
 
 class StatusOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -299,6 +301,64 @@ class Image(msgspec.Struct, kw_only=True, omit_defaults=True):
     payload: dict[str, Any]
     reason: str | UnsetType = UNSET
     detail: str | UnsetType = UNSET
+
+
+class Images(msgspec.Struct, kw_only=True):
+    images: list[Image]
+    next_cursor: str | None
+
+
+class ImagesOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    state: Annotated[
+        Literal["live", "rejected"], Meta(description="Searchable, or why it is not.")
+    ] = "live"
+    filter: Filter = None
+    limit: Annotated[int, Meta(ge=1, le=200, description="Images per page.")] = 50
+    cursor: Cursor = None
+
+
+class ThumbnailOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    size: Annotated[
+        Literal[160, 320, 640, 1024], Meta(description="Pixels of its longer side, at most.")
+    ] = 320
+
+
+class FacetsOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    keys: Annotated[
+        Text | None,
+        Meta(description="Declared keys, between commas; without, all that can be counted."),
+    ] = None
+    filter: Filter = None
+
+
+class FacetValue(msgspec.Struct, kw_only=True):
+    value: str | int
+    count: int
+
+
+class Facet(msgspec.Struct, kw_only=True):
+    """A declared key's values, the most frequent first, at most fifty."""
+
+    key: str
+    type: Literal["keyword", "integer"]
+    values: list[FacetValue]
+
+
+class Facets(msgspec.Struct, kw_only=True):
+    facets: list[Facet]
+
+
+class Config(msgspec.Struct, kw_only=True):
+    """What this service can do."""
+
+    bucket_origin: Annotated[str | None, Meta(description="Where uploads are sent to.")]
+    tenants: Annotated[bool, Meta(description="A caller sees only what is its tenant's.")]
+    text: Annotated[bool, Meta(description="Words can be searched with.")]
+    model_name: str
+    keys: Annotated[dict[str, str], Meta(description="Declared metadata keys and their types.")]
+    formats: Annotated[list[str], Meta(description="Image formats that are taken.")]
+    max_query_bytes: int
+    max_upload_bytes: int
 
 
 class Status(msgspec.Struct, kw_only=True, omit_defaults=True):

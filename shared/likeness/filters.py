@@ -98,6 +98,15 @@ class Schema(Struct, frozen=True):
         """Stored payload path → type, for every key that a filter may name."""
         return {self._path(key): kind for key, kind in self._all_types().items()}
 
+    @property
+    def countable(self) -> dict[str, str]:
+        """Stored payload path of each declared key whose values an index can count."""
+        return {
+            key: self._path(key)
+            for key, kind in self.types.items()
+            if kind in ("keyword", "integer")
+        }
+
     def parse(self, texts: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
         """Typed values of the declared keys, and the keys whose text does not fit their type."""
         values: dict[str, Any] = {}

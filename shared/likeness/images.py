@@ -1,4 +1,4 @@
-"""Bytes → upright RGB image. The only Image.open; every limit on an image lives here.
+"""Bytes → upright RGB image, or a small one. The only Image.open; every limit lives here.
 
 Order (see docs/decisions.md): byte cap → signature → allow-list → pixel cap from the header →
 first frame only → scaled decode → EXIF orientation → RGB.
@@ -74,6 +74,8 @@ _MAX_RUN_LENGTH_PIXELS = 4_000_000
 _OS2_HEADER = (12).to_bytes(4, "little")
 _BMP_RUN_LENGTHS = {b"\x01", b"\x02"}
 
+_THUMBNAIL_QUALITY = 80
+
 # EXIF 2.32, 4.6.4 A, tag 274: how the stored rows and columns must be turned to stand upright.
 _ORIENTATION_TAG = 274
 _UPRIGHT = {
@@ -127,6 +129,20 @@ def decode(data: bytes, limits: Limits, short_side: int) -> tuple[Image.Image, I
         full_width, full_height = full_height, full_width
     upright = _rgb(image if turn is None else image.transpose(turn))
     return upright, ImageInfo(name, full_width, full_height, hashlib.sha256(data).hexdigest())
+
+
+def thumbnail(data: bytes, limits: Limits, side: int) -> bytes:
+    """A JPEG of the picture, upright, at most `side` pixels wide and high, and nothing beside the
+    pixels: no EXIF, no comment.
+
+    Raises an ImageError subclass that says what is wrong with the bytes.
+    """
+    picture, _ = decode(data, limits, math.ceil(side / _DRAFT_FACTOR))
+    picture.thumbnail((side, side))
+    picture.info.clear()  # Pillow would write a comment of the original's
+    out = io.BytesIO()
+    picture.save(out, "JPEG", quality=_THUMBNAIL_QUALITY)
+    return out.getvalue()
 
 
 def _has_too_many_scans(data: bytes) -> bool:

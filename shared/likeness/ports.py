@@ -16,6 +16,7 @@ from likeness.records import (
     Page,
     Point,
     PointWrite,
+    ValueCount,
 )
 
 
@@ -47,6 +48,14 @@ class IndexView(Protocol):
         filter: Mapping[str, Any] | None = None,
     ) -> Page:
         """Points in id order, without vectors and descriptors."""
+
+    def facet(
+        self, path: str, limit: int, filter: Mapping[str, Any] | None = None
+    ) -> list[ValueCount]:
+        """The most frequent values of an indexed keyword or integer; others are not counted.
+
+        `path` is that of the stored payload, as `filters.Schema.countable` gives it.
+        """
 
     def note(self, kind: str, note_id: str, values: Mapping[str, Any]) -> None:
         """Keep a note of some kind beside the collections; one with the same id is replaced."""

@@ -227,6 +227,13 @@ class Candidate(Struct, frozen=True):
     score: float
 
 
+class ValueCount(Struct, frozen=True):
+    """A keyword or an integer, and how many points have it."""
+
+    value: str | int
+    count: int
+
+
 class CollectionInfo(Struct, frozen=True):
     """What readers find behind the alias. `patches`: their dimension, where they are kept.
     `points` is None for those who may not know.

@@ -22,9 +22,10 @@ from likeness.errors import (
     ModelMismatch,
     NoDetail,
     NotIndexed,
+    ObjectChanged,
 )
 from likeness.filters import Schema
-from likeness.images import decode
+from likeness.images import decode, thumbnail
 from likeness.looking import appearances
 from likeness.ports import IndexView, ObjectStore
 from likeness.records import (
@@ -34,8 +35,10 @@ from likeness.records import (
     CollectionInfo,
     Lookup,
     ObjectRef,
+    Page,
     Point,
     State,
+    ValueCount,
     Vector,
 )
 from likeness.rerank import regions
@@ -53,6 +56,8 @@ MAX_QUERY_BYTES = int(4.5 * MIB)
 DEPTH = 100
 # Of a picture with `detect`.
 MAX_REGIONS = 5
+# Of a facet.
+MAX_VALUES = 50
 _OTHER_MODEL = (
     "the index was made by model {0}, this service embeds with {1}, and their vectors cannot be "
     "compared. Set LIKENESS_MODEL_DIR to the model that made the index; from there "
@@ -154,6 +159,14 @@ class Hit(Struct, frozen=True):
     group: Any = None
 
 
+class Facet(Struct, frozen=True):
+    """A declared key's most frequent values, and how many live images have each."""
+
+    key: str
+    type: str
+    values: Sequence[ValueCount]
+
+
 class Answer(Struct, frozen=True):
     """`next_offset` is None on the last page; `took_ms` has a key for each stage that ran.
 
@@ -233,6 +246,11 @@ class Searcher:
     def model_name(self) -> str:
         return self._embedder.spec.name
 
+    @property
+    def knows_words(self) -> bool:
+        """Whether text can be searched with."""
+        return self._open_words is not None and self._embedder.spec.text is not None
+
     def search(self, query: Query, deadline_s: float = math.inf) -> Answer:
         """Live neighbours, best first; an indexed source is not its own neighbour.
 
@@ -306,12 +324,55 @@ class Searcher:
         """What the index says of an object; None where it knows nothing of it."""
         return self._index.fetch([ref.point_id]).get(ref.point_id)
 
+    def images(
+        self, state: State, limit: int, cursor: str | None = None, filter: Any = None
+    ) -> Page:
+        """Live or rejected images in id order; `filter` as in a Query."""
+        return self._index.scroll(limit, cursor, self._of_state(state, filter))
+
+    def facets(self, keys: Sequence[str] | None = None, filter: Any = None) -> list[Facet]:
+        """The values of these declared keys, or of all that can be counted, among live images.
+
+        Raises UnknownFilterKey for a key that is not declared, InvalidRequest for one that cannot
+        be counted.
+        """
+        paths, wanted = self._schema.countable, self._of_state(State.LIVE, filter)
+        for key in keys or ():
+            self._schema.check_declared(key, "keys")
+            if key not in paths:
+                raise InvalidRequest(f"keys: {key} is a {self._schema.types[key]}, not counted")
+        return [
+            Facet(key, self._schema.types[key], self._index.facet(paths[key], MAX_VALUES, wanted))
+            for key in (paths if keys is None else dict.fromkeys(keys))
+        ]
+
+    def thumbnail(self, point: Point, side: int) -> bytes:
+        """A JPEG of an image, at most `side` pixels wide and high, made from its object.
+
+        Raises NotIndexed where there is none, ObjectChanged where it is no longer what was
+        indexed, an ImageError where it is no picture that is taken.
+        """
+        store = self._open_store()
+        if point.object is None or point.state is not State.LIVE:
+            raise NotIndexed(f"{point.ref.key} was rejected: it has no thumbnail")
+        try:
+            body = store.read(point.ref, point.object.etag, self._limits.max_bytes)
+        except ObjectChanged:
+            if store.head(point.ref) is None:
+                raise NotIndexed(f"the bucket has no object {point.ref.key} any more") from None
+            raise
+        return thumbnail(body.data, self._limits, side)
+
     def ready(self) -> CollectionInfo:
         """The collection that is searched. Raises Unavailable where searches would fail."""
         info = self._index.info()
         if (info.model, info.dim) != (self.model, self._embedder.dim):
             raise IndexOfOtherModel(_OTHER_MODEL.format(info.model, self.model))
         return info
+
+    def _of_state(self, state: State, filter: Any) -> dict[str, Any]:
+        of_state = {"key": "state", "match": {"value": state.value}}
+        return {"must": [of_state, *([self._schema.compile(filter)] if filter else [])]}
 
     # --- from a source to what is compared ---
 
@@ -426,7 +487,7 @@ class Searcher:
         return _direction(np.array(values, np.float64), "vector: all values must be finite, and")
 
     def _words(self, text: str) -> Vector:
-        if self._open_words is None or self._embedder.spec.text is None:
+        if self._open_words is None or not self.knows_words:
             raise InvalidRequest(f"text: the model {self.model_name} has no text tower")
         vector: Vector = self._open_words().embed([text])[0]
         return vector

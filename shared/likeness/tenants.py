@@ -25,6 +25,7 @@ from likeness.records import (
     ObjectState,
     Page,
     Point,
+    ValueCount,
 )
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@:=+-]{0,127}")
@@ -79,6 +80,11 @@ class TenantIndex:
         filter: Mapping[str, Any] | None = None,
     ) -> Page:
         return self._index.scroll(limit, cursor, self._own(filter))
+
+    def facet(
+        self, path: str, limit: int, filter: Mapping[str, Any] | None = None
+    ) -> list[ValueCount]:
+        return self._index.facet(path, limit, self._own(filter))
 
     def note(self, kind: str, note_id: str, values: Mapping[str, Any]) -> None:
         self._index.note(kind, self._own_note(note_id), {**values, _TENANT: self._tenant})

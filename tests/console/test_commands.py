@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import urllib3
 
 from console.local import LocalService
 from tests.lambda_runtime import client
@@ -167,6 +168,36 @@ def test_an_object_that_no_event_told_of_is_found_by_reconcile(local: Local) -> 
     assert local.run("reconcile", "--dry-run", "--lag", "0").returncode == 0
     s3.delete_object(Bucket=service["bucket"], Key="lost ü+.png")
     s3.close()
+
+
+def test_a_browser_may_upload_from_the_page_to_the_bucket(local: Local) -> None:
+    service = LocalService.running(local.data)
+    assert service
+    http = urllib3.PoolManager(retries=False)
+
+    def get(path: str) -> Any:
+        return http.request("GET", f"{service.api_url}/v1/{path}").json()
+
+    wanted = {"content_type": "image/png", "metadata": {"brand": "acme"}}
+    ticket = http.request("POST", f"{service.api_url}/v1/uploads", json=wanted).json()
+    assert ticket["url"].startswith(get("config")["bucket_origin"] + "/")
+    page = {"origin": service.api_url}
+    # what a browser asks before it sends a form whose progress is watched
+    asked = http.request(
+        "OPTIONS", ticket["url"], headers={**page, "access-control-request-method": "POST"}
+    )
+    form = {**ticket["fields"], "file": ("a.png", png(77), "image/png")}
+    sent = http.request("POST", ticket["url"], fields=form, headers=page)
+    for answer in (asked, sent):
+        assert answer.status in (200, 204)
+        assert answer.headers["access-control-allow-origin"] == "*"
+    deadline_s = time.monotonic() + 60
+    while get(ticket["status_url"].removeprefix("/v1/"))["state"] != "live":
+        assert time.monotonic() < deadline_s
+        time.sleep(0.1)
+    thumbnail = http.request("GET", f"{service.api_url}/v1/images/{ticket['id']}/thumbnail")
+    assert thumbnail.headers["content-type"] == "image/jpeg"
+    http.clear()
 
 
 def test_status_says_why_something_is_not_live(local: Local) -> None:

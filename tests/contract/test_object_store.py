@@ -323,6 +323,24 @@ def test_a_presigned_form_uploads_just_what_it_was_made_for(
     assert store.read(ref, state.etag, 1000).data == DATA
 
 
+@pytest.mark.parametrize("region", ["eu-central-1", "af-south-1"])
+def test_presigned_requests_go_to_the_buckets_own_region(
+    region: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    for name, value in {
+        "DEFAULT_REGION": region,
+        "ACCESS_KEY_ID": "a",
+        "SECRET_ACCESS_KEY": "b",
+    }.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    store, ref = S3Store(), ObjectRef("photos-1", "a.png")
+    url, _ = store.presign_upload(ref, "image/png", {}, 1000, 60)
+    for signed in (url, store.presign_download(ref, 60)):
+        assert signed.startswith(f"https://photos-1.s3.{region}.amazonaws.com/")
+    store._client.close()
+
+
 @pytest.mark.parametrize(
     "change",
     [

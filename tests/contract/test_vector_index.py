@@ -223,6 +223,8 @@ def test_readers_are_told_when_there_is_no_collection_yet(index: VectorIndex) ->
         index.nearest([Lookup([unit(1)], 5)])
     with pytest.raises(IndexMissing):
         index.fetch([str(uuid.uuid4())])
+    with pytest.raises(IndexMissing):
+        index.facet(SCHEMA.countable["brand"], 5)
 
 
 def test_a_point_comes_back_as_it_was_written(prepared: VectorIndex) -> None:
@@ -407,6 +409,22 @@ def test_scroll_filters_by_state(prepared: VectorIndex) -> None:
     prepared.write(MODEL, [PointWrite(gone, OlderThan(gone.version))])
     page = prepared.scroll(5, filter={"must": [{"key": "state", "match": {"value": "gone"}}]})
     assert [p.ref.key for p in page.points] == ["b"]
+
+
+def test_values_are_counted_the_most_frequent_first(prepared: VectorIndex) -> None:
+    for key, stock in {"a": 3, "b": 3, "c": 5, "d": 7}.items():
+        brand = {"brand": "acme" if key in "bcd" else "Größe %"} if key != "d" else {}
+        put(prepared, key, unit(1), stock=stock, **brand)
+
+    def counted(key: str, limit: int, filter: object = None) -> list[tuple[object, int]]:
+        compiled = SCHEMA.compile({"must": filter}) if filter else None
+        found = prepared.facet(SCHEMA.countable[key], limit, compiled)
+        return [(each.value, each.count) for each in found]
+
+    assert counted("brand", 5) == [("acme", 2), ("Größe %", 1)]
+    assert counted("stock", 2) == [(3, 2), (5, 1)]
+    assert counted("stock", 5, {"key": "brand", "match": {"value": "acme"}}) == [(3, 1), (5, 1)]
+    assert counted("stock", 5, {"key": "brand", "match": {"value": "none"}}) == []
 
 
 PACKED, COLOURS = bytes(range(256)) * 8, bytes(432)

@@ -7,6 +7,7 @@ more, and the policies that demand TLS are in force. `make e2e` builds what is d
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import re
@@ -25,6 +26,7 @@ import boto3
 import pytest
 import urllib3
 from botocore.exceptions import ClientError
+from PIL import Image
 
 from tests.pictures import jpeg, png
 
@@ -106,6 +108,13 @@ class Service:
             headers["content-type"] = kind
         answer = self.http.request(method, self._base + path, body=body, headers=headers)
         return Answer(answer.status, answer.data.decode())
+
+    def browse(self, path: str, key: str = "", accept: str = "*/*") -> Any:
+        """The answer with its headers and bytes, as a browser gets it."""
+        headers = {"Host": self._host, "accept": accept}
+        if key:
+            headers["x-api-key"] = self._keys[key]
+        return self.http.request("GET", self._base + path, headers=headers)
 
     def search(self, **wanted: Any) -> Answer:
         return self.call("POST", "/v1/search", json.dumps(wanted).encode(), "application/json")
@@ -285,6 +294,41 @@ def test_a_result_is_downloaded_by_its_url(service: Service) -> None:
     answer = service.call("POST", "/v1/search?limit=1&with_url=true", jpeg(30), "image/jpeg")
     url = answer.json["results"][0]["url"]
     assert service.http.request("GET", url).data == jpeg(30)
+
+
+def test_a_browser_gets_the_page_without_a_key(service: Service) -> None:
+    html = service.browse("/")
+    assert html.status == 200
+    assert html.headers["content-type"].startswith("text/html")
+    assert "connect-src 'self' https://" in html.headers["content-security-policy"]
+    files = re.findall(r"""["']\./(page/[^"']+)["']""", html.data.decode())
+    assert files
+    for path in files:
+        file = service.browse(f"/{path}")
+        assert file.status == 200
+        assert "immutable" in file.headers["cache-control"]
+    assert service.browse("/v1/config").status == 403
+    assert service.browse("/v1/config", "Search").status == 200
+
+
+def test_a_thumbnail_arrives_as_bytes(service: Service) -> None:
+    service.put("large.jpg", jpeg(35, 640, 480))
+    point = service.wait_for("large.jpg", "live")["id"]
+    small = service.browse(f"/v1/images/{point}/thumbnail?size=160", "Search", "image/jpeg")
+    assert (small.status, small.headers["content-type"]) == (200, "image/jpeg")
+    assert Image.open(io.BytesIO(small.data)).size == (160, 120)
+
+
+def test_a_browser_may_send_forms_to_the_bucket_and_nothing_else(service: Service) -> None:
+    url = f"{service.aws.env['AWS_ENDPOINT_URL']}/{service.bucket}"
+
+    def asked(method: str) -> Any:
+        headers = {"origin": "https://page.test", "access-control-request-method": method}
+        return service.http.request("OPTIONS", url, headers=headers)
+
+    assert asked("POST").headers["access-control-allow-origin"] == "*"
+    assert "access-control-allow-origin" not in asked("GET").headers
+    assert "access-control-allow-origin" not in asked("PUT").headers
 
 
 def test_what_is_no_image_is_rejected_with_the_reason(service: Service) -> None:

@@ -713,6 +713,7 @@ def test_words_find_pictures_where_the_model_knows_words(tmp_path: Path) -> None
     bundle = write_bundle(tmp_path, files, text={"length": 8})
     with Service(tmp_path / "index", bundle, calibrated=False) as service:
         fill(service)
+        assert service.http.get("/v1/config").json()["text"] is True
         first, other = service.search(text="a mug", limit=100), service.search(text="a lamp")
         found = {result["key"]: result["score"] for result in first.json()["results"]}
         assert len(found) == PICTURES

@@ -14,6 +14,7 @@ from cfnlint.api import ManualArgs, lint_file
 from cfnlint.decode import cfn_yaml
 
 from console.packaging import NEXT_MODEL
+from functions.search import openapi
 from likeness.adapters.qdrant import Layout
 from likeness.filters import Schema
 from likeness.settings import Settings
@@ -381,14 +382,23 @@ def test_images_and_forms_reach_the_search_function_as_bytes(template: Any) -> N
     assert "application~1json" not in types
 
 
-def test_each_auth_mode_asks_for_its_own_on_every_path(template: Any) -> None:
+def test_each_auth_mode_asks_for_its_own_on_every_path_but_the_pages(template: Any) -> None:
     definition = properties(template, "SearchApi")["DefinitionBody"]
     assert template["Conditions"]["TakesKeys"] == equals("AuthMode", "ApiKey")
     assert template["Conditions"]["TakesTokens"] == equals("AuthMode", "Cognito")
     asked = {"Fn::If": ["TakesTokens", {"token": []}, {"signature": []}]}
-    for path in definition["paths"].values():
-        [security] = path["x-amazon-apigateway-any-method"]["security"]
-        assert security == {"Fn::If": ["TakesKeys", {"api_key": []}, asked]}
+    security = {
+        (path, method): operation["security"]
+        for path, operations in definition["paths"].items()
+        for method, operation in operations.items()
+    }
+    assert security == {
+        ("/{proxy+}", "x-amazon-apigateway-any-method"): [
+            {"Fn::If": ["TakesKeys", {"api_key": []}, asked]}
+        ],
+        ("/", "get"): [],
+        ("/page/{name}", "get"): [],
+    }
     schemes = definition["components"]["securitySchemes"]
     assert schemes["api_key"] == {"type": "apiKey", "name": "x-api-key", "in": "header"}
     assert schemes["signature"]["x-amazon-apigateway-authtype"] == "awsSigv4"
@@ -439,6 +449,41 @@ def equals(parameter: str, value: str) -> Any:
 def test_every_path_goes_to_the_search_function(template: Any) -> None:
     routes = {(e["Properties"]["Method"], e["Properties"]["Path"]) for e in events(template)}
     assert routes == {("ANY", "/"), ("ANY", "/{proxy+}")}
+    integrations = [
+        operation["x-amazon-apigateway-integration"]
+        for path in properties(template, "SearchApi")["DefinitionBody"]["paths"].values()
+        for operation in path.values()
+    ]
+    assert all(integration == integrations[0] for integration in integrations)
+    assert {"Ref": "SearchFunction.Alias"} in integrations[0]["uri"]["Fn::Sub"][1].values()
+
+
+def test_what_needs_no_key_is_only_read_and_is_throttled_all_the_same(template: Any) -> None:
+    throttled = {
+        (method["HttpMethod"].lower(), method["ResourcePath"])
+        for method in properties(template, "SearchApi")["MethodSettings"]
+        if method.keys() >= {"ThrottlingRateLimit", "ThrottlingBurstLimit"}
+    }
+    # a slash is ~1 but at the start (CloudFormation guide, "Stage MethodSetting")
+    assert throttled == {
+        (method, "/" if path == "/" else "/" + path.replace("/", "~1"))
+        for path, operations in properties(template, "SearchApi")["DefinitionBody"]["paths"].items()
+        for method, operation in operations.items()
+        if not operation["security"]
+    }
+
+
+def test_browsers_may_only_post_to_the_bucket(template: Any) -> None:
+    [rule] = properties(template, "Bucket")["CorsConfiguration"]["CorsRules"]
+    assert rule["AllowedMethods"] == ["POST"]
+    assert rule["AllowedOrigins"] == {"Ref": "PageOrigins"}
+    assert template["Parameters"]["PageOrigins"]["Default"] == "*"
+
+
+def test_thumbnails_leave_the_gateway_as_bytes(template: Any) -> None:
+    [media_type] = [o.answer for o in openapi.OPERATIONS if isinstance(o.answer, str)]
+    types = properties(template, "SearchApi")["BinaryMediaTypes"]
+    assert media_type.replace("/", "~1") in types
 
 
 def events(template: Any) -> list[Any]:

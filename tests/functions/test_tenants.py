@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -88,6 +89,8 @@ def told(answer: tuple[int, Any]) -> tuple[int, Any]:
     status, body = answer
     hidden = ("took_ms", "indexed_at", "version_id")
     body = {name: value for name, value in body.items() if name not in hidden}
+    if "images" in body:
+        body["images"] = [told((0, image))[1] for image in body["images"]]
     if status == 201:  # its key has a random part
         assert body["key"].startswith(f"{PREFIX}{ME}/uploads/")
         return status, sorted(body)
@@ -202,6 +205,23 @@ others = st.one_of(
         ids,
     ),
     st.just(("GET", "/v1/duplicates", None)),
+    st.builds(
+        lambda filter, state, limit, cursor: (
+            "GET",
+            f"/v1/images?state={state}&limit={limit}&cursor={cursor}"
+            f"&filter={quote(json.dumps(filter))}",
+            None,
+        ),
+        filters,
+        st.sampled_from(["live", "rejected"]),
+        st.integers(1, 9),
+        ids,
+    ),
+    st.just(("GET", "/v1/images?limit=2", None)),
+    ids.map(lambda id: ("GET", f"/v1/images/{id}/thumbnail?size=160", None)),
+    filters.map(lambda filter: ("GET", f"/v1/facets?filter={quote(json.dumps(filter))}", None)),
+    st.just(("GET", "/v1/facets?keys=tenant,brand", None)),
+    st.just(("GET", "/v1/config", None)),
     st.just(("GET", "/v1/ready", None)),
     st.just(("GET", "/v1/health", None)),
     st.just(("POST", "/v1/uploads", {"content_type": "image/png", "name": "a.png"})),
@@ -289,6 +309,7 @@ def check(worlds: Worlds, method: str, url: str, body: Any) -> tuple[int, Any]:
 def test_the_routes_that_are_asked_are_all_that_there_are() -> None:
     asked = {"search", "image", "similar", "compare", "duplicates", "decide", "feedback"}
     asked |= {"upload", "status", "health", "ready", "remove"}
+    asked |= {"images", "thumbnail", "facets", "config"}
     assert {operation.name for operation in openapi.OPERATIONS} == asked
 
 
@@ -317,6 +338,7 @@ def requests_for(point: str, key: str) -> list[tuple[str, str, Any]]:
     return [
         ("GET", f"/v1/images/{point}", None),
         ("GET", f"/v1/images/{point}/similar", None),
+        ("GET", f"/v1/images/{point}/thumbnail", None),
         ("DELETE", f"/v1/images/{point}", None),
         ("GET", f"/v1/status?key={key}", None),
         ("POST", "/v1/search", {"id": point}),

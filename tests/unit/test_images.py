@@ -30,7 +30,7 @@ from likeness.errors import (
     TruncatedImage,
     UnsupportedFormat,
 )
-from likeness.images import decode, sniff
+from likeness.images import decode, sniff, thumbnail
 from likeness.settings import Limits
 
 LIMITS = Limits()
@@ -787,3 +787,47 @@ def test_a_jpeg_that_repeats_its_last_scan_is_refused_before_it_is_decoded() -> 
     refuse_quickly_and_small(data, NotAnImage)
     few = whole[:-2] + whole[last:-2] * 3 + whole[-2:]
     assert difference(few, picture()) < 12
+
+
+# Thumbnails
+
+
+def small(data: bytes, side: int = 160) -> Image.Image:
+    image = Image.open(io.BytesIO(thumbnail(data, Limits(), side)))
+    assert image.format == "JPEG"
+    return image
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((640, 480), (160, 120)),
+        ((480, 640), (120, 160)),
+        ((160, 160), (160, 160)),
+        ((30, 20), (30, 20)),
+        ((4000, 2), (160, 1)),
+        ((1, 1), (1, 1)),
+    ],
+)
+@pytest.mark.parametrize("format", ["JPEG", "PNG"])
+def test_a_thumbnail_keeps_the_proportions_and_is_never_enlarged(
+    format: str, size: tuple[int, int], expected: tuple[int, int]
+) -> None:
+    assert small(encoded(Image.new("RGB", size, "teal"), format)).size == expected
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+def test_a_thumbnail_stands_upright_and_tells_nothing_but_the_picture(format: str) -> None:
+    exif = Image.Exif()
+    exif[274], exif[271] = 6, "Camera"
+    exif.get_ifd(0x8825)[1] = "N"
+    secrets = {
+        "exif": exif.tobytes(),
+        "icc_profile": ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(),
+        "xmp": b"<x:xmpmeta/>",
+        "comment": b"at home",
+    }
+    image = small(encoded(Image.new("RGB", (640, 480), "teal"), format, **secrets))
+    assert image.size == (120, 160)
+    assert set(image.info) <= {"jfif", "jfif_version", "jfif_unit", "jfif_density"}
+    assert not image.getexif()

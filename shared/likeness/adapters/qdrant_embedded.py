@@ -52,6 +52,7 @@ from likeness.records import (
     Point,
     PointWrite,
     State,
+    ValueCount,
     Vector,
 )
 
@@ -221,6 +222,14 @@ class EmbeddedIndex:
             records, next_cursor = shard.scroll(request)
             points = [from_payload(_payload(record)) for record in records]
         return Page(points, None if next_cursor is None else str(next_cursor))
+
+    def facet(
+        self, path: str, limit: int, filter: Mapping[str, Any] | None = None
+    ) -> list[ValueCount]:
+        request = edge.FacetRequest(path, limit, filter=_filter(filter) if filter else None)
+        shard = self._shard(self._aliased())
+        with _translated():
+            return [ValueCount(hit.value, hit.count) for hit in shard.facet(request).hits]
 
     def note(self, kind: str, note_id: str, values: Mapping[str, Any]) -> None:
         point = edge.Point(

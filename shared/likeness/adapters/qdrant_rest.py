@@ -51,6 +51,7 @@ from likeness.records import (
     Page,
     Point,
     PointWrite,
+    ValueCount,
     Vector,
 )
 
@@ -360,6 +361,16 @@ class RestIndex:
         with Understood():
             points = [from_payload(p["payload"]) for p in found["points"]]
             return Page(points, found["next_page_offset"])
+
+    def facet(
+        self, path: str, limit: int, filter: Mapping[str, Any] | None = None
+    ) -> list[ValueCount]:
+        body: dict[str, Any] = {"key": path, "limit": limit}
+        if filter:
+            body["filter"] = filter
+        found = self._transport.call("POST", f"/collections/{self._reads}/facet", body)
+        with Understood():
+            return [ValueCount(hit["value"], hit["count"]) for hit in found["hits"]]
 
     def note(self, kind: str, note_id: str, values: Mapping[str, Any]) -> None:
         payload = {NOTE_KIND: kind, NOTE_VALUES: values}

@@ -27,6 +27,9 @@ _CONFIG = Config(
     # botocore's `max_attempts` leaves out the first one; 3 × 7 s stay below the search's 28 s
     retries={"mode": "standard", "total_max_attempts": 3},
     signature_version="s3v4",
+    # otherwise botocore signs forms and URLs for bucket.s3.amazonaws.com, which newer regions do
+    # not answer under, and older ones only a day after the bucket was made
+    s3={"addressing_style": "virtual"},
 )
 _ABSENT = {"404", "NoSuchKey", "NotFound", "NoSuchVersion"}
 _CHANGED = {"412", "PreconditionFailed"}
@@ -118,16 +121,17 @@ class S3Store:
     ) -> tuple[str, dict[str, str]]:
         fixed = {"Content-Type": content_type}
         fixed |= {f"x-amz-meta-{name}": _ascii(text) for name, text in metadata.items()}
-        answer = self._client.generate_presigned_post(
-            ref.bucket,
-            ref.key,
-            Fields=dict(fixed),
-            Conditions=[
-                *({name: text} for name, text in fixed.items()),
-                ["content-length-range", 1, max_bytes],
-            ],
-            ExpiresIn=expires_s,
-        )
+        with _translated(ref):
+            answer = self._client.generate_presigned_post(
+                ref.bucket,
+                ref.key,
+                Fields=dict(fixed),
+                Conditions=[
+                    *({name: text} for name, text in fixed.items()),
+                    ["content-length-range", 1, max_bytes],
+                ],
+                ExpiresIn=expires_s,
+            )
         return answer["url"], answer["fields"]
 
     def presign_download(self, ref: ObjectRef, expires_s: int) -> str:
