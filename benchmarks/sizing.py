@@ -10,26 +10,29 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from console.pricing import price_list
 
 MILLION = 1_000_000
 GIB = 1024**3
 MONTH_H, DAY_S = 730, 86_400
 SIZES = (100_000, MILLION, 10 * MILLION, 100 * MILLION)
 
-# US dollars, us-east-1, public list prices on demand as published in 2025, without free tiers and
-# taxes. From AWS's own pages (aws.amazon.com/…/pricing: lambda, api-gateway, sqs, s3, ec2, ebs),
-# which could not be opened where this was written: look before you rely on one.
-PRICES_AS_OF = "2025"
-PRICES = {
-    "lambda_gb_second_x86_64": 0.0000166667,
-    "lambda_request": 0.0000002,
-    "api_request": 0.0000035,
-    "queue_request": 0.0000004,
-    "bucket_get": 0.0000004,
-    "disk_gb_month": 0.08,  # gp3
-}
+# Of console/prices.json, those that this page reckons with beside the nodes' own.
+USED = (
+    "lambda_gb_second_x86_64",
+    "lambda_request",
+    "api_request",
+    "queue_request",
+    "bucket_get",
+    "disk_gb_month",
+)
 
 
 class Node(NamedTuple):
@@ -38,15 +41,18 @@ class Node(NamedTuple):
     name: str
     memory_gib: int
     cores: int
-    usd_hour: float
+
+    @property
+    def usd_hour(self) -> float:
+        return price_list().usd(f"{self.name}_hour")
 
 
 NODES = (
-    Node("r7g.medium", 8, 1, 0.0536),
-    Node("r7g.large", 16, 2, 0.1071),
-    Node("r7g.xlarge", 32, 4, 0.2142),
-    Node("r7g.2xlarge", 64, 8, 0.4284),
-    Node("r7g.4xlarge", 128, 16, 0.8568),
+    Node("r7g.medium", 8, 1),
+    Node("r7g.large", 16, 2),
+    Node("r7g.xlarge", 32, 4),
+    Node("r7g.2xlarge", 64, 8),
+    Node("r7g.4xlarge", 128, 16),
 )
 
 
@@ -137,7 +143,7 @@ def plan(images: int, given: Inputs) -> Plan:
         searches=math.ceil(peak_s * given.search_ms / 1000),
         filling_days=images * given.index_ms / 1000 / given.index_functions / DAY_S,
         node_usd=nodes * node.usd_hour * MONTH_H,
-        disk_usd=disk_gb * PRICES["disk_gb_month"],
+        disk_usd=disk_gb * price_list().usd("disk_gb_month"),
         search_usd=given.queries_s * 3600 * MONTH_H * search_usd(given),
         index_usd=images * given.changed * index_usd(given),
     )
@@ -165,8 +171,10 @@ def machines(memory_gib: float, cores: float, replicas: int, shards: int) -> tup
 def search_usd(given: Inputs) -> float:
     """Of one search: the gateway, the call, and its time."""
     gb_s = given.search_ms / 1000 * given.function_gb
-    function = PRICES["lambda_request"] + gb_s * PRICES["lambda_gb_second_x86_64"]
-    return function + PRICES["api_request"]
+    function = price_list().usd("lambda_request") + gb_s * price_list().usd(
+        "lambda_gb_second_x86_64"
+    )
+    return function + price_list().usd("api_request")
 
 
 def index_usd(given: Inputs) -> float:
@@ -174,15 +182,18 @@ def index_usd(given: Inputs) -> float:
     three requests of the bucket: looked at, read, looked at again.
     """
     gb_s = given.index_ms / 1000 * given.function_gb
-    function = PRICES["lambda_request"] / given.batch + gb_s * PRICES["lambda_gb_second_x86_64"]
-    queue = PRICES["queue_request"] * (1 + 2 / given.batch)
-    return function + queue + 3 * PRICES["bucket_get"]
+    function = price_list().usd("lambda_request") / given.batch + gb_s * price_list().usd(
+        "lambda_gb_second_x86_64"
+    )
+    queue = price_list().usd("queue_request") * (1 + 2 / given.batch)
+    return function + queue + 3 * price_list().usd("bucket_get")
 
 
 def page(given: Inputs) -> str:
     plans = [plan(images, given) for images in SIZES]
     nodes = [f"{n.name}: {n.memory_gib} GiB, {n.cores} cores; an hour" for n in NODES]
-    prices = {**PRICES, **{name: n.usd_hour for name, n in zip(nodes, NODES, strict=True)}}
+    prices = {name: price_list().usd(name) for name in USED}
+    prices |= {name: node.usd_hour for name, node in zip(nodes, NODES, strict=True)}
     told = [
         (f"`{name}`", f"{value:,.4g}", SOURCES[name]) for name, value in given._asdict().items()
     ]
@@ -191,7 +202,7 @@ def page(given: Inputs) -> str:
         costs=table(costs(each) for each in plans),
         inputs=table(told),
         prices=table((name, f"{usd:.10f}".rstrip("0")) for name, usd in prices.items()),
-        as_of=PRICES_AS_OF,
+        as_of=price_list().as_of,
         peak_s=given.queries_s * given.peak,
         given=given,
         **worked(plan(10 * MILLION, given), given),
@@ -304,9 +315,9 @@ for its int8 copy; the rest does not change with it.
 
 ## Prices
 
-US dollars, us-east-1, on demand, public list prices as of {as_of}, without free tiers and taxes.
-AWS's own pages have them, but could not be opened when this was written: look before you rely on
-one.
+US dollars, us-east-1, on demand, public list prices as of {as_of}, without free tiers and taxes;
+in console/prices.json, with their sources. AWS's own pages could not be opened when it was
+written: look before you rely on one.
 
 | what | $ |
 |---|---:|
