@@ -20,6 +20,7 @@ from console.local import BUNDLED_MODEL, DEFAULT_DATA, LocalService, use_aws
 from console.models import DEFAULT_MODELS, Bundle, Models, folder_of
 from console.sharing import RunningIndex
 from likeness.errors import ConfigurationError, ModelBundleError
+from likeness.feeding import Feeder
 from likeness.model import MANIFEST, load_spec
 from likeness.settings import Settings
 
@@ -106,7 +107,8 @@ def start(
 def fill(data: Data = DEFAULT_DATA) -> None:
     """Hint at every object that the new collection lacks. Can be stopped and repeated at any time.
 
-    The hints go to the queue that events go to: the index function works them off.
+    The hints go to the queue that events go to: the index function works them off. New uploads go
+    first: hints are sent only while fewer than 10,000 messages wait.
     """
     from likeness.adapters.sqs import SqsQueue  # noqa: PLC0415 - boto3 takes a moment
 
@@ -114,8 +116,8 @@ def fill(data: Data = DEFAULT_DATA) -> None:
     queue_url = service.queue_url if service else os.environ.get("LIKENESS_QUEUE_URL")
     if not queue_url:
         raise ServiceError("LIKENESS_QUEUE_URL is not set; a deployed stack's outputs name it")
-    queue = SqsQueue(queue_url)
-    _, found = _filling(index, queue.send)
+    feeder = Feeder(SqsQueue(queue_url))
+    _, found = _filling(index, feeder.send)
     out.print(f"{found.objects - found.agreed} objects hinted at, {found.agreed} are done")
     _next("`likeness migrate status`, until all are there; then `likeness migrate compare`")
 

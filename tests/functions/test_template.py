@@ -278,14 +278,21 @@ def test_every_bucket_and_every_queue_is_reached_over_tls_only(template: Any) ->
         assert {"Fn::Sub": f"${{{name}.Arn}}/*"} in closed
 
 
-def test_every_dead_letter_queue_outlives_its_queue(template: Any) -> None:
+def test_every_dead_letter_queue_outlives_its_queue_and_has_an_alarm(template: Any) -> None:
     redrives = {
         name: properties(template, name)["RedrivePolicy"]["deadLetterTargetArn"]["Fn::GetAtt"][0]
         for name in of_type(template, "AWS::SQS::Queue")
         if "RedrivePolicy" in properties(template, name)
     }
     assert redrives
+    watched = [
+        dimension["Value"]["Fn::GetAtt"][0]
+        for alarm in of_type(template, "AWS::CloudWatch::Alarm")
+        for dimension in properties(template, alarm).get("Dimensions", [])
+        if dimension["Name"] == "QueueName"
+    ]
     for name, target in redrives.items():
+        assert target in watched
         kept = [properties(template, queue)["MessageRetentionPeriod"] for queue in (name, target)]
         assert kept[1] > kept[0]
 
