@@ -15,17 +15,15 @@ export const keys = {
 	forget: () => Object.values(NAMES).forEach((name) => localStorage.removeItem(name)),
 };
 
-let askForKey, asking; // (kind, whether one was refused) → whether there is a new one
+let askForKey, asking; // (kind, was one refused?) → is there a new one?
 export const onKeyNeeded = (ask) => (askForKey = ask);
 
-/** Waits for a key where one is asked for. `kind` is "write" for what changes the index; `quiet`
- * never asks; `as` is "json", "text" or "blob". Throws Problem.
- */
+/** `kind`: "write" for what changes the index. `quiet`: asks for no key. Throws Problem. */
 export async function call(path, options = {}) {
 	const { method, json, form, kind = "search", quiet, signal, as = "json" } = options;
 	const key = keys.get(kind);
 	const headers = {
-		...(key && { "x-api-key": key }),
+		...(key && (key.startsWith("eyJ") ? { authorization: key } : { "x-api-key": key })), // or a token
 		...(json && { "content-type": "application/json" }),
 		...(as === "blob" && { accept: "image/jpeg" }), // or API Gateway would send base64
 	};
@@ -43,3 +41,15 @@ export async function call(path, options = {}) {
 }
 
 export const imagePath = (id) => `v1/images/${encodeURIComponent(id)}`;
+
+export function queue(atOnce) {
+	const waiting = [];
+	let running = 0;
+	return function add(...jobs) {
+		waiting.push(...jobs);
+		while (running < atOnce && waiting.length) {
+			running++;
+			waiting.shift()().finally(() => { running--; add(); });
+		}
+	};
+}

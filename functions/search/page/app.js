@@ -1,7 +1,7 @@
 // What is shown follows from the address; here the parts of the page meet.
 
 import { call, keys, onKeyNeeded } from "./api.js";
-import { $, h, onDrop, small } from "./dom.js";
+import { $, h, onDrop, put, small } from "./dom.js";
 import { duplicatesView } from "./duplicates.js";
 import { openProof } from "./proof.js";
 import { searchView } from "./search.js";
@@ -17,7 +17,7 @@ function show() {
 	const state = read(location.hash), view = views[state.view];
 	$("#proof").close();
 	if (main.firstChild !== view.element) {
-		main.replaceChildren(view.element);
+		put(main, view.element);
 		footer(null);
 	}
 	for (const each of document.querySelectorAll("[data-view]")) {
@@ -36,16 +36,15 @@ function set(state, instead) {
 function footer(answer) {
 	const { cold_start: cold, ...stages } = answer?.took_ms ?? {};
 	const said = Object.entries(stages).map(([name, ms]) => `${name} ${ms.toFixed(ms < 10 ? 1 : 0)} ms`);
-	$("footer").replaceChildren(...[config.model_name, ...said, ...(cold ? ["cold start"] : [])].map((text) => h("span", {}, text)),
-		h("a", { href: "docs" }, "API"));
+	put($("footer"), [[config.model_name, ...said, cold && "cold start"].map((text) => text && h("span", {}, text)), h("a", { href: "docs" }, "API")]);
 }
 
 async function begin() {
-	main.replaceChildren(small("One moment …"));
+	put(main, small("One moment …"));
 	try {
 		config = await call("v1/config");
 	} catch (problem) {
-		return main.replaceChildren(trouble(problem, begin));
+		return put(main, trouble(problem, begin));
 	}
 	views = { search: searchView(config, { set, openProof, footer }), upload: uploadView(config), duplicates: duplicatesView() };
 	addEventListener("popstate", show);
@@ -60,6 +59,7 @@ function take(files) {
 }
 
 onDrop(document, $("#drop-hint"), take);
+addEventListener("submit", (event) => event.target.method !== "dialog" && event.preventDefault());
 addEventListener("paste", ({ clipboardData }) => take([...clipboardData.files]));
 
 // --- the key ---
@@ -74,11 +74,11 @@ function ask(kind, why) {
 	dialog.returnValue = "";
 	dialog.showModal();
 	return new Promise((resolve) => dialog.addEventListener("close", () => {
-		const saved = dialog.returnValue === "save";
-		if (saved) keys.set(kind, form.elements.key.value.trim());
+		const key = form.elements.key.value.trim(), saved = dialog.returnValue === "save" && key;
+		if (saved) keys.set(kind, key);
 		if (dialog.returnValue === "forget") keys.forget();
 		open.hidden = !keys.get("search");
-		resolve(saved);
+		resolve(Boolean(saved));
 	}, { once: true }));
 }
 

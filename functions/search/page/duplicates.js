@@ -1,41 +1,41 @@
-// Pictures that show the same, side by side; what is decided about them is remembered.
+// Pictures that show the same, side by side, until somebody has decided.
 
 import { call } from "./api.js";
-import { announce, button, h, nameOf, small } from "./dom.js";
+import { announce, button, div, h, nameOf, put, small } from "./dom.js";
 import { idLink } from "./state.js";
 import { thumbnail } from "./thumbnails.js";
 import { remover } from "./upload.js";
 import { notice, sentence, trouble } from "./words.js";
 
-const KEPT = "likeness.kept"; // groups that somebody looked at and left as they are
+const KEPT = "likeness.kept";
 const kept = () => JSON.parse(localStorage.getItem(KEPT) || "[]");
 /** A group that gets another copy is shown again. */
 const signature = ({ id, copies }) => `${id}:${copies.length}`;
 
 export function duplicatesView() {
-	const list = h("div", { class: "groups" });
-	const below = h("div", { class: "below" });
+	const list = div("groups");
+	const below = div("below");
 	let hidden, cursor, current;
 
 	async function more() {
 		const mine = (current = {});
-		below.replaceChildren(small("Looking …"));
+		put(below, small("Looking …"));
 		try {
 			const page = await call(`v1/duplicates${cursor ? `?cursor=${cursor}` : ""}`);
 			if (mine !== current) return;
 			cursor = page.next_cursor;
 			for (const group of page.groups) kept().includes(signature(group)) ? hidden.push(group) : list.append(card(group));
-			if (!list.children.length && cursor) return more();
+			if (!list.firstChild && cursor) return more();
 			tell();
 		} catch (problem) {
-			if (mine === current) below.replaceChildren(trouble(problem, more));
+			if (mine === current) put(below, trouble(problem, more));
 		}
 	}
 
 	function tell() {
-		const again = () => { list.append(...hidden.splice(0).map(card)); tell(); };
-		below.replaceChildren(list.children.length ? "" : notice("No duplicates to look at", "Each picture shows something of its own, or was kept."),
-			cursor ? button("More", more) : "", hidden.length ? button(`Show ${hidden.length} that you kept`, again) : "");
+		const again = () => { put(list, hidden.splice(0).map(card), true); tell(); };
+		put(below, [!list.firstChild && notice("No duplicates to look at", "Each picture shows something of its own, or was kept."),
+			cursor && button("More", more), hidden.length > 0 && button(`Show ${hidden.length} that you kept`, again)]);
 	}
 
 	function card(group) {
@@ -48,13 +48,13 @@ export function duplicatesView() {
 		const element = h("article", { class: "group" }, h("ul", {},
 			group.original ? member(group.original, "First") : small("The first was deleted."),
 			group.copies.map((copy) => member(copy, sentence(copy), group.id))),
-			h("div", { class: "buttons" }, keep, group.more && "There are more copies."));
+			div("buttons", keep));
 		return element;
 	}
 
 	function member({ id, key }, said, group) {
 		const name = nameOf(key);
-		const actions = h("div", { class: "buttons" });
+		const actions = div("buttons");
 		const element = h("li", {}, h("a", { href: idLink(id), "aria-label": `Search with ${name}` }, thumbnail(id, "", 240)),
 			h("p", {}, name), small(said), actions);
 		const decide = (decision, label) => button(label, async () => {
@@ -68,8 +68,7 @@ export function duplicatesView() {
 		});
 		function offer(apart) {
 			element.classList.toggle("apart", apart);
-			actions.replaceChildren(...(group ? [apart ? decide("duplicate", "Undo") : decide("not_duplicate", "Not a duplicate")] : []),
-				remover(id, name, () => element.remove()));
+			put(actions, [group && (apart ? decide("duplicate", "Undo") : decide("not_duplicate", "Not a duplicate")), remover(id, name, () => element.remove())]);
 		}
 		offer(false);
 		return element;
@@ -77,12 +76,12 @@ export function duplicatesView() {
 
 	return {
 		show() {
-			list.replaceChildren();
+			put(list);
 			hidden = [];
 			cursor = null;
 			more();
 		},
-		element: h("section", { class: "page wide" }, h("h1", { tabindex: "-1" }, "Duplicates"),
+		element: h("section", { class: "page" }, h("h1", { tabindex: "-1" }, "Duplicates"),
 			list, below),
 	};
 }

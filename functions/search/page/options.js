@@ -1,7 +1,7 @@
 // Switches and filters, built from what the service declares.
 
 import { call } from "./api.js";
-import { h } from "./dom.js";
+import { div, h, put } from "./dom.js";
 import { RERANKS } from "./state.js";
 
 const BOUNDS = { gte: "from", lte: "to" };
@@ -10,8 +10,8 @@ const BOUNDS = { gte: "from", lte: "to" };
 export function options(config, onChange) {
 	const declared = Object.entries(config.keys);
 	const groups = declared.filter(([, kind]) => kind === "keyword" || kind === "integer");
-	const filters = h("div", { class: "options" });
-	const element = h("form", { class: "options", onsubmit: (event) => event.preventDefault(), onchange: changed },
+	const filters = div("options");
+	const element = h("form", { class: "options", onchange: changed },
 		groups.length > 0 && h("label", { class: "line" }, "One row for each", h("select", { name: "group_by" },
 			h("option", { value: "" }, "picture"), groups.map(([key]) => h("option", {}, key)))),
 		h("label", { class: "line" }, "Varied results", h("input", { type: "checkbox", name: "varied", role: "switch" })),
@@ -23,10 +23,9 @@ export function options(config, onChange) {
 	let shown;
 
 	call("v1/facets").catch(() => ({ facets: [] })).then(({ facets }) => {
-		filters.replaceChildren(...declared.map(([key, kind]) => {
-			const values = facets.find((each) => each.key === key)?.values;
-			if (!values?.length && kind === "keyword") return "";
-			return h("fieldset", {}, h("legend", {}, key), values?.length ? counted(key, values) : range(key, kind));
+		put(filters, declared.map(([key, kind]) => {
+			const values = facets.find((each) => each.key === key)?.values ?? [];
+			return (values[0] || kind !== "keyword") && h("fieldset", {}, h("legend", {}, key), values[0] ? counted(key, values) : range(key, kind));
 		}));
 		if (shown) show(shown);
 	});
@@ -58,9 +57,9 @@ export function options(config, onChange) {
 	return { element, show };
 }
 
-const counted = (key, values) => h("div", { class: "values" }, values.map(({ value, count }) => h("label", {},
+const counted = (key, values) => div("values", values.map(({ value, count }) => h("label", {},
 	h("input", { type: "checkbox", "data-key": key, value: JSON.stringify(value) }), h("span", {}, value), h("small", {}, count))));
 
-const range = (key, kind) => h("div", { class: "range" }, Object.entries(BOUNDS).map(([bound, label]) => h("label", {}, label, h("input", {
+const range = (key, kind) => div("range", Object.entries(BOUNDS).map(([bound, label]) => h("label", {}, label, h("input", {
 	type: kind === "datetime" ? "date" : "number", step: "any", "data-key": key, "data-bound": bound, "aria-label": `${key} ${label}`,
 }))));

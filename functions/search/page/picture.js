@@ -2,7 +2,7 @@
 
 const MAX_SIDE = 1600;
 
-/** → {blob, url, width, height}. Drawn anew as a JPEG, so it carries no EXIF. Throws Error. */
+/** Drawn anew as a JPEG, so it carries no EXIF. */
 export async function prepare(file, maxBytes) {
 	const bitmap = await createImageBitmap(file, { imageOrientation: "from-image" }).catch(() => {
 		throw new Error(`This browser cannot open ${file.name}. Save it as JPEG, PNG or WebP, and try that.`);

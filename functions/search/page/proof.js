@@ -1,7 +1,7 @@
-// One result beside the query: what matches, how sure that is, and what people think of it.
+// One result beside the query, and what people think of it.
 
 import { call } from "./api.js";
-import { $, announce, button, h, nameOf, percent, place, s, small } from "./dom.js";
+import { $, button, div, h, nameOf, percent, place, put, s, small, tell } from "./dom.js";
 import { idLink } from "./state.js";
 import { thumbnail } from "./thumbnails.js";
 import { metadata, sentence } from "./words.js";
@@ -10,7 +10,7 @@ const STAGES = { cosine: "At a glance (cosine)", refinement: "Among its neighbou
 const dialog = $("#proof");
 let results, picture, like, at, redraw;
 
-/** `picture()` makes the query's <img>, if there is one; `like(id, sign)` asks for more or less. */
+/** (results, which, picture() → the query's <img> or null, like(id, sign)) */
 export function openProof(...given) {
 	let n;
 	[results, n, picture, like] = given;
@@ -32,8 +32,8 @@ function show(n) {
 	const step = (label, by, name) => button(label, () => show(at + by), { disabled: !results[n + by], "aria-label": name });
 	const body = h("div");
 	const title = h("h2", { id: "proof-title", tabindex: "-1" }, sentence(result));
-	dialog.replaceChildren(h("header", {}, h("div", {}, title, small(nameOf(result.key))), h("div", { class: "buttons" },
-		step("‹", -1, "Result before"), step("›", 1, "Next result"), button("Close", () => dialog.close(), { class: "quiet" }))), body);
+	put(dialog, [h("header", {}, h("div", {}, title, small(nameOf(result.key))), h("div", { class: "buttons" },
+		step("‹", -1, "Result before"), step("›", 1, "Next result"), button("Close", () => dialog.close(), { class: "quiet" }))), body]);
 	dialog.scrollTop = 0;
 	title.focus();
 	draw(body, result);
@@ -44,16 +44,16 @@ function draw(body, result) {
 	const target = thumbnail(result.id, "", 1024);
 	const lines = s("svg", { "aria-hidden": "true" });
 	const figure = (image, label) => image && h("figure", {}, image, h("figcaption", {}, label));
-	const pair = h("div", { class: "pair" }, figure(query, "Query"), figure(target, "Result"), lines);
+	const pair = div("pair", figure(query, "Query"), figure(target, "Result"), lines);
 	redraw = match && (() => join(lines, [query, match.query], [target, match.target]));
-	body.replaceChildren(...(match ? views(pair, match, result) : [pair]), h("div", { class: "facts" }, ...told(result, match)));
+	put(body, [match ? views(pair, match, result) : pair, div("facts", ...told(result, match))]);
 }
 
-/** Side by side, or one over the other with a slider for how much of it is seen. */
+/** Side by side, or one over the other. */
 function views(pair, match, result) {
 	const over = thumbnail(result.id, "", 1024);
 	const slider = h("input", { type: "range", min: 0, max: 100, "aria-label": "How much of the result is seen over the query", oninput: fade });
-	const overlay = h("div", { class: "overlay", hidden: true }, h("div", { class: "laid" }, picture(), over),
+	const overlay = h("div", { class: "overlay", hidden: true }, div("laid", picture(), over),
 		h("label", { class: "line" }, "Query", slider, "Result"));
 	const choice = (label, shown, hidden, checked) => h("label", {}, h("input", { type: "radio", name: "view", checked, onchange() {
 		shown.hidden = false;
@@ -78,7 +78,7 @@ function join(lines, ...sides) {
 	});
 	const rect = ([x, y, right, bottom]) => s("rect", { x, y, width: Math.max(0, right - x), height: Math.max(0, bottom - y), rx: 4 });
 	const line = ([x, y]) => s("line", { x1: mine[x], y1: mine[y], x2: theirs[x], y2: theirs[y] });
-	lines.replaceChildren(...[[0, 1], [2, 1], [0, 3], [2, 3]].map(line), rect(mine), rect(theirs));
+	put(lines, [[[0, 1], [2, 1], [0, 3], [2, 3]].map(line), rect(mine), rect(theirs)]);
 }
 
 function told(result, match) {
@@ -89,18 +89,17 @@ function told(result, match) {
 	const opinion = (label, kind) => button(label, async () => {
 		const json = { request_id, id, kind, ...(query_id && { query_id }) };
 		const text = await call("v1/feedback", { json }).then(() => "Thank you. It is kept, to measure the search by.", (problem) => `Not taken: ${problem.message}`);
-		judged.replaceChildren(small(text));
-		announce(text);
+		tell(judged, text);
 	});
-	const judged = h("div", { class: "buttons" }, "Is this what you looked for?", opinion("Yes", "relevant"), opinion("No", "not_relevant"));
+	const judged = div("buttons", "Is this what you looked for?", opinion("Yes", "relevant"), opinion("No", "not_relevant"));
 	const matched = match ? [
 		["Of the query, found in it", percent(explain.overlap_query / 100)], ["Of it, found in the query", percent(explain.overlap_target / 100)],
 		["Details that agree", explain.inliers]] : [["Matching parts", "no proof"]];
 	return [
-		rows(...matched, ...(probability != null ? [["Probability", percent(probability)]] : [])),
+		rows(...matched, ["Probability", probability == null ? "not asked" : percent(probability)]),
 		rows(...scores.map(([name, value]) => [STAGES[name] || name, value.toFixed(3)])),
-		rows(...metadata(payload), ["Picture", `${payload.width} × ${payload.height}`]),
-		h("div", { class: "last" }, judged, h("div", { class: "buttons" }, act("More like this", () => like(id, 1)),
+		rows(...metadata(payload)),
+		div("last", judged, div("buttons", act("More like this", () => like(id, 1)),
 			act("Less like this", () => like(id, -1)), act("Search with it", () => { location.hash = idLink(id); }))),
 	];
 }

@@ -1,7 +1,7 @@
-// Asking and answering: the query on one side, and a grid that goes on as long as there are results.
+// Asking and answering: the query on one side, a grid that goes on on the other.
 
 import { call, Problem } from "./api.js";
-import { announce, button, h, nameOf, percent, small } from "./dom.js";
+import { announce, button, div, h, nameOf, percent, put, small, tell } from "./dom.js";
 import { prepare } from "./picture.js";
 import { queryPanel } from "./query.js";
 import { choices, idLink, link } from "./state.js";
@@ -9,12 +9,12 @@ import { thumbnail } from "./thumbnails.js";
 import { metadata, notice, sentence, trouble, verdictOf } from "./words.js";
 
 const PAGE = 24, MAX_EXAMPLES = 20, SLOW_MS = 3000;
-const MAX_LINK = 30_000; // characters: a query_id fits, and chats still carry it
+const MAX_LINK = 30_000; // a query_id fits
 
-/** `set(state)` changes the address; the others show. */
+/** `set(state)` changes the address. */
 export function searchView(config, { set, openProof, footer }) {
 	const pictures = new Map(); // what was chosen, by its name in the address
-	let state, asked, token, results = [], next = null, running;
+	let state, asked, looked, token, results = [], next = null, running;
 
 	const go = (change) => set({ ...state, ...change });
 	const query = queryPanel(config, { go, take, find });
@@ -22,9 +22,9 @@ export function searchView(config, { set, openProof, footer }) {
 	const copy = button("Copy link", copyLink, { class: "quiet" });
 	const said = h("div");
 	const grid = h("ol", { class: "grid" });
-	const below = h("div", { class: "below" });
-	const found = h("section", { class: "answer", "aria-label": "Results" }, h("div", { class: "head" }, count, copy), said, grid, below);
-	const layout = h("div", { class: "layout" }, query.element, found);
+	const below = div("below");
+	const found = h("section", { class: "answer", "aria-label": "Results" }, div("head", count, copy), said, grid, below);
+	const layout = div("layout", query.element, found);
 	const start = h("section");
 	const end = new IntersectionObserver(([{ isIntersecting }]) => isIntersecting && next !== null && !running && load(next), { rootMargin: "500px" });
 
@@ -40,14 +40,13 @@ export function searchView(config, { set, openProof, footer }) {
 	async function welcome() {
 		running?.abort();
 		const strip = h("ul", { class: "grid strip" });
-		start.replaceChildren(h("div", { class: "hero" }, h("h1", { tabindex: "-1" }, "What does it look like?"),
-			h("p", {}, "Drop a picture anywhere, paste one, or choose one."), query.ask), strip);
+		put(start, [div("hero", h("h1", { tabindex: "-1" }, "What does it look like?"),
+			h("p", {}, "Drop a picture anywhere, paste one, or choose one."), query.ask), strip]);
 		try {
 			const { images } = await call(`v1/images?state=live&limit=${PAGE}`);
-			strip.append(...images.map(({ id, key, payload }) => shaped(payload,
+			put(strip, images.map(({ id, key, payload }) => shaped(payload,
 				h("a", { class: "picture", href: idLink(id), "aria-label": `Search with ${nameOf(key)}` }, thumbnail(id, "", 240)))));
-			if (images.length) strip.before(h("h2", {}, "Or start with one of these"));
-			else strip.after(empty());
+			strip.before(images.length ? h("h2", {}, "Or start with one of these") : empty());
 		} catch (problem) {
 			strip.after(trouble(problem, welcome));
 		}
@@ -59,7 +58,6 @@ export function searchView(config, { set, openProof, footer }) {
 		return id ? thumbnail(id, "The picture that is searched with", 512) : null;
 	}
 
-	/** A file that was chosen, dropped, pasted or photographed. */
 	async function take(file) {
 		try {
 			const picture = Date.now().toString(36);
@@ -70,9 +68,7 @@ export function searchView(config, { set, openProof, footer }) {
 		}
 	}
 
-	/** One request, by what is cheapest. A picture is neither sent nor embedded twice: its query_id
-	 * is kept with this entry of the browser's history.
-	 */
+	/** No picture is sent or embedded twice: its query_id is kept, and in the browser's history. */
 	function ask(extra, signal) {
 		const { source, box, negative } = state, mine = pictures.get(source.picture);
 		const kept = !extra.detect && source.picture && (token ?? history.state?.token);
@@ -86,33 +82,28 @@ export function searchView(config, { set, openProof, footer }) {
 		return call("v1/search", { form, signal });
 	}
 
-	const lookOf = (address) => address?.replace(/&?(filter|group_by|diversity|rerank|negative)=[^&]*/g, "");
-
 	function search() {
-		const address = link(state);
-		if (lookOf(asked) !== lookOf(address)) token = undefined;
-		asked = address;
+		const look = JSON.stringify([state.source, state.box]);
+		if (look !== looked) token = undefined;
+		looked = look;
+		asked = link(state);
 		next = null;
 		count.textContent = "Searching …";
 		copy.hidden = true;
-		said.replaceChildren();
-		below.replaceChildren();
-		if (!results.length) grid.replaceChildren(...Array.from({ length: 8 }, () => h("li", { class: "card" }, h("div", { class: "picture" }))));
+		put(said);
+		put(below);
 		load(0);
 	}
 
 	async function load(offset) {
 		running?.abort();
 		const mine = (running = new AbortController());
-		const slow = setTimeout(() => {
-			below.replaceChildren(small("Still searching. The first search after a pause takes a few seconds."));
-			announce("Still searching");
-		}, SLOW_MS);
+		const slow = setTimeout(tell, SLOW_MS, below, "Still searching. The first one after a pause takes longer.");
 		found.setAttribute("aria-busy", "true");
 		try {
 			const { key } = state.source;
 			const status = key && (await call(`v1/status?key=${encodeURIComponent(key)}`));
-			if (status?.state === "live") return set({ ...state, source: { id: status.id } }, true); // its picture can be shown
+			if (status?.state === "live") return set({ ...state, source: { id: status.id } }, true);
 			const answer = await ask({ limit: PAGE, offset, explain: true }, mine.signal);
 			if (mine === running) present(answer, offset);
 		} catch (problem) {
@@ -129,17 +120,17 @@ export function searchView(config, { set, openProof, footer }) {
 		if (state.source.picture) history.replaceState({ token }, "");
 		if (!offset) {
 			results = [];
-			grid.replaceChildren();
+			put(grid);
 			scrollTo({ top: 0 });
 		}
 		next = next_offset;
-		grid.append(...page.map(card));
+		put(grid, page.map(card), true);
 		results.push(...page.map((result) => ({ ...result, request_id, query_id })));
 		count.textContent = results.length ? `${results.length}${next === null ? "" : "+"} results` : "Nothing found";
-		announce(`${count.textContent}. ${page[0] ? `${nameOf(page[0].key)}: ${sentence(page[0])}` : ""}`);
+		announce(`${count.textContent}${page[0] ? `. ${nameOf(page[0].key)}: ${sentence(page[0])}` : ""}`);
 		copy.hidden = false;
-		said.replaceChildren(...(skipped.length ? [small(`No time was left for ${skipped.join(" and ")}.`)] : []));
-		below.replaceChildren(!results.length ? nothing() : next === null ? small("That is all.") : button("More results", () => load(next)));
+		put(said, skipped.length > 0 && small(`No time was left for ${skipped.join(" and ")}.`));
+		put(below, !results.length ? nothing() : next === null ? small("That is all.") : button("More results", () => load(next)));
 		end.disconnect();
 		if (next !== null) end.observe(below);
 		footer(answer);
@@ -148,19 +139,19 @@ export function searchView(config, { set, openProof, footer }) {
 	function nothing() {
 		const wide = { filter: {}, group_by: "", box: null };
 		return link({ ...state, ...wide }) === asked ? empty()
-			: notice("Nothing fits", "Take away what narrows the search: the box, the filters, the grouping.", button("Take all away", () => go(wide), { class: "main" }));
+			: notice("Nothing fits", "Take away the box, filters or grouping.", button("Take all away", () => go(wide), { class: "main" }));
 	}
 
 	function failed(problem, offset) {
 		const shown = problem.status === -1
-			? notice("This link needs its picture", "The service keeps no picture. Choose it again, or drop it here.")
+			? notice("This link needs its picture", "The service keeps no pictures. Choose it again.")
 			: trouble(problem, () => load(offset));
-		if (offset) return below.replaceChildren(shown);
+		if (offset) return put(below, shown);
 		count.textContent = "No answer";
 		results = [];
-		grid.replaceChildren();
-		below.replaceChildren();
-		said.replaceChildren(shown);
+		put(grid);
+		put(below);
+		put(said, shown);
 		footer(null);
 	}
 
@@ -168,7 +159,7 @@ export function searchView(config, { set, openProof, footer }) {
 		n += results.length;
 		const { id, key, payload, score, probability, verdict } = result;
 		const name = nameOf(key), [label, sure] = verdictOf(result);
-		const choice = (text, does, sign) => button(text, () => like(id, sign), { "aria-label": `${does} like ${name}`, title: `${does} like this` });
+		const choice = (text, does, sign) => button(text, () => like(id, sign), { "aria-label": `${does} like ${name}` });
 		return shaped(payload,
 			h("div", { class: "picture" },
 				h("button", { type: "button", class: "open", "aria-label": `${name}: ${sentence(result)}`, onclick: () => openProof(results, n, pictureOf, like) }, thumbnail(id, "", 320)),
@@ -190,19 +181,19 @@ export function searchView(config, { set, openProof, footer }) {
 		try {
 			const { regions } = await ask({ detect: true, limit: 1 });
 			query.offer(regions.map(({ box }) => box));
+			tell(said, `${regions.length} things found. Each dot on the picture searches one.`);
 		} catch (problem) {
-			said.replaceChildren(trouble(problem, find));
+			put(said, trouble(problem, find));
 		}
 	}
 
 	async function copyLink() {
 		const own = state.source.picture;
 		const hash = link(own ? { ...state, source: { query_id: token }, box: null } : state);
-		let text = `Copied.${own ? " The link holds the search, not the picture." : ""}`;
+		let text = own ? "Copied, without the picture." : "Copied.";
 		if (hash.length > MAX_LINK || (own && !token)) text = "This search does not fit into a link.";
-		else await navigator.clipboard.writeText(new URL(hash, location).href).catch(() => (text = "The browser did not let it be copied."));
-		said.replaceChildren(small(text));
-		announce(text);
+		else await navigator.clipboard.writeText(new URL(hash, location)).catch(() => (text = "The browser did not allow it."));
+		tell(said, text);
 	}
 
 	return { element: h("div", {}, start, layout), show, take };
@@ -211,7 +202,7 @@ export function searchView(config, { set, openProof, footer }) {
 const empty = () => notice("Nothing else is indexed yet", "Upload some pictures. They can be found seconds later.",
 	h("a", { class: "button main", href: "#upload" }, "Upload pictures"));
 
-/** A cell of the grid: rows fill the width, and pictures keep their shapes where that is sensible. */
+/** Rows fill the width, and pictures keep their shapes where that is sensible. */
 function shaped({ width = 1, height = 1 } = {}, ...children) {
 	const cell = h("li", { class: "card" }, ...children);
 	cell.style.setProperty("--ratio", Math.min(1.9, Math.max(0.7, width / height)));

@@ -1,7 +1,6 @@
-// The query picture. A box drawn on it says which part to search; dots offer what was found in it.
-// Boxes are left, top, right, bottom, as shares of the picture.
+// The query picture, and a box on it: left, top, right, bottom, as shares of the picture.
 
-import { $, button, h, place } from "./dom.js";
+import { $, button, h, place, put } from "./dom.js";
 
 const SMALLEST = 0.04, STEP = 0.02;
 const CORNERS = [[0, 1], [2, 1], [0, 3], [2, 3]]; // the sides that meet in each
@@ -9,7 +8,6 @@ const KEYS = { ArrowLeft: [-STEP, 0], ArrowRight: [STEP, 0], ArrowUp: [0, -STEP]
 
 const clamp = (value, low = 0, high = 1) => Math.min(high, Math.max(low, value));
 const around = ([x, y], [u, v]) => [Math.min(x, u), Math.min(y, v), Math.max(x, u), Math.max(y, v)];
-const inside = ([x, y], box) => x > box[0] && x < box[2] && y > box[1] && y < box[3];
 
 function moved([left, top, right, bottom], dx, dy) {
 	const x = clamp(dx, -left, 1 - right), y = clamp(dy, -top, 1 - bottom);
@@ -20,7 +18,7 @@ function moved([left, top, right, bottom], dx, dy) {
 export function stage(onBox) {
 	const frame = h("button", {
 		type: "button", class: "box", hidden: true, onkeydown: onKey,
-		"aria-label": "Part that is searched. Arrow keys move it, with Shift they resize it, Escape removes it.",
+		"aria-label": "Searched part. Arrow keys move it, with Shift they resize it, Escape removes it.",
 	}, CORNERS.map((_, n) => h("i", { "data-corner": n })));
 	const dots = h("div");
 	const element = h("div", { class: "stage", onpointerdown: onDown, onpointermove: onMove, onpointerup: onUp, onpointercancel: onUp }, frame, dots);
@@ -65,13 +63,10 @@ export function stage(onBox) {
 
 	function onUp(event) {
 		if (!pointers.delete(event.pointerId) || pointers.size) return;
-		const { before } = drag, cancelled = event.type === "pointercancel";
+		const { before } = drag;
 		drag = null;
-		if (cancelled) draw(before);
-		else if (!box) return;
-		else if (box === before) inside(at(event), box) || finish(null); // a tap beside it
-		else if (box[2] - box[0] >= SMALLEST && box[3] - box[1] >= SMALLEST) finish(box);
-		else before ? finish(null) : draw(null);
+		if (event.type === "pointerup" && box !== before && box[2] - box[0] >= SMALLEST && box[3] - box[1] >= SMALLEST) finish(box);
+		else draw(before);
 	}
 
 	function onKey(event) {
@@ -88,24 +83,23 @@ export function stage(onBox) {
 
 	return {
 		element,
-		/** `image`: an <img>, or null where there is no picture to draw on. */
 		show(image, wanted) {
 			if ($("img", element) !== image) {
 				$("img", element)?.remove();
 				if (image) element.prepend(image);
-				dots.replaceChildren();
+				put(dots);
 			}
 			element.hidden = !image;
 			if (!drag) draw(wanted);
 		},
 		offer(boxes) {
-			dots.replaceChildren(...boxes.map((each, n) => {
+			put(dots, boxes.map((each, n) => {
 				const dot = button("", () => finish(each), { class: "dot", "aria-label": `Search thing ${n + 1} of ${boxes.length}` });
 				place(dot, { left: (each[0] + each[2]) / 2, top: (each[1] + each[3]) / 2 });
 				return dot;
 			}));
 		},
-		/** For those who cannot drag: a box in the middle, to be moved by keys. */
+		/** For those who cannot drag. */
 		begin() {
 			finish([0.25, 0.25, 0.75, 0.75]);
 			frame.focus();

@@ -4,7 +4,7 @@ const SOURCES = ["picture", "id", "key", "text", "query_id", "positive"];
 const LISTS = ["positive", "negative"];
 export const RERANKS = { precise: "Thorough", fast: "Quick", none: "Off" };
 
-/** The state that "#id=…&box=…" names. What makes no sense is left out. */
+/** "#id=…&box=…" → state, without what makes no sense. */
 export function read(hash) {
 	const view = ["upload", "duplicates"].find((each) => hash === `#${each}`) || "search";
 	const given = Object.fromEntries(new URLSearchParams(hash.slice(1)));
@@ -34,7 +34,7 @@ export function link(state) {
 
 export const idLink = (id) => `#id=${id}`;
 
-/** The options of the API that a state stands for, without those that are its defaults. */
+/** As options of the API, without its defaults. */
 export function choices({ filter, group_by, varied, rerank }) {
 	const must = Object.entries(filter).map(([key, wanted]) => ({ key, [wanted.any ? "match" : "range"]: wanted }));
 	return {

@@ -1,20 +1,17 @@
 // Pictures of indexed images: fetched with the key, near the screen only, a few at a time.
 
-import { call, imagePath } from "./api.js";
+import { call, imagePath, queue } from "./api.js";
 import { h } from "./dom.js";
 
 const AT_ONCE = 6;
 const SIZES = [160, 320, 640, 1024]; // of the longer side
-const waiting = [];
-let running = 0;
-
+const add = queue(AT_ONCE);
 const near = new IntersectionObserver((entries) => {
 	for (const { isIntersecting, target } of entries) {
 		if (!isIntersecting) continue;
 		near.unobserve(target);
-		waiting.push(target);
+		add(() => load(target).catch(() => target.classList.add("missing")));
 	}
-	next();
 }, { rootMargin: "300px" });
 
 /** An <img> that fills itself. `width`: about how wide it is shown, in CSS pixels. */
@@ -25,16 +22,8 @@ export function thumbnail(id, alt, width) {
 	return image;
 }
 
-function next() {
-	while (running < AT_ONCE && waiting.length) {
-		const image = waiting.shift();
-		if (!image.isConnected) continue;
-		running++;
-		load(image).catch(() => image.classList.add("missing")).finally(() => { running--; next(); });
-	}
-}
-
 async function load(image) {
+	if (!image.isConnected) return; // scrolled past, and away
 	const { id, size } = image.dataset;
 	const url = URL.createObjectURL(await call(`${imagePath(id)}/thumbnail?size=${size}`, { as: "blob", quiet: true }));
 	image.src = url;

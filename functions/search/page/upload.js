@@ -1,20 +1,19 @@
-// Many files at once: each goes straight to the bucket, and is followed until it is searchable.
+// Files go straight to the bucket, and are followed until they are searchable.
 
-import { call, imagePath, Problem } from "./api.js";
-import { announce, button, h, onDrop, percent } from "./dom.js";
+import { call, imagePath, Problem, queue } from "./api.js";
+import { announce, button, div, h, onDrop, percent, put } from "./dom.js";
 import { idLink } from "./state.js";
 import { thumbnail } from "./thumbnails.js";
 
 const AT_ONCE = 3, GIVE_UP_MS = 600_000, MIB = 1 << 20;
 
 export function uploadView({ keys, formats, max_upload_bytes: most }) {
-	const waiting = [];
-	let running = 0;
+	const add = queue(AT_ONCE);
 	const list = h("ul", { class: "uploads" });
 	const types = { float: "number", integer: "number", datetime: "date" };
 	const about = h("form", { class: "options" }, Object.entries(keys).map(([name, kind]) =>
 		h("label", { class: "line" }, name, h("input", { name, type: types[kind] || "text", step: "any", autocomplete: "off" }))));
-	const zone = h("label", { class: "zone" }, h("b", {}, "Drop pictures here, or choose them"), `${formats.join(", ")}, up to ${most / MIB} MiB each. They can be found seconds later.`,
+	const zone = h("label", { class: "zone" }, h("b", {}, "Drop pictures here, or choose them"), `${formats.join(", ")}, up to ${most / MIB} MiB each`,
 		h("input", { type: "file", multiple: true, accept: "image/*", class: "unseen", onchange: ({ target }) => { take([...target.files]); target.value = ""; } }));
 	onDrop(zone, zone, take);
 
@@ -23,32 +22,22 @@ export function uploadView({ keys, formats, max_upload_bytes: most }) {
 		for (const file of files) {
 			const row = line(file, metadata);
 			list.prepend(row.element);
-			waiting.push(row.send);
-		}
-		pump();
-	}
-
-	function pump() {
-		while (running < AT_ONCE && waiting.length) {
-			running++;
-			waiting.shift()().finally(() => { running--; pump(); });
+			add(row.send);
 		}
 	}
 
-	/** One file: its row in the list, and its way into the index. */
 	function line(file, metadata) {
 		const bar = h("progress", { value: 0, "aria-label": `Upload of ${file.name}` });
 		const state = h("p", { class: "state" }, "waiting");
-		const preview = h("div", { class: "preview" });
-		const actions = h("div", { class: "buttons" });
-		const element = h("li", {}, preview, h("div", { class: "what" }, h("b", {}, file.name), state, bar), actions);
+		const preview = div("preview");
+		const actions = div("buttons");
+		const element = h("li", {}, preview, div("what", h("b", {}, file.name), state, bar), actions);
 
-		/** `kind`: "good" or "bad" where it is the end. */
 		function say(text, kind = "", ...offered) {
 			state.textContent = text;
 			element.className = kind;
 			bar.hidden = Boolean(kind);
-			actions.replaceChildren(...offered);
+			put(actions, offered);
 			if (kind) announce(`${file.name}: ${text}`);
 		}
 
@@ -65,11 +54,11 @@ export function uploadView({ keys, formats, max_upload_bytes: most }) {
 				if (now !== "live") return say(`rejected: ${detail || reason}`, "bad");
 				preview.append(thumbnail(ticket.id, "", 64));
 				say("searchable", "good", h("a", { class: "button", href: idLink(ticket.id) }, "Find similar"),
-					remover(ticket.id, file.name, () => { say("deleted", "bad"); preview.replaceChildren(); }));
+					remover(ticket.id, file.name, () => { say("deleted", "bad"); put(preview); }));
 			} catch (problem) {
 				const again = !(problem.status >= 400) || [401, 403, 429, 503].includes(problem.status);
 				say(problem.status ? problem.message : "the connection broke", "bad",
-					...(again ? [button("Try again", () => { waiting.push(send); say("waiting"); pump(); })] : []));
+					again && button("Try again", () => { say("waiting"); add(send); }));
 			}
 		}
 
@@ -84,7 +73,7 @@ export function uploadView({ keys, formats, max_upload_bytes: most }) {
 	};
 }
 
-/** What became of an object, once that is decided. */
+/** The object's status, once it is decided. */
 async function indexed(key) {
 	const until = Date.now() + GIVE_UP_MS;
 	for (let wait = 300; Date.now() < until; wait = Math.min(5000, wait * 1.5)) {
@@ -110,7 +99,7 @@ const post = ({ url, fields }, file, progress) => new Promise((resolve, reject) 
 	request.send(form);
 });
 
-/** A button that deletes when it is pressed a second time. */
+/** Deletes when it is pressed a second time. */
 export function remover(id, name, done) {
 	const ask = button("Delete", async () => {
 		if (ask.textContent === "Delete") return (ask.textContent = "Really delete?");

@@ -1,6 +1,6 @@
-// What the page says: what a result is to the query, and what to do when there is none.
+// What a result is to the query, and what to do when there is none.
 
-import { announce, button, h } from "./dom.js";
+import { announce, button, div, h } from "./dom.js";
 
 const LEVELS = {
 	exact: "Same file", copy: "Copy", edited: "Edited",
@@ -8,18 +8,16 @@ const LEVELS = {
 };
 const SURE = [[0.97, "almost sure"], [0.85, "very likely"], [0.65, "likely"], [0, "perhaps"]];
 
-/** [what it is, how sure that is] */
 export const verdictOf = ({ verdict, probability }) =>
 	verdict ? [LEVELS[verdict], verdict === "exact" ? "byte for byte" : SURE.find(([least]) => probability >= least)[1]] : ["Near", "not checked"];
 
 export const sentence = (result) => verdictOf(result).join(", ");
 
-/** Declared metadata; the rest of a payload is facts about the file. */
 export const metadata = ({ width, height, size, content_type, ...declared } = {}) => Object.entries(declared);
 
 export function notice(title, text, ...actions) {
 	announce(`${title}. ${text}`);
-	return h("div", { class: "notice" }, h("h2", {}, title), h("p", {}, text), h("div", { class: "buttons" }, ...actions));
+	return div("notice", h("h2", {}, title), h("p", {}, text), div("buttons", ...actions));
 }
 
 function reason({ status, kind, message, requestId }) {
@@ -37,7 +35,7 @@ function reason({ status, kind, message, requestId }) {
 	return ["That did not work", message];
 }
 
-/** The notice for a Problem. Where waiting helps, it counts down and calls `again` by itself. */
+/** The notice for a Problem. Where waiting helps, it counts down to `again`. */
 export function trouble(problem, again) {
 	if (problem.status === undefined) throw problem; // a bug of this page
 	let left = [429, 503].includes(problem.status) ? problem.retryAfter || 5 : Infinity;
