@@ -122,8 +122,8 @@ def seen(page: Page) -> None:
     """Wait until every picture that is on the screen is drawn."""
     page.wait_for_function(
         """() => [...document.querySelectorAll("[data-id]")].every((image) => {
-            const {top, bottom, width} = image.getBoundingClientRect();
-            const away = bottom < 0 || top > innerHeight || !width;
+            const {top, bottom} = image.getBoundingClientRect();
+            const away = bottom < 0 || top > innerHeight || !image.checkVisibility();
             return away || image.matches(".loaded, .missing");
         })"""
     )

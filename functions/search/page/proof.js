@@ -23,8 +23,7 @@ dialog.addEventListener("keydown", ({ key, target }) => {
 	if (step && results[at + step] && !target.matches("input")) show(at + step);
 });
 dialog.addEventListener("click", ({ target }) => target === dialog && dialog.close());
-dialog.addEventListener("load", () => redraw?.(), true);
-new ResizeObserver(() => redraw?.()).observe(dialog);
+const sizes = new ResizeObserver(() => redraw?.());
 
 function show(n) {
 	at = n;
@@ -45,6 +44,8 @@ function draw(body, result) {
 	const lines = s("svg", { "aria-hidden": "true" });
 	const figure = (image, label) => image && h("figure", {}, image, h("figcaption", {}, label));
 	const pair = div("pair", figure(query, "Query"), figure(target, "Result"), lines);
+	sizes.disconnect();
+	for (const each of [pair, query, target]) each && sizes.observe(each);
 	redraw = match && (() => join(lines, [query, match.query], [target, match.target]));
 	put(body, [match ? views(pair, match, result) : pair, div("facts", ...told(result, match))]);
 }

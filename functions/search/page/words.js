@@ -4,7 +4,7 @@ import { announce, button, div, h } from "./dom.js";
 
 const LEVELS = {
 	exact: "Same file", copy: "Copy", edited: "Edited",
-	same_item: "Same thing", similar: "Similar", none: "Something else",
+	same_item: "Same thing", similar: "Similar", none: "Different",
 };
 const SURE = [[0.97, "almost sure"], [0.85, "very likely"], [0.65, "likely"], [0, "perhaps"]];
 
