@@ -127,6 +127,10 @@ gate: $(READY) ## does the bundled model find what it found before? a part of `m
 baseline: $(READY) ## measure anew what `make gate` compares with
 	@$(BIN)/python -m tests.quality.gate
 
+page: $(READY) ## try the page in a browser, and renew its picture for the README, docs/page.png
+	@$(BIN)/python -m pytest tests/page $(ARGS)
+	@cp .likeness/page/readme.png docs/page.png
+
 faults: $(READY) ## write docs/faults.md anew: what the tests of faults show
 	@$(BIN)/python -m tests.faults.page
 
@@ -146,4 +150,4 @@ clean: ## everything that was built here
 		.ruff_cache .import_linter_cache build *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help setup demo serve test check build deploy e2e evaluate fuzz sbom gate baseline faults openapi lock clean
+.PHONY: help setup demo serve test check build deploy e2e evaluate fuzz sbom gate baseline page faults openapi lock clean

@@ -1,0 +1,149 @@
+"""What the page's tests share: the service, its pictures, and how a picture gets into a browser."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import io
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from PIL import Image
+from playwright.sync_api import Locator, Page
+
+from console import catalogue
+from console.client import Client
+from likeness.records import ObjectRef
+
+_WAIT_S = 60
+
+
+class Visit(Protocol):
+    """Opens a tab at an address within the page; `refusals`: HTTP errors are expected in it."""
+
+    def __call__(
+        self,
+        address: str = "",
+        size: tuple[int, int] = (1440, 900),
+        dark: bool = False,
+        touch: bool = False,
+        refusals: bool = False,
+        motion: bool = True,
+        prepare: object = None,
+    ) -> Page: ...
+
+
+@dataclass(frozen=True)
+class Site:
+    url: str
+    aws_url: str
+    bucket: str
+    client: Client
+
+    def id(self, key: str) -> str:
+        return ObjectRef(self.bucket, key).point_id
+
+    def wait_until_live(self, keys: Iterable[str]) -> None:
+        self.wait_for(keys, "live")
+
+    def wait_for(self, keys: Iterable[str], state: str) -> None:
+        deadline_s = time.monotonic() + _WAIT_S
+        for key in keys:
+            while self.client.status(key)["state"] != state:
+                assert time.monotonic() < deadline_s, f"{key} is not {state}"
+                time.sleep(0.05)
+
+
+@functools.cache
+def gallery() -> dict[str, catalogue.Item]:
+    return {item.key: item for item in [*catalogue.photographs(), *catalogue.products()]}
+
+
+def item(key: str) -> catalogue.Item:
+    return gallery()[key]
+
+
+def captioned(key: str) -> bytes:
+    return catalogue.edited(item(key), "captioned")
+
+
+def side_by_side(*keys: str) -> bytes:
+    """Pictures beside each other on grey, as one JPEG that a camera wrote lying on its side."""
+    height = 1200
+    images = [item(key).image for key in keys]
+    images = [image.resize((image.width * height // image.height, height)) for image in images]
+    canvas = Image.new("RGB", (sum(image.width for image in images) + 100, height + 100), "grey")
+    left = 50
+    for image in images:
+        canvas.paste(image, (left, 50))
+        left += image.width
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise before it is seen
+    exif[0x010F] = "a camera's maker"
+    exif.get_ifd(0x8825)[1] = "N"  # GPS
+    out = io.BytesIO()
+    canvas.transpose(Image.Transpose.ROTATE_90).save(out, "JPEG", quality=92, exif=exif)
+    return out.getvalue()
+
+
+def drop(page: Page, data: bytes, name: str = "photo.jpg", kind: str = "image/jpeg") -> None:
+    """Drop a file on the page, as a person would drag it there."""
+    _hand_over(page, "drop", "DragEvent", "dataTransfer", data, name, kind)
+
+
+def paste(page: Page, data: bytes) -> None:
+    _hand_over(page, "paste", "ClipboardEvent", "clipboardData", data, "image.png", "image/png")
+
+
+def _hand_over(
+    page: Page, event: str, interface: str, field: str, data: bytes, name: str, kind: str
+) -> None:
+    page.wait_for_selector("footer a")  # the page is there once it knows the service
+    page.evaluate(
+        """([event, interface_, field, data, name, type]) => {
+            const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
+            const transfer = new DataTransfer();
+            transfer.items.add(new File([bytes], name, {type}));
+            const options = {bubbles: true, cancelable: true, [field]: transfer};
+            document.querySelector("main").dispatchEvent(new window[interface_](event, options));
+        }""",
+        [event, interface, field, base64.b64encode(data).decode(), name, kind],
+    )
+
+
+def answered(page: Page) -> None:
+    """Wait until a search is over."""
+    page.wait_for_selector(".answer:not([aria-busy]) .head h1:text-matches('result|found|answer')")
+
+
+def seen(page: Page) -> None:
+    """Wait until every picture that is on the screen is drawn."""
+    page.wait_for_function(
+        """() => [...document.querySelectorAll("[data-id]")].every((image) => {
+            const {top, bottom} = image.getBoundingClientRect();
+            const away = bottom < 0 || top > innerHeight || !image.checkVisibility();
+            return away || image.matches(".loaded, .missing");
+        })"""
+    )
+
+
+def names(page: Page, most: int = 5) -> list[str]:
+    """File names of the first results."""
+    said = page.locator(".card .open").evaluate_all(
+        "(cards) => cards.map((card) => card.getAttribute('aria-label'))"
+    )
+    return [label.partition(":")[0] for label in said[:most]]
+
+
+def drag(page: Page, stage: Locator, box: tuple[float, float, float, float]) -> None:
+    """Draw a box, in shares of the picture, with the mouse."""
+    edge = stage.bounding_box()
+    assert edge
+    x = [edge["x"] + edge["width"] * share for share in (box[0], box[2])]
+    y = [edge["y"] + edge["height"] * share for share in (box[1], box[3])]
+    page.mouse.move(x[0], y[0])
+    page.mouse.down()
+    page.mouse.move(x[1], y[1], steps=4)
+    page.mouse.up()
