@@ -374,7 +374,7 @@ def test_a_form_that_was_changed_is_refused(service: Service) -> None:
 def test_what_no_event_told_of_is_found_by_the_drift_function(service: Service) -> None:
     lambdas = service.aws.client("lambda")
     named = [f["FunctionName"] for f in lambdas.list_functions()["Functions"]]
-    [name] = [name for name in named if "DriftFunction" in name]
+    [name] = [name for name in named if name.startswith("likeness-e2e-DriftFunction")]
     settings = lambdas.get_function_configuration(FunctionName=name)["Environment"]
     settings["Variables"]["LIKENESS_EVENT_LAG_S"] = "0.001"
     lambdas.update_function_configuration(FunctionName=name, Environment=settings)
@@ -556,7 +556,7 @@ def test_the_canary_finds_the_images_with_just_its_own_role(service: Service) ->
         service.wait_for(f"canary/{seed}.jpg", "live")
     functions = service.aws.client("lambda")
     names = [function["FunctionName"] for function in functions.list_functions()["Functions"]]
-    [name] = [name for name in names if "CanaryFunction" in name]
+    [name] = [name for name in names if name.startswith("likeness-e2e-CanaryFunction")]
     answer = functions.invoke(FunctionName=name, Qualifier="live")
     told = json.loads(answer["Payload"].read())
     assert "FunctionError" not in answer, told
