@@ -507,7 +507,9 @@ def test_tokens_separate_tenants_and_who_may_write(aws: Aws, qdrant: str) -> Non
     acme, other = pool.token("ann", "acme", writes=True), pool.token("ola", "other")
     nobody = pool.token("nora")
     cognito = {"AuthMode": "Cognito", "UserPoolArn": pool.arn, "TenantClaim": "custom:tenant"}
-    with deployed(aws, "likeness-tenants", QdrantUrl=qdrant, **cognito) as service:
+    with deployed(
+        aws, "likeness-tenants", QdrantUrl=qdrant, IndexAlias="tenants", **cognito
+    ) as service:
         assert service.call("GET", "/v1/health").status == 401
         assert service.call("GET", "/v1/ready", token=nobody).json["type"].endswith(":no-tenant")
         wanted = json.dumps({"content_type": "image/png"}).encode()
