@@ -141,6 +141,25 @@ def test_things_that_were_found_are_dots_to_tap(visit: Visit) -> None:
     assert page.locator(".box").is_visible()
 
 
+def test_what_is_dragged_over_the_page_is_invited(visit: Visit) -> None:
+    page = visit()
+    hint = page.get_by_text("Drop it anywhere")
+    drag_over = """() => {
+        const dataTransfer = new DataTransfer();
+        dataTransfer.items.add(new File(["x"], "x.jpg", {type: "image/jpeg"}));
+        const send = (kind, relatedTarget) => document.body.dispatchEvent(
+            new DragEvent(kind, {bubbles: true, cancelable: true, dataTransfer, relatedTarget}));
+        send("dragover");
+        send("dragleave", document.querySelector("main"));
+        window.leave = () => send("dragleave", null);
+    }"""
+    expect(hint).to_be_hidden()
+    page.evaluate(drag_over)
+    expect(hint).to_be_visible()
+    page.evaluate("window.leave()")
+    expect(hint).to_be_hidden()
+
+
 def test_a_pasted_picture_is_searched(visit: Visit) -> None:
     page = visit()
     image = io.BytesIO()
@@ -257,6 +276,23 @@ def test_a_copied_link_finds_the_same_without_the_picture(visit: Visit) -> None:
     page.reload()  # the history's entry has the query_id
     answered(page)
     assert names(page, 9) == found
+
+
+def test_any_host_that_hands_the_api_on_can_serve_the_plain_files(visit: Visit, site: Site) -> None:
+    def serve(route: Route) -> None:
+        path = route.request.url.partition("/elsewhere/")[2] or "index.html"
+        if path.startswith("v1/"):
+            route.fulfill(response=route.fetch(url=f"{site.url}/{path}"))
+        else:
+            route.fulfill(path=PAGE / path)
+
+    page = visit("elsewhere/", prepare=lambda page: page.route("**/elsewhere/**", serve))
+    drop(page, captioned(MUG))
+    answered(page)
+    assert names(page, 1) == ["mug-blue.jpg"]
+    expect(page.get_by_role("link", name="Search", exact=True)).to_have_attribute(
+        "aria-current", "page"
+    )
 
 
 def test_a_key_of_the_bucket_is_a_link_too(visit: Visit, site: Site) -> None:

@@ -1,7 +1,7 @@
 // What is shown follows from the address; here the parts of the page meet.
 
 import { call, keys, onKeyNeeded } from "./api.js";
-import { $, h, onDrop, put, small } from "./dom.js";
+import { $, h, put, small } from "./dom.js";
 import { duplicatesView } from "./duplicates.js";
 import { openProof } from "./proof.js";
 import { searchView } from "./search.js";
@@ -21,7 +21,7 @@ function show() {
 		footer(null);
 	}
 	for (const each of document.querySelectorAll("[data-view]")) {
-		each.toggleAttribute("aria-current", each.dataset.view === state.view);
+		each.ariaCurrent = each.dataset.view === state.view ? "page" : null;
 	}
 	view.show(state);
 	if (shown !== state.view) $("h1:not([hidden] *)", view.element).focus();
@@ -58,7 +58,13 @@ function take(files) {
 	views.search.take(files[0]);
 }
 
-onDrop(document, $("#drop-hint"), take);
+for (const kind of ["dragover", "dragleave", "drop"]) addEventListener(kind, (event) => {
+	if (!event.dataTransfer?.types.includes("Files")) return;
+	event.preventDefault();
+	// leaving one element for another is not leaving
+	$("#drop-hint").hidden = kind === "drop" || (kind === "dragleave" && !event.relatedTarget);
+	if (kind === "drop") take([...event.dataTransfer.files]);
+});
 addEventListener("submit", (event) => event.target.method !== "dialog" && event.preventDefault());
 addEventListener("paste", ({ clipboardData }) => take([...clipboardData.files]));
 

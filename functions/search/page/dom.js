@@ -39,17 +39,3 @@ export function place(element, sides) {
 export const percent = (share) => `${Math.round(share * 100)}\u00a0%`;
 
 export const nameOf = (key) => key.slice(key.lastIndexOf("/") + 1);
-
-/** Takes files; while they hover over the element, `hint` has the class "over". */
-export function onDrop(element, hint, take) {
-	const over = (is) => (event) => {
-		if (!event.dataTransfer?.types.includes("Files")) return;
-		event.preventDefault();
-		event.stopPropagation();
-		hint.classList.toggle("over", is);
-		if (event.type === "drop") take([...event.dataTransfer.files]);
-	};
-	element.addEventListener("dragover", over(true));
-	element.addEventListener("dragleave", over(false));
-	element.addEventListener("drop", over(false));
-}

@@ -1,7 +1,7 @@
 // Files go straight to the bucket, and are followed until they are searchable.
 
 import { call, imagePath, Problem, queue } from "./api.js";
-import { announce, button, div, h, onDrop, percent, put } from "./dom.js";
+import { announce, button, div, h, percent, put } from "./dom.js";
 import { idLink } from "./state.js";
 import { thumbnail } from "./thumbnails.js";
 
@@ -13,9 +13,8 @@ export function uploadView({ keys, formats, max_upload_bytes: most }) {
 	const types = { float: "number", integer: "number", datetime: "date" };
 	const about = h("form", { class: "options" }, Object.entries(keys).map(([name, kind]) =>
 		h("label", { class: "line" }, name, h("input", { name, type: types[kind] || "text", step: "any", autocomplete: "off" }))));
-	const zone = h("label", { class: "zone" }, h("b", {}, "Drop pictures here, or choose them"), `${formats.join(", ")}, up to ${most / MIB} MiB each`,
+	const zone = h("label", { class: "zone" }, h("b", {}, "Drop pictures, or choose them"), `${formats.join(", ")}, up to ${most / MIB} MiB each`,
 		h("input", { type: "file", multiple: true, accept: "image/*", class: "unseen", onchange: ({ target }) => { take([...target.files]); target.value = ""; } }));
-	onDrop(zone, zone, take);
 
 	function take(files) {
 		const metadata = Object.fromEntries([...new FormData(about)].filter(([, value]) => value));
