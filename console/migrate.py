@@ -98,7 +98,10 @@ def start(
     elif layer:
         staging = (bucket, prefix) if s3 else None
         arn = packaging.as_next_layer(folder, spec, layer, staging)
-        _next(f"PARAMETERS='NextModelLayerArn={arn}' make deploy, then `likeness migrate fill`")
+        _next(
+            f"PARAMETERS='NextModelLayerArn={arn}' make deploy STAGE=…, "
+            "then `likeness migrate fill`"
+        )
     else:
         _next("the functions need it: the same command with --layer NAME publishes it for them")
 
@@ -245,14 +248,14 @@ def finish(
         _next(
             "nothing more to do"
             if service
-            else "deploy without it: PARAMETERS='NextModelLayerArn=' make deploy"
+            else "deploy without it: PARAMETERS='NextModelLayerArn=' make deploy STAGE=…"
         )
     elif service:
         _next(f"from its next start on, LIKENESS_MODEL_DIR={migration.bundle} likeness serve")
     else:
         _next(
             f"`likeness model package {migration.bundle}`, then "
-            "PARAMETERS='NextModelLayerArn=' make deploy"
+            "PARAMETERS='NextModelLayerArn=' make deploy STAGE=…"
         )
 
 

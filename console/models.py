@@ -78,7 +78,7 @@ def list_bundles(models: Models = DEFAULT_MODELS) -> None:
     for folder in sorted(path.parent for path in models.glob(f"[!.]*/{MANIFEST}")):
         out.print(f"  here  {escape(str(folder))}")
     out.print(
-        "[dim]Figures are from the models' own papers and cards, quoted in design notes, not "
+        "[dim]Figures are from the models' own papers and cards, not "
         "measured here. Sizes are of the image network; --text adds the one for words. Weights for "
         "research only (MobileCLIP, MobileCLIP2, DFN) are not offered.[/dim]"
     )

@@ -43,20 +43,24 @@ class Wanted(Struct, frozen=True):
 
 
 class Side(Struct, frozen=True):
-    """What is compared: `settings` is the digest that points are indexed under."""
+    """What is compared: `settings` is the digest that points are indexed under, `prefix` what the
+    keys of all objects begin with.
+    """
 
     index: VectorIndex
     bucket: str | None
     queue_url: str | None
     settings: str
     most_waiting: int = MOST_WAITING
+    prefix: str = ""
 
 
 def deployed(env: Mapping[str, str]) -> Side:
     settings = Settings.from_env(env)
     digest = settings_digest(settings.schema, settings.limits, settings.tenant_prefix)
     index = open_index(settings)
-    return Side(index, settings.bucket, settings.queue_url, digest, settings.most_waiting)
+    most = settings.most_waiting
+    return Side(index, settings.bucket, settings.queue_url, digest, most, settings.prefix)
 
 
 def local(service: LocalService) -> Side:
@@ -92,7 +96,7 @@ def run(wanted: Wanted, side: Side, out: Console) -> dict[str, Any]:
             S3Store(),
             side.index,
             bucket,
-            wanted.prefix,
+            wanted.prefix or side.prefix,
             side.settings,
             mend,
             wanted.lag_s,
@@ -101,7 +105,7 @@ def run(wanted: Wanted, side: Side, out: Console) -> dict[str, Any]:
         ).run()
     return {
         "bucket": bucket,
-        "prefix": wanted.prefix,
+        "prefix": wanted.prefix or side.prefix,
         "dry_run": wanted.dry_run,
         "drift": report.drift,
         **msgspec.to_builtins(report),

@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 
 from aws_lambda_powertools import Logger, Metrics
-from snapshot_restore_py import register_after_restore
 
 from functions.canary.handler import Canary
 from likeness.adapters.cloudwatch import AnswerCounts
@@ -20,7 +19,6 @@ from likeness.settings import Settings
 
 settings = Settings.from_env(os.environ)
 index = open_index(settings)
-register_after_restore(index.reconnect)
 store = S3Store()
 
 

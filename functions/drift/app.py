@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 
 from aws_lambda_powertools import Logger, Metrics
-from snapshot_restore_py import register_after_restore
 
 from functions.drift.handler import Handler
 from likeness.adapters.qdrant import open_index
@@ -15,7 +14,6 @@ from likeness.settings import Settings
 
 settings = Settings.from_env(os.environ)
 index = open_index(settings)
-register_after_restore(index.reconnect)
 handler = Handler(
     S3Store(),
     index,

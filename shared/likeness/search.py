@@ -623,7 +623,7 @@ class Searcher:
                     if np.isfinite(scores[row])
                 },
             )
-            for row in ranked.order[: shown + 1].tolist()  # and whether there is a next page
+            for row in ranked.order.tolist()  # all: what is not shown is told of as cut
         ]
         return hits, views[int(ranked.view[ranked.order[0]])].box, ranked.skipped
 

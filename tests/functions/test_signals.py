@@ -122,6 +122,14 @@ def test_a_line_tells_every_candidate_once(service: Service) -> None:
     assert sorted(told) == sorted(everyone)
 
 
+def test_a_line_tells_of_candidates_that_no_option_left_out(service: Service) -> None:
+    answer, line = ask(service, id=service.id("3.png"), limit=2)
+    shown = [result["id"][:8] for result in answer["results"]]
+    told = [*shown, *line["cut"]["page"]["ids"].split()]
+    assert line["cut"]["page"]["count"] == line["candidates"] - 2 > 1
+    assert len(told) == len(set(told)) == line["candidates"]
+
+
 def test_what_a_cutoff_leaves_out_is_told_with_its_best_score(service: Service) -> None:
     answer, line = ask(service, image=photo(3), cutoff={"method": "relative", "value": 1})
     assert len(answer["results"]) == 1

@@ -68,13 +68,13 @@ def lines_of(
     CloudWatch does not answer.
     """
     since = datetime.now(UTC) - timedelta(days=days)
-    logs = client or boto3.client("logs", config=_CONFIG)
-    pages = logs.get_paginator("filter_log_events").paginate(
-        logGroupName=log_group,
-        startTime=int(since.timestamp() * 1000),
-        filterPattern=f'"{request_id}"',
-    )
     try:
+        logs = client or boto3.client("logs", config=_CONFIG)
+        pages = logs.get_paginator("filter_log_events").paginate(
+            logGroupName=log_group,
+            startTime=int(since.timestamp() * 1000),
+            filterPattern=f'"{request_id}"',
+        )
         for page in pages:
             for event in page["events"]:
                 if event["message"].startswith("{"):
