@@ -83,12 +83,14 @@ def _model(folder: Path, client: Client | None) -> Finding:
     embedder = Embedder(folder)
     found = f"{embedder.spec.name} {embedder.fingerprint}, {embedder.dim} dimensions, in {folder}"
     try:
-        searched = client.ready()["model"] if client else embedder.fingerprint
+        # during a migration the service has two
+        loaded = client.ready()["models"] if client else [embedder.fingerprint]
     except ServiceError:
         return Finding("model", True, found)
-    if searched != embedder.fingerprint:
+    if embedder.fingerprint not in loaded:
         mend = "Set LIKENESS_MODEL_DIR to the bundle that the service was deployed with."
-        return Finding("model", False, f"{found}; the service searches with {searched}", mend)
+        told = f"{found}; the service searches with {' and '.join(loaded)}"
+        return Finding("model", False, told, mend)
     return Finding("model", True, found)
 
 
@@ -100,6 +102,8 @@ def _service(client: Client | None) -> Finding:
         ready = client.ready()
     except ServiceError as error:
         mend = "If it is up: index a first image, or check its QDRANT_URL, its key and its log."
+        if "LIKENESS_MODEL_DIR" in str(error):  # another model's index: it says itself what to do
+            mend = ""
         return Finding("service", False, str(error), mend)
     points = ready.get("points", "untold")  # where there are tenants
     return Finding("service", True, f"{points} points in {ready['collection']}")
