@@ -228,6 +228,9 @@ def document() -> dict[str, Any]:
         kinds += [kind for kind in (operation.answer, operation.body) if isinstance(kind, type)]
         paths.setdefault(operation.path, {})[operation.method.lower()] = _describe(operation)
     _, components = msgspec.json.schema_components(kinds, ref_template=_REF)
+    for component in components.values():
+        if said := component.get("description"):  # Python 3.13 keeps no docstring's indentation
+            component["description"] = " ".join(said.split())
     return {
         "openapi": "3.1.0",
         "info": {

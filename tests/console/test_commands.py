@@ -234,7 +234,7 @@ def test_nothing_is_lost_when_the_service_stops_or_is_killed(
         (("search", "nowhere.jpg"), "neither a file nor an id"),
         (("search", "README.md", "--filter", "{"), "not JSON"),
         (("index", "nowhere"), "there is no file or folder"),
-        (("index", "docs"), "holds no pictures"),
+        (("index", "events"), "holds no pictures"),
         (("index", "s3://"), "name a bucket"),
         (("index", "README.md", "--meta", "ü=1"), "ASCII"),
         (("search", "README.md", "--url", "nowhere"), "http://"),

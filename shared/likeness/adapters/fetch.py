@@ -40,9 +40,13 @@ _AMBIGUOUS = re.compile(r"[\x00-\x20\x7f\\]")
 _URL_CHARACTERS = "%/:?#[]@!$&'()*+,;=~"  # RFC 3986, beside letters, digits and "-._"
 _GLOBAL_UNICAST = IPv6Network("2000::/3")  # all that IANA has given out for the internet
 _NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052
-# Not for the internet, though ipaddress of Python 3.11 says so: documentation (RFC 9637), and what
-# were relays into 6to4 (RFC 7526).
-_RETIRED = (IPv6Network("3fff::/20"), IPv4Network("192.88.99.0/24"))
+# Not for the internet, though ipaddress of one Python or another says so: documentation (RFC 9637),
+# hashes that are no place (RFC 7343), and what were relays into 6to4 (RFC 7526).
+_RETIRED = (
+    IPv6Network("3fff::/20"),
+    IPv6Network("2001:20::/28"),
+    IPv4Network("192.88.99.0/24"),
+)
 
 Address = IPv4Address | IPv6Address
 
