@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from console.pricing import price_list
+from console.pricing import lambda_usd, price_list
 
 MILLION = 1_000_000
 GIB = 1024**3
@@ -170,23 +170,19 @@ def machines(memory_gib: float, cores: float, replicas: int, shards: int) -> tup
 
 def search_usd(given: Inputs) -> float:
     """Of one search: the gateway, the call, and its time."""
-    gb_s = given.search_ms / 1000 * given.function_gb
-    function = price_list().usd("lambda_request") + gb_s * price_list().usd(
-        "lambda_gb_second_x86_64"
-    )
-    return function + price_list().usd("api_request")
+    usd = price_list().usd
+    time_usd = lambda_usd(given.search_ms, round(given.function_gb * 1024))
+    return usd("lambda_request") + time_usd + usd("api_request")
 
 
 def index_usd(given: Inputs) -> float:
     """Of one image: the function, its message (sent, and received and deleted with others), and
     three requests of the bucket: looked at, read, looked at again.
     """
-    gb_s = given.index_ms / 1000 * given.function_gb
-    function = price_list().usd("lambda_request") / given.batch + gb_s * price_list().usd(
-        "lambda_gb_second_x86_64"
-    )
-    queue = price_list().usd("queue_request") * (1 + 2 / given.batch)
-    return function + queue + 3 * price_list().usd("bucket_get")
+    usd = price_list().usd
+    time_usd = lambda_usd(given.index_ms, round(given.function_gb * 1024))
+    queue = usd("queue_request") * (1 + 2 / given.batch)
+    return usd("lambda_request") / given.batch + time_usd + queue + 3 * usd("bucket_get")
 
 
 def page(given: Inputs) -> str:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
@@ -28,13 +27,13 @@ from rich.table import Table
 from rich.text import Text
 
 from console.client import ServiceError
+from console.pricing import lambda_usd, price_list
 from likeness.feeding import Feeder, batches, may_be_picture
 from likeness.ports import ObjectListing
 from likeness.records import Listed, ObjectRef
 
 # More are fed by the state machine of template.yaml: a laptop closes before they are through.
 MOST_OBJECTS = 1_000_000
-PRICES = Path(__file__).parent / "prices.json"
 _PAGE = 1000
 # The index function's: messages of one invocation, and of one call to SQS.
 _BATCH = 10
@@ -147,30 +146,27 @@ class Work:
     ms: float
     functions: int
     memory_mb: int
-    architecture: str = "x86_64"
 
 
 def expected_s(plan: Plan, work: Work) -> float:
     return plan.objects * work.ms / 1000 / work.functions
 
 
-def expected_cost(plan: Plan, work: Work, prices: Mapping[str, Any]) -> dict[str, float]:
+def expected_cost(plan: Plan, work: Work) -> dict[str, float]:
     """Dollars by service, without free tiers; Qdrant's node is paid for by the month."""
-    usd = {name: price["usd"] for name, price in prices["prices"].items()}
+    usd = price_list().usd
     calls = plan.objects / _BATCH
-    gb_seconds = plan.objects * work.ms / 1000 * work.memory_mb / 1024
-    time_usd = gb_seconds * usd[f"lambda_gb_second_{work.architecture}"]
+    time_usd = plan.objects * lambda_usd(work.ms, work.memory_mb)
     return {
-        "lambda": time_usd + calls * usd["lambda_request"],
-        "sqs": 3 * calls * usd["queue_request"],  # sent, received, deleted
-        "s3": plan.objects * _READS * usd["bucket_get"] + plan.listed / _PAGE * usd["bucket_put"],
+        "lambda": time_usd + calls * usd("lambda_request"),
+        "sqs": 3 * calls * usd("queue_request"),  # sent, received, deleted
+        "s3": plan.objects * _READS * usd("bucket_get") + plan.listed / _PAGE * usd("bucket_put"),
     }
 
 
 def show(plan: Plan, work: Work, out: Console) -> None:
     """What a backfill would take: how many, how long, how much."""
-    prices = json.loads(PRICES.read_text())
-    cost = expected_cost(plan, work, prices)
+    cost = expected_cost(plan, work)
     table = Table(show_header=False, box=None)
     for name, text in (
         ("objects", f"{plan.objects:,}, and {plan.skipped:,} that can be no pictures"),
@@ -182,8 +178,8 @@ def show(plan: Plan, work: Work, out: Console) -> None:
         table.add_row(f"[dim]{name}[/dim]", text)
     out.print(table)
     out.print(
-        f"[dim]at {work.ms:g} ms a picture, {work.memory_mb} MB, {work.architecture}; list prices "
-        f"of {prices['region']}, {prices['as_of']}; without Qdrant and free tiers[/dim]",
+        f"[dim]at {work.ms:g} ms a picture, {work.memory_mb} MB, x86_64; list prices "
+        f"of {price_list().region}, {price_list().as_of}; without Qdrant and free tiers[/dim]",
         soft_wrap=True,
     )
 

@@ -13,7 +13,7 @@ from aws_lambda_powertools import Logger, Metrics
 from snapshot_restore_py import register_after_restore
 
 from functions.index.handler import Handler
-from functions.index.models import open_indexers
+from functions.index.indexers import open_indexers
 from likeness.adapters.qdrant import open_index
 from likeness.settings import Settings
 from likeness.stopwatch import Stopwatch

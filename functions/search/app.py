@@ -13,16 +13,22 @@ from snapshot_restore_py import register_after_restore
 
 from functions.search.api import create_app
 from functions.search.gateway import create_handler
-from functions.search.models import open_searchers
-from functions.search.resources import open_fetch, open_logger, open_record, open_store
+from functions.search.resources import (
+    open_fetch,
+    open_logger,
+    open_record,
+    open_store,
+    open_words,
+)
 from likeness.adapters.qdrant import open_index
+from likeness.searchers import open_searchers
 from likeness.settings import Settings
 
 settings = Settings.from_env(os.environ)
 index = open_index(settings)
 register_after_restore(index.reconnect)
 register_after_restore(random.seed)  # or all that one snapshot becomes would wait alike
-searchers = open_searchers(settings, index)
+searchers = open_searchers(settings, index, open_store, open_words)
 fetch = open_fetch(settings.image_hosts)
 record = open_record(settings.answer_log)
 app = create_app(searchers, index, open_store, settings, open_logger, fetch, record)

@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
+from likeness.embedding import Embedder, TextEmbedder
 from likeness.errors import IndexMissing, IndexOfOtherModel
-from likeness.ports import VectorIndex
+from likeness.ports import ObjectStore, VectorIndex
+from likeness.rerank.verdicts import load_calibration
 from likeness.search import Searcher
+from likeness.settings import Settings
 
 # How long an alias is taken to stand where it was seen. Both collections are kept up to date, so
 # that an answer by the one that was just left is right too.
@@ -74,3 +79,31 @@ class Searchers:
             self._named = self._searchers[model]
             self._named_until_s = self._clock() + _SEEN_FOR_S
         return self._named
+
+
+def open_searchers(
+    settings: Settings,
+    index: VectorIndex,
+    open_store: Callable[[], ObjectStore],
+    open_words: Callable[[Path, int], TextEmbedder] | None = None,
+) -> Searchers:
+    """One for each bundle, all loaded at once: no answer after a switch waits for its model, and
+    SnapStart keeps both.
+
+    `open_words` is called where a query is text. Raises ModelBundleError for a damaged bundle.
+    """
+
+    def open_searcher(folder: Path) -> Searcher:
+        embedder = Embedder(folder, settings.threads)
+        return Searcher(
+            index.of(embedder.fingerprint) if settings.next_model_dir else index,
+            embedder,
+            open_store,
+            settings.schema,
+            settings.limits,
+            load_calibration(folder, embedder.fingerprint),
+            partial(open_words, folder, settings.threads) if open_words else None,
+            settings.keep_patches,
+        )
+
+    return Searchers(index, [open_searcher(folder) for folder in settings.model_dirs])
