@@ -25,7 +25,6 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
-from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,7 +35,7 @@ from rich.progress import Progress
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT)]
 
-from benchmarks.coldstart import API_KEY, INDEX, SEARCH, check, photo  # noqa: E402
+from benchmarks.coldstart import API_KEY, INDEX, SEARCH, StandIn, check, photo  # noqa: E402
 from console import costing  # noqa: E402
 from console.pricing import Measured, Run  # noqa: E402
 from tests import qdrant_server  # noqa: E402
@@ -216,25 +215,6 @@ def cpu_time_s(pid: int) -> float:
     """On processors so far (proc(5): fields 14 and 15 of stat, after the name in brackets)."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICKS_S
-
-
-class StandIn:
-    """Counts the calls to the Qdrant of the tests, and by how much it is slower than a real one."""
-
-    def __init__(self, server: ThreadingHTTPServer, real_ms: float) -> None:
-        self.calls, self.too_slow_ms = 0, 0.0
-        engine = server.RequestHandlerClass.engine  # type: ignore[attr-defined]
-        original = engine.call
-
-        def call(method: str, path: str, body: Any) -> Any:
-            start_s = time.perf_counter()
-            try:
-                return original(method, path, body)
-            finally:
-                self.calls += 1
-                self.too_slow_ms += (time.perf_counter() - start_s) * 1000 - real_ms
-
-        engine.call = call
 
 
 def batches(aws: str) -> Iterator[dict[str, Any]]:

@@ -84,7 +84,7 @@ SOURCES = {
     "disk_bytes": "disk for an image, less what only reranking reads, `scale.py`",
     "rerank_bytes": "disk for its descriptors and colours, `rerank.py`",
     "lookup_ms": "one core of a node, a hundred neighbours among a million, rescored, `scale.py`",
-    "search_ms": "billed for a search: above the 88 that `memory.py` measures on our machine, for "
+    "search_ms": "billed for a search: above the 51 that `memory.py` measures on our machine, for "
     "a slower core and the way to Qdrant; not measured on Lambda",
     "index_ms": "billed for an image: `index.py` needs 7 ms for a small one, a phone's takes 40; "
     "the rest is S3 and Qdrant; not measured on Lambda",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -74,18 +75,21 @@ CLOSED_AT_ONCE = Answer(raw=b"")
 class FaultServer:
     """Answers from its script; a list's last answer is given again and again."""
 
-    def __init__(self, script: Script) -> None:
+    def __init__(self, script: Script, tls: ssl.SSLContext | None = None) -> None:
         self.requests: list[Request] = []
         self.stopping = threading.Event()
         self._script = script if callable(script) else list(script)
         self._lock = threading.Lock()
         handler = type("BoundHandler", (_Handler,), {"faults": self})
         self._server = _Server(("127.0.0.1", 0), handler)
+        self._scheme = "https" if tls else "http"
+        if tls:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_port}"
+        return f"{self._scheme}://127.0.0.1:{self._server.server_port}"
 
     @property
     def paths(self) -> list[str]:
@@ -151,8 +155,8 @@ def _head(answer: Answer) -> bytes:
 
 
 @contextmanager
-def serve(script: Script) -> Iterator[FaultServer]:
-    server = FaultServer(script)
+def serve(script: Script, tls: ssl.SSLContext | None = None) -> Iterator[FaultServer]:
+    server = FaultServer(script, tls)
     try:
         yield server
     finally:

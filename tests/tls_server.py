@@ -57,8 +57,12 @@ class Keys:
             ["openssl", *command.split()], cwd=self._folder, check=True, capture_output=True
         )
 
+    @property
+    def authority(self) -> Path:
+        return self._folder / "authority.pem"
+
     def trusting(self) -> ssl.SSLContext:
-        return ssl.create_default_context(cafile=self._folder / "authority.pem")
+        return ssl.create_default_context(cafile=self.authority)
 
     def serving(self, name: str) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -10,14 +10,16 @@ from functions.canary.handler import Canary
 from likeness.adapters.cloudwatch import AnswerCounts
 from likeness.adapters.qdrant import open_index
 from likeness.adapters.s3 import S3Store
+from likeness.embedding import open_embedders
 from likeness.searchers import open_searchers
 from likeness.settings import Settings
 
 settings = Settings.from_env(os.environ)
 index = open_index(settings)
 store = S3Store()
+embedders = open_embedders(settings.model_dirs, settings.threads)
 handler = Canary(
-    open_searchers(settings, index, lambda: store),
+    open_searchers(settings, index, embedders, lambda: store),
     index,
     store,
     settings.limits,

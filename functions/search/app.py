@@ -8,29 +8,38 @@ gc.disable()  # importing leaves no garbage, and looking for it took 7 % of a co
 
 import os
 import random
+from concurrent.futures import ThreadPoolExecutor
 
-from snapshot_restore_py import register_after_restore
-
-from functions.search.api import create_app
-from functions.search.gateway import create_handler
-from functions.search.resources import (
-    open_fetch,
-    open_logger,
-    open_record,
-    open_store,
-    open_words,
-)
-from likeness.adapters.qdrant import open_index
-from likeness.searchers import open_searchers
+from likeness.embedding import open_embedders
 from likeness.settings import Settings
 
 settings = Settings.from_env(os.environ)
-index = open_index(settings)
-register_after_restore(index.reconnect)
-register_after_restore(random.seed)  # or all that one snapshot becomes would wait alike
-searchers = open_searchers(settings, index, open_store, open_words)
-fetch = open_fetch(settings.image_hosts)
-record = open_record(settings.answer_log)
+
+with ThreadPoolExecutor(1) as beside:
+    # onnxruntime reads a network without the interpreter's lock: the rest is imported meanwhile
+    loading = beside.submit(open_embedders, settings.model_dirs, settings.threads)
+
+    from snapshot_restore_py import register_after_restore
+
+    from functions.search.api import create_app
+    from functions.search.gateway import create_handler
+    from functions.search.resources import (
+        open_fetch,
+        open_logger,
+        open_record,
+        open_store,
+        open_words,
+    )
+    from likeness.adapters.qdrant import open_index
+    from likeness.searchers import open_searchers
+
+    index = open_index(settings)
+    register_after_restore(index.reconnect)
+    register_after_restore(random.seed)  # or all that one snapshot becomes would wait alike
+    fetch = open_fetch(settings.image_hosts)
+    record = open_record(settings.answer_log)
+
+searchers = open_searchers(settings, index, loading.result(), open_store, open_words)
 app = create_app(searchers, index, open_store, settings, open_logger, fetch, record)
 handler = create_handler(app)
 

@@ -100,6 +100,11 @@ class Embedder:
         return _rows_of(vectors, output.dim)
 
 
+def open_embedders(folders: Sequence[Path], threads: int = 1) -> list[Embedder]:
+    """One for each bundle. Raises ModelBundleError for a damaged one."""
+    return [Embedder(folder, threads) for folder in folders]
+
+
 class TextEmbedder:
     """A bundle's text tower: texts → vectors in its images' space. Safe between threads."""
 

@@ -84,17 +84,17 @@ class Searchers:
 def open_searchers(
     settings: Settings,
     index: VectorIndex,
+    embedders: Sequence[Embedder],
     open_store: Callable[[], ObjectStore],
     open_words: Callable[[Path, int], TextEmbedder] | None = None,
 ) -> Searchers:
-    """One for each bundle, all loaded at once: no answer after a switch waits for its model, and
-    SnapStart keeps both.
+    """One for each of the settings' bundles, all loaded: no answer after a switch waits for its
+    model, and SnapStart keeps both.
 
     `open_words` is called where a query is text. Raises ModelBundleError for a damaged bundle.
     """
 
-    def open_searcher(folder: Path) -> Searcher:
-        embedder = Embedder(folder, settings.threads)
+    def open_searcher(folder: Path, embedder: Embedder) -> Searcher:
         return Searcher(
             index.of(embedder.fingerprint) if settings.next_model_dir else index,
             embedder,
@@ -106,4 +106,4 @@ def open_searchers(
             settings.keep_patches,
         )
 
-    return Searchers(index, [open_searcher(folder) for folder in settings.model_dirs])
+    return Searchers(index, list(map(open_searcher, settings.model_dirs, embedders)))

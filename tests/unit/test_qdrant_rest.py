@@ -160,8 +160,13 @@ def test_the_pauses_between_tries_are_random_and_grow() -> None:
 
 @pytest.mark.parametrize(
     "slow",
-    [ok(None, wait_s=30), ok("x" * 1000, pause_s=0.05), error(500, wait_s=30)],
-    ids=["silence", "a trickle of bytes", "a late error"],
+    [
+        ok(None, wait_s=30),
+        ok("x" * 1000, pause_s=0.05),
+        Answer(raw=b"", body=b"HTTP/1.1 200 OK\r\nserver: " + b"x" * 1000, pause_s=0.05),
+        error(500, wait_s=30),
+    ],
+    ids=["silence", "a trickle of bytes", "a trickle of headers", "a late error"],
 )
 def test_a_slow_answer_ends_within_the_time_budget(slow: Answer) -> None:
     with scripted([slow], timeout_s=0.4) as (_, opened):

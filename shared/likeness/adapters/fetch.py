@@ -8,7 +8,6 @@ rebinding). Only https, only status 200; no redirects, no proxies, no second try
 from __future__ import annotations
 
 import http.client
-import math
 import queue
 import re
 import socket
@@ -16,11 +15,13 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from functools import cached_property
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import quote, urlsplit
 
+from likeness.adapters.connections import allow_until, connect, left_s
 from likeness.errors import ConfigurationError, FetchRefused, ImageTooLarge
 from likeness.settings import MIB
 
@@ -82,16 +83,6 @@ class _Place(NamedTuple):
     name: str
     port: int
     target: str
-
-
-class _TimedSocket(ssl.SSLSocket):
-    """Each read waits only until the deadline: with a timeout each, a trickle would never end."""
-
-    deadline_s = math.inf
-
-    def recv_into(self, *args: Any, **kwargs: Any) -> int:
-        self.settimeout(_left_s(self.deadline_s))
-        return super().recv_into(*args, **kwargs)
 
 
 class Fetcher:
@@ -188,7 +179,7 @@ class Fetcher:
         # getaddrinfo takes no timeout; a daemon that it holds up outlives the call, not the process
         threading.Thread(target=look_up, daemon=True).start()
         try:
-            texts = found.get(timeout=_left_s(deadline_s))
+            texts = found.get(timeout=left_s(deadline_s))
             addresses = [ip_address(text) for text in texts]
         except (TimeoutError, queue.Empty, ValueError):
             addresses = []
@@ -197,29 +188,20 @@ class Fetcher:
         return str(addresses[0])
 
     def _get(self, place: _Place, address: str, max_bytes: int, deadline_s: float) -> bytes:
-        # http.client alone: urllib3 gives TCP, TLS and each read a timeout of their own
-        connect_s = min(_CONNECT_TIMEOUT_S, _left_s(deadline_s))
-        with socket.create_connection((address, place.port), connect_s) as plain:
-            plain.settimeout(_left_s(deadline_s))
-            with self._context.wrap_socket(plain, server_hostname=place.name) as secure:
-                assert isinstance(secure, _TimedSocket)
-                secure.deadline_s = deadline_s
-                connection = http.client.HTTPSConnection(
-                    place.name, place.port, context=self._context
-                )
-                connection.auto_open = 0  # it would look the name up again
-                connection.sock = secure
-                connection.request("GET", place.target, headers=_HEADERS)
-                with connection.getresponse() as response:
-                    _check(response, place.name)
-                    return _body(response, max_bytes)
+        connection = connect(
+            place.name, place.port, deadline_s, _CONNECT_TIMEOUT_S, self._context, address
+        )
+        with closing(connection):
+            allow_until(connection, deadline_s)
+            connection.request("GET", place.target, headers=_HEADERS)
+            with connection.getresponse() as response:
+                _check(response, place.name)
+                return _body(response, max_bytes)
 
     @cached_property
     def _context(self) -> ssl.SSLContext:
         """Made when it is first needed: the system's authorities take a while to load."""
-        context = self._given_context or ssl.create_default_context()
-        context.sslsocket_class = _TimedSocket
-        return context
+        return self._given_context or ssl.create_default_context()
 
 
 def _check(response: http.client.HTTPResponse, name: str) -> None:
@@ -269,11 +251,3 @@ def _host(entry: str) -> str:
         raise ConfigurationError(
             f"{entry!r} is no host to fetch images from: give a name, or *. and a name"
         ) from None
-
-
-def _left_s(deadline_s: float) -> float:
-    """The time until the deadline. Raises TimeoutError where there is none."""
-    left_s = deadline_s - time.monotonic()
-    if left_s <= 0:
-        raise TimeoutError
-    return left_s

@@ -1,4 +1,4 @@
-"""VectorIndex over a Qdrant server's REST API (≥ 1.19), with urllib3.
+"""VectorIndex over a Qdrant server's REST API (≥ 1.19).
 
 qdrant-client costs 1.3 s and 84 MB at a cold start; we need ten calls of it. The tests hold every
 body that is sent here against qdrant-client's own models.
@@ -12,11 +12,13 @@ import random
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from http.client import HTTPException
 from itertools import islice
 from typing import Any
 
-import urllib3
+import msgspec
 
+from likeness.adapters.connections import Pool
 from likeness.adapters.qdrant import (
     BULKY,
     HNSW_EF,
@@ -56,12 +58,11 @@ from likeness.records import (
 )
 
 _ATTEMPTS = 3
-_CONNECT_TIMEOUT_S = 1.0
 _BACKOFF_S = 0.1
-_CHUNK_BYTES = 65_536
 _RETRIED = {429, 500, 502, 503, 504}
 _NOT_FOUND = 404
 _REFUSED = {401, 403}
+_NO_ANSWER = (OSError, HTTPException, msgspec.DecodeError, ValueError, RecursionError)
 _FAILURES_TO_OPEN = 5
 _OPEN_S = 5.0
 # Load balancers and NAT forget idle connections after minutes, some without a word.
@@ -125,14 +126,13 @@ class Transport:
         wall_clock: Callable[[], float] = time.time,
         patient: bool = False,
     ) -> None:
-        """One call, retries included, is given `timeout_s`; only a peer that sends its headers byte
-        by byte can stretch it.
+        """One call, retries included, is given `timeout_s`.
 
         `read_key` is asked for the API key now, after a restore and after a refusal. `wall_clock`
         goes on while a function is frozen; a monotonic one may not. `patient` waits out the
         pause of an open circuit, where others fail at once.
         """
-        self._url = url
+        self._pool = Pool(url)
         self._read_key = read_key
         self._timeout_s = timeout_s
         self._breaker = breaker or CircuitBreaker(probe_s=timeout_s + 1)
@@ -145,10 +145,11 @@ class Transport:
         """Open connections and read the key anew: a restored snapshot's are dead and old, and
         what failed before it was taken says nothing of now.
         """
+        self._pool.clear()
         headers = {"content-type": "application/json"}
         if key := (self._read_key() or "").strip():  # a newline would make an invalid header
             headers["api-key"] = key
-        self._pool = urllib3.PoolManager(headers=headers, retries=False, maxsize=8)
+        self._headers = headers
         self._used_at_s = self._wall_clock()
         self._breaker.succeeded()
 
@@ -167,7 +168,7 @@ class Transport:
         for attempt in range(_ATTEMPTS):
             try:
                 status, answer = self._attempt(method, path, encoded, deadline_s)
-            except (urllib3.exceptions.HTTPError, ValueError, RecursionError) as error:
+            except _NO_ANSWER as error:
                 failure = f"{type(error).__name__}: no complete answer"
             else:
                 if status not in _RETRIED:
@@ -202,21 +203,10 @@ class Transport:
     def _attempt(
         self, method: str, path: str, body: bytes | None, deadline_s: float
     ) -> tuple[int, Any]:
-        left_s = max(0.001, deadline_s - time.monotonic())
-        timeout = urllib3.Timeout(total=left_s, connect=min(_CONNECT_TIMEOUT_S, left_s))
-        response = self._pool.request(
-            method, self._url + path, body=body, timeout=timeout, preload_content=False
-        )
-        data = bytearray()
-        while part := response.read1(_CHUNK_BYTES):
-            data += part
-            # urllib3's timeout is for each read: a trickle would never end
-            if time.monotonic() > deadline_s:
-                response.close()
-                raise urllib3.exceptions.TimeoutError("the answer took too long")
-        if response.status in _RETRIED | _REFUSED:  # Qdrant refuses a key in plain text
-            return response.status, None
-        return response.status, json.loads(data)
+        status, data = self._pool.exchange(method, path, self._headers, body, deadline_s)
+        if status in _RETRIED | _REFUSED:  # Qdrant refuses a key in plain text
+            return status, None
+        return status, msgspec.json.decode(data)
 
 
 def _result(status: int, answer: Any, method: str, path: str) -> Any:

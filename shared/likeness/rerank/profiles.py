@@ -129,11 +129,12 @@ class Ranker:
             rows = order[: max(len(judged), shown)]
             geometry = np.full(count, np.nan, np.float32)
             held = []
-            for number in np.unique(view[rows]).tolist():
+            for number, seen in enumerate(views):
                 its = rows[view[rows] == number]
-                found = self._verify(views[number], [candidates[row] for row in its])
-                geometry[its] = found.verification.score
-                held.append((its, found))
+                if len(its):
+                    found = self._verify(seen, [candidates[row] for row in its])
+                    geometry[its] = found.verification.score
+                    held.append((its, found))
             stages["geometry"] = geometry
             score[judged] += np.float32(calibration.geometry) * geometry[judged]
             order = np.argsort(-score, kind="stable")

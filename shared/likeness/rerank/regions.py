@@ -37,7 +37,10 @@ def standing_out(patches: NDArray[np.float32]) -> NDArray[np.float32]:
 def subject(patches: NDArray[np.float32]) -> Box:
     """The box of what stands out most, or the whole picture where that is nearly all of it."""
     found = standing_out(patches)
-    found = np.maximum(0, found - np.quantile(found, _CALM))
+    # a quantile, but np.quantile imports numpy.ma: 7 ms of the first answer
+    ranked = np.sort(found, axis=None)
+    calm = np.float32(np.interp(_CALM, np.linspace(0, 1, len(ranked)), ranked))
+    found = np.maximum(0, found - calm)
     if found.max() < _FAINT:
         return WHOLE
     total = found.sum()
