@@ -25,7 +25,7 @@ _BUCKET_GETS = 3
 # X-Ray's own sampling: one request a second, and of those beyond it this share.
 _TRACED = 0.05
 # What template.yaml makes; tests/console/test_costing.py counts them there.
-SNAPSHOTS, ALARMS, SECRETS = 2, 15, 2
+SNAPSHOTS, ALARMS, SECRETS = 2, 16, 2
 # Kinds of metrics that are published where everything happens: 27 of search, 20 of index, 5 others.
 _METRICS = 52
 

@@ -101,17 +101,6 @@ def test_the_circuit_opens_and_closes_again(functions: Functions, indexed: Bucke
     assert finds(functions, indexed)
 
 
-@pytest.mark.fault(
-    "Qdrant sends byte by byte, so that no timeout of a socket ends it", seen=WITHIN, heals=NEXT
-)
-def test_a_trickle_that_outlasts_every_timeout_is_answered_in_time(
-    functions: Functions, indexed: Bucket
-) -> None:
-    with functions.qdrant.failing(Fault(pause_s=0.2)):
-        functions.ask(jpeg(300), timeout_s=2).assert_asks_to_try_again("unavailable")
-    assert finds(functions, indexed)
-
-
 @pytest.mark.parametrize(
     ("fault", "timeout_s", "slug"),
     [

@@ -166,7 +166,7 @@ def test_alarms_begin_where_the_design_says() -> None:
         for alarm in ALARMS
     }
     above, below = "GreaterThanThreshold", "LessThanThreshold"
-    assert limits["dead-letters"] == limits["drift"] == (above, 0)
+    assert limits["dead-letters"] == limits["drift"] == limits["drift-unfinished"] == (above, 0)
     assert limits["queue-age"] == (above, 15 * 60)
     assert limits["index-errors"] == limits["search-errors"] == (above, 0.01)
     assert limits["index-throttles"] == limits["search-throttles"] == (above, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import socket
 import ssl
@@ -144,6 +145,13 @@ def test_clearing_closes_what_is_idle() -> None:
         get(opened)
         first, second = server.requests
         assert first.connection != second.connection
+
+
+def test_a_pool_that_is_dropped_leaves_no_connection_open() -> None:
+    """A socket that was left to the collector would be a ResourceWarning, and so an error."""
+    with serve([ok(None)]) as server:
+        get(Pool(server.url))
+        gc.collect()
 
 
 def test_a_refused_connection_is_an_os_error() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import socket
 import ssl
 import time
+import weakref
 from collections.abc import Mapping
 from http.client import HTTPConnection
 from typing import Any
@@ -106,6 +107,7 @@ class Pool:
         self._name, self._port = name, port or (_HTTPS if self._tls else _HTTP)
         self._path = parts.path
         self._idle: list[HTTPConnection] = []
+        weakref.finalize(self, _close_all, self._idle)  # nobody has to clear a pool
 
     def exchange(
         self,
@@ -131,21 +133,26 @@ class Pool:
 
     def clear(self) -> None:
         """Close what is idle."""
-        while connection := self._pop():
-            connection.close()
+        _close_all(self._idle)
 
     def _take(self, deadline_s: float) -> HTTPConnection:
-        while connection := self._pop():
+        while connection := _popped(self._idle):
             if _is_quiet(connection):
                 return connection
             connection.close()
         return connect(self._name, self._port, deadline_s, _CONNECT_TIMEOUT_S, self._tls)
 
-    def _pop(self) -> HTTPConnection | None:
-        try:
-            return self._idle.pop()
-        except IndexError:  # another thread was faster
-            return None
+
+def _popped(idle: list[HTTPConnection]) -> HTTPConnection | None:
+    try:
+        return idle.pop()
+    except IndexError:  # another thread may have been faster
+        return None
+
+
+def _close_all(idle: list[HTTPConnection]) -> None:
+    while connection := _popped(idle):
+        connection.close()
 
 
 def _is_quiet(connection: HTTPConnection) -> bool:
