@@ -22,7 +22,7 @@ from console.sharing import RunningIndex
 from likeness.errors import ConfigurationError, ModelBundleError
 from likeness.feeding import Feeder
 from likeness.model import MANIFEST, load_spec
-from likeness.settings import Settings
+from likeness.settings import MOST_WAITING, Settings
 
 if TYPE_CHECKING:
     from console.migrating import Comparison, Filling, Migration, Side
@@ -111,7 +111,7 @@ def fill(data: Data = DEFAULT_DATA) -> None:
     """Hint at every object that the new collection lacks. Can be stopped and repeated at any time.
 
     The hints go to the queue that events go to: the index function works them off. New uploads go
-    first: hints are sent only while fewer than 10,000 messages wait.
+    first: hints are sent only while fewer than LIKENESS_MOST_WAITING messages wait, or 10,000.
     """
     from likeness.adapters.sqs import SqsQueue  # noqa: PLC0415 - boto3 takes a moment
 
@@ -119,7 +119,8 @@ def fill(data: Data = DEFAULT_DATA) -> None:
     queue_url = service.queue_url if service else os.environ.get("LIKENESS_QUEUE_URL")
     if not queue_url:
         raise ServiceError("LIKENESS_QUEUE_URL is not set; a deployed stack's outputs name it")
-    feeder = Feeder(SqsQueue(queue_url))
+    most = MOST_WAITING if service else Settings.from_env(os.environ).most_waiting
+    feeder = Feeder(SqsQueue(queue_url), most)
     _, found = _filling(index, feeder.send)
     out.print(f"{found.objects - found.agreed} objects hinted at, {found.agreed} are done")
     _next("`likeness migrate status`, until all are there; then `likeness migrate compare`")
