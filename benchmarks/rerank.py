@@ -46,7 +46,7 @@ from likeness.embedding import Embedder
 from likeness.filters import Schema
 from likeness.images import decode
 from likeness.indexing import Indexer
-from likeness.looking import appearances
+from likeness.looking import appearance
 from likeness.preprocessing import COLOURS
 from likeness.records import Point
 from likeness.rerank.appearance import Appearance, of_point
@@ -125,8 +125,7 @@ def indexed(pictures: Sequence[bytes], embedder: Embedder) -> list[Point]:
 def looked_at(data: bytes, embedder: Embedder) -> Appearance:
     """A query's picture, with all its descriptors."""
     image, info = decode(data, Limits(), embedder.decode_size)
-    [appearance] = appearances(embedder, image, sha256=info.sha256)
-    return appearance
+    return appearance(embedder, image, sha256=info.sha256)
 
 
 def calibrated(embedder: Embedder) -> Calibration:

@@ -205,9 +205,16 @@ def index(
     from likeness.adapters.s3 import S3Store  # noqa: PLC0415 - boto3 takes a moment
     from likeness.adapters.sqs import SqsQueue  # noqa: PLC0415
 
+    is_bucket = source.startswith("s3://")
+    if not is_bucket and (dry_run or takes_all or workflow or anyway):
+        raise typer.BadParameter("--dry-run, --all, --workflow and --anyway go with s3://…")
+    if is_bucket and (prefix or meta):
+        raise typer.BadParameter(
+            "--prefix and --meta go with a folder: objects of a bucket stay as they are"
+        )
     service = _use_local(data) if url is None else None
     expected: dict[str, str | None] = {}
-    if source.startswith("s3://"):
+    if is_bucket:
         bucket, _, under = source.removeprefix("s3://").partition("/")
         if not bucket:
             raise typer.BadParameter("name a bucket: s3://bucket/prefix")
@@ -234,7 +241,7 @@ def index(
         expected = dict.fromkeys(keys)
     client = _client(service, url, api_key)
     with _progress() as progress:
-        if not source.startswith("s3://"):
+        if not is_bucket:
             bucket = _needed("LIKENESS_BUCKET", service.bucket if service else None)
             expected = _upload_folder(S3Store(), bucket, Path(source), prefix, meta, progress)
         task = progress.add_task("searchable", total=len(expected))

@@ -33,7 +33,7 @@ from likeness.errors import ImageError
 from likeness.evaluation import Ranking, rank
 from likeness.filters import Schema
 from likeness.images import decode
-from likeness.looking import appearances
+from likeness.looking import appearance
 from likeness.ports import ObjectStore, VectorIndex
 from likeness.records import (
     ImageInfo,
@@ -57,7 +57,6 @@ from likeness.search import (
     ById,
     ByImage,
     ByVector,
-    Hit,
     Query,
     Searcher,
     Source,
@@ -241,7 +240,7 @@ def _look(embedder: Embedder, cache: Path, item: Item) -> _Kept | ImageError:
 def _seen(embedder: Embedder, data: bytes) -> tuple[ImageInfo, Appearance]:
     """Raises ImageError."""
     picture, info = decode(data, Limits(), embedder.decode_size)
-    return info, appearances(embedder, picture, sha256=info.sha256)[0]
+    return info, appearance(embedder, picture, sha256=info.sha256)
 
 
 def _patches(kept: list[_Kept], embedder: Embedder) -> NDArray[np.float16] | None:
@@ -430,7 +429,7 @@ class Bench:
         rows, cosines = self._rows(fast), [hit.stages["cosine"] for hit in fast.results]
         nearest = gallery.vectors[rows]
         scores = {
-            stage: after(self._rows(answers[p]), [_order_of(hit) for hit in answers[p].results])
+            stage: after(self._rows(answers[p]), [hit.order for hit in answers[p].results])
             for p, stage in STAGE_OF.items()
         }
         scores["subject crop"] = after(rows, cosines)
@@ -489,10 +488,6 @@ class Bench:
             likely[0],
             likely[1] if len(likely) > 1 else None,
         )
-
-
-def _order_of(hit: Hit) -> float:
-    return hit.score if hit.rerank_score is None else hit.rerank_score
 
 
 def no_store() -> ObjectStore:

@@ -28,7 +28,7 @@ from likeness.embedding import Embedder
 from likeness.errors import ImageError, ModelBundleError
 from likeness.evaluation import Reliability, reliability
 from likeness.images import decode
-from likeness.looking import appearances
+from likeness.looking import appearance
 from likeness.rerank.appearance import Appearance
 from likeness.rerank.profiles import Ranker
 from likeness.rerank.verdicts import (
@@ -285,7 +285,7 @@ def _look(
 
 def _appearance(data: bytes, embedder: Embedder) -> Appearance:
     picture, info = decode(data, Limits(), embedder.decode_size)
-    return appearances(embedder, picture, sha256=info.sha256)[0]
+    return appearance(embedder, picture, sha256=info.sha256)
 
 
 def _others(

@@ -11,9 +11,16 @@ import urllib3
 
 from likeness.images import sniff
 
-# A usage plan's 429 is waited out, as long as it says.
+# A usage plan's 429 is waited out, as long as it says; a service that is not there, is not.
 _RETRIES = urllib3.Retry(
-    8, backoff_factor=0.5, status_forcelist=[429], allowed_methods=None, raise_on_status=False
+    8,
+    connect=0,
+    read=0,
+    other=0,
+    backoff_factor=0.5,
+    status_forcelist=[429],
+    allowed_methods=None,
+    raise_on_status=False,
 )
 
 

@@ -121,7 +121,8 @@ def _bucket(bucket: str | None, queue_url: str | None) -> Finding:
     arns = [q["QueueArn"] for q in notified.get("QueueConfigurations", [])]
     if not any(arn.endswith(f":{queue_name}") for arn in arns):
         mend = (
-            "Uploads are not indexed: point the bucket's notification at the queue (deploy anew)."
+            "Uploads are not indexed: point the bucket's notification at the queue, as "
+            "docs/runbook/drift.md says; to deploy anew does not mend it."
         )
         return Finding("bucket", False, f"{bucket} notifies {arns or 'nobody'}", mend)
     return Finding("bucket", True, f"{bucket} notifies {queue_name}")

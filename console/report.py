@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any, Protocol
 
-from likeness.images import decode
+from likeness import images
 from likeness.settings import Limits
 
 _THUMBNAIL = 200
@@ -107,8 +106,5 @@ def verdict(result: Mapping[str, Any]) -> str:
 
 def thumbnail(data: bytes) -> str:
     """A small JPEG of a picture, as a data: URL."""
-    image, _ = decode(data, Limits(), _THUMBNAIL)
-    image.thumbnail((_THUMBNAIL, _THUMBNAIL))
-    out = io.BytesIO()
-    image.save(out, "JPEG", quality=72)
-    return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode()
+    small = images.thumbnail(data, Limits(), _THUMBNAIL)
+    return "data:image/jpeg;base64," + base64.b64encode(small).decode()

@@ -15,6 +15,7 @@ from typing import Any
 from console.client import Client
 from likeness.adapters.s3 import S3Store
 from likeness.feeding import SUFFIXES
+from likeness.filters import header_text
 from likeness.records import ObjectRef
 
 _CHUNK = 100
@@ -66,7 +67,9 @@ def upload(
     """Put one object, unless it is there already; returns the ETag that its status will show."""
     etag = hashlib.md5(data, usedforsecurity=False).hexdigest()
     present = store.head(ref)
-    if present is None or present.etag != etag or dict(present.metadata) != dict(metadata or {}):
+    # as S3 gives them back
+    wanted = {name.lower(): header_text(text) for name, text in (metadata or {}).items()}
+    if present is None or present.etag != etag or dict(present.metadata) != wanted:
         kind = mimetypes.guess_type(ref.key)[0] or "application/octet-stream"
         store.put(ref, data, kind, metadata or {})
     return etag

@@ -14,7 +14,7 @@ import numpy as np
 from console.edits import EDITS
 from likeness.embedding import Embedder
 from likeness.images import decode
-from likeness.looking import appearances
+from likeness.looking import appearance
 from likeness.model import ModelSpec, load_spec
 from likeness.rerank.appearance import Appearance
 from likeness.rerank.profiles import Ranker
@@ -64,5 +64,4 @@ def _fitted(folder: Path) -> Calibration:
 
 def _look(data: bytes, embedder: Embedder) -> Appearance:
     image, info = decode(data, Limits(), embedder.decode_size)
-    [found] = appearances(embedder, image, sha256=info.sha256)
-    return found
+    return appearance(embedder, image, sha256=info.sha256)

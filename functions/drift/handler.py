@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -32,7 +31,6 @@ class Handler:
         settings: Settings,
         logger: Logger,
         metrics: Metrics,
-        clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
         self._index = index
@@ -40,7 +38,6 @@ class Handler:
         self._settings = settings
         self._logger = logger
         self._metrics = metrics
-        self._clock = clock
 
     def __call__(self, event: Any, context: Any) -> Mapping[str, Any]:
         """Raises Unavailable where S3, SQS or Qdrant is down; the next run begins where this did.
@@ -70,7 +67,6 @@ class Handler:
             ),
             mend,
             self._settings.event_lag_s,
-            clock=self._clock,
         )
         start = self._start()
         report = audit.run(start, left_s)

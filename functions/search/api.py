@@ -43,6 +43,7 @@ from likeness.errors import (
     UnsupportedFormat,
 )
 from likeness.feedback import Feedback, Opinion
+from likeness.filters import header_text
 from likeness.ports import IndexView, ObjectStore
 from likeness.records import Box, ObjectRef, Page, Point, State
 from likeness.rerank.profiles import Profile, Proof
@@ -359,7 +360,7 @@ class Api:
             raise UnsupportedFormat(f"{wanted.content_type} is not switched on here")
         if undeclared := wanted.metadata.keys() - self._settings.schema.types.keys():
             raise InvalidRequest(f"metadata: {min(undeclared)!r} is not a declared key")
-        if sum(len((name + value).encode()) for name, value in wanted.metadata.items()) > 2048:
+        if sum(len(name) + len(header_text(v)) for name, v in wanted.metadata.items()) > 2048:
             raise InvalidRequest("metadata: S3 keeps 2 kB of it at most")
         name = wanted.name or "image"
         ref = ObjectRef(self._bucket(), f"{self._settings.upload_prefix}{uuid.uuid4().hex}/{name}")
@@ -563,6 +564,7 @@ async def _parse_form(request: Request) -> tuple[Source, schemas.SearchOptions]:
     texts = {name: value for name, value in form.items() if isinstance(value, str)}
     files = {name: value for name, value in form.items() if isinstance(value, UploadFile)}
     try:
+        _check_once(form)
         if files.keys() != {"image"}:
             raise InvalidRequest("a form needs one file, named image")
         image = _query_image(await files["image"].read())
@@ -602,9 +604,8 @@ def _decoded(body: bytes, kind: type[S]) -> S:
 def _from_texts(texts: Mapping[str, str], kind: type[S]) -> S:
     """Query-string or form fields: numbers as text, some as JSON."""
     fields: dict[str, Any] = dict(texts)
-    if isinstance(texts, ImmutableMultiDict) and len(texts.multi_items()) > len(fields):
-        twice = next(name for name in fields if len(texts.getlist(name)) > 1)
-        raise InvalidRequest(f"{twice} is given more than once")
+    if isinstance(texts, ImmutableMultiDict):
+        _check_once(texts)
     for name in fields.keys() & set(openapi.JSON_OPTIONS):
         try:
             fields[name] = msgspec.json.decode(fields[name])
@@ -614,6 +615,12 @@ def _from_texts(texts: Mapping[str, str], kind: type[S]) -> S:
         return msgspec.convert(fields, kind, strict=False)
     except msgspec.MsgspecError as error:
         raise InvalidRequest(str(error)) from error
+
+
+def _check_once(fields: ImmutableMultiDict[str, Any]) -> None:
+    for name in fields:
+        if len(fields.getlist(name)) > 1:
+            raise InvalidRequest(f"{name} is given more than once")
 
 
 def _from_base64(text: str) -> bytes:

@@ -59,7 +59,7 @@ def answered(
         "shown": [_shown(hit) for hit in hits[:_SHOWN]],
         "more": _ids(hits[_SHOWN:]),
         "cut": {
-            why: {"count": len(left), "best": _order(left[0]), "ids": _ids(left)}
+            why: {"count": len(left), "best": round(left[0].order, 4), "ids": _ids(left)}
             for why, left in answer.cut.items()
             if left
         },
@@ -146,10 +146,6 @@ def _shown(hit: Hit) -> dict[str, Any]:
         verdict = hit.proof.verdict
         told |= {"verdict": verdict.level.value, "probability": round(verdict.probability, 4)}
     return told
-
-
-def _order(hit: Hit) -> float:
-    return round(hit.score if hit.rerank_score is None else hit.rerank_score, 4)
 
 
 def _ids(hits: Iterable[Hit]) -> str:

@@ -10,6 +10,8 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
+_RESAMPLES, _BINS = 2000, 10
+
 
 class Ranking(NamedTuple):
     """One value for each of Q queries: the first relevant result has rank 1, at most 5, 10."""
@@ -76,8 +78,6 @@ def rank(
 def estimate(
     values: NDArray[np.float64],
     groups: NDArray[np.generic],
-    resamples: int = 2000,
-    seed: int = 0,
     weights: NDArray[np.float64] | None = None,
 ) -> Estimate:
     """Mean of (Q,) values, and its percentile interval when whole groups are drawn again.
@@ -91,25 +91,23 @@ def estimate(
     weights = np.ones(len(values)) if weights is None else weights
     totals = np.bincount(member, weights=values * weights)
     counts = np.bincount(member, weights=weights)
-    drawn = np.random.default_rng(seed).integers(len(names), size=(resamples, len(names)))
+    drawn = np.random.default_rng(0).integers(len(names), size=(_RESAMPLES, len(names)))
     means = totals[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
     low, high = np.percentile(means, [2.5, 97.5])
     return Estimate(float(np.average(values, weights=weights)), float(low), float(high))
 
 
-def reliability(
-    claimed: NDArray[np.float64], held: NDArray[np.bool_], bins: int = 10
-) -> Reliability:
+def reliability(claimed: NDArray[np.float64], held: NDArray[np.bool_]) -> Reliability:
     """Claimed probabilities (N,) and whether each held (N,), in bins of equal width.
 
     The error is the mean distance of what was claimed from how often it held, each bin weighted by
     its claims (Guo et al., On Calibration of Modern Neural Networks, ICML 2017, section 2).
     """
-    place = np.minimum((claimed * bins).astype(np.intp), bins - 1)
+    place = np.minimum((claimed * _BINS).astype(np.intp), _BINS - 1)
     filled = [
         Bin(
-            number / bins,
-            (number + 1) / bins,
+            number / _BINS,
+            (number + 1) / _BINS,
             int(inside.sum()),
             float(claimed[inside].mean()),
             float(held[inside].mean()),

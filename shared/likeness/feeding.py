@@ -48,14 +48,12 @@ class Feeder:
         queue: HintQueue,
         most_waiting: int = MOST_WAITING,
         left_s: Callable[[], float] = lambda: float("inf"),
-        settle_s: float = _SETTLE_S,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         """`left_s` tells how long there is still to wait for room."""
         self._queue = queue
         self._most_waiting = most_waiting
         self._left_s = left_s
-        self._settle_s = settle_s
         self._sleep = sleep
         self._room = 0
         self._asked = False
@@ -70,9 +68,9 @@ class Feeder:
             return
         while self._room <= 0:
             if self._asked:
-                if self._left_s() < self._settle_s:
+                if self._left_s() < _SETTLE_S:
                     raise QueueFull(f"{self._most_waiting - self._room} hints wait in the queue")
-                self._sleep(self._settle_s)
+                self._sleep(_SETTLE_S)
             self._room = self._most_waiting - self._queue.depth()
             self._asked = True
         self._room -= self._queue.send(refs)

@@ -221,6 +221,15 @@ def _bound(value: Any, kind: str, where: str) -> Any:
     raise InvalidRequest(f"{where}: expected a {'date and time' if kind == 'datetime' else kind}")
 
 
+def header_text(text: str) -> str:
+    """Metadata as S3 itself writes it back: RFC 2047 words where it is not ASCII."""
+    if text.isascii():
+        return text
+    from email.header import Header  # noqa: PLC0415 - rare, and slow to import
+
+    return Header(text, "utf-8", maxlinelen=10_000).encode()
+
+
 def _decoded(text: str) -> str:
     """S3 gives non-ASCII metadata back as RFC 2047 words (S3 guide, "User-defined metadata")."""
     if not text.startswith("=?"):

@@ -66,8 +66,9 @@ _DRAFT_FACTOR = 1.5
 _JPEG_SCAN = b"\xff\xda"
 _JPEG_END = b"\xff\xd9"
 _MAX_JPEG_SCANS = 64
-# ITU-T T.81, B.1.1: FF is escaped by 00 in entropy-coded data, D0 to D7 stand inside it.
-_JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+# ITU-T T.81, B.1.1: markers that a length comes after, and the image's beginning and end. Others
+# stand alone: D0 to D7 inside entropy-coded data, and what is below C0, which decoders pass over.
+_JPEG_MARKER = re.compile(rb"\xff[\xc0-\xcf\xd8-\xfe]")
 
 # Pillow decodes run-length BMPs in Python, byte by byte: one kilobyte took 6 s at 50 megapixels.
 _MAX_RUN_LENGTH_PIXELS = 4_000_000

@@ -1,8 +1,6 @@
-"""A picture, or parts of it, → all that is compared of it."""
+"""A picture, or a part of it, → all that is compared of it."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 from PIL import Image
 
@@ -14,37 +12,32 @@ from likeness.rerank.packing import pack
 from likeness.stopwatch import Stage, untimed
 
 
-def appearances(
+def appearance(
     embedder: Embedder,
     picture: Image.Image,
-    boxes: Sequence[Box] = (WHOLE,),
+    box: Box = WHOLE,
     sha256: str | None = None,
     stage: Stage = untimed,
-) -> list[Appearance]:
-    """Parts of an upright RGB picture, in one run of the network.
+) -> Appearance:
+    """A part of an upright RGB picture, by one run of the network.
 
     `stage` is entered for what is timed: decode, embed. Raises NoDetail for a part without any.
     """
     with stage("decode"):
-        parts = [picture if box == WHOLE else cropped(picture, box) for box in boxes]
-        prepared = [embedder.look(part) for part in parts]
+        part = picture if box == WHOLE else cropped(picture, box)
+        prepared = embedder.look(part)
     with stage("embed"):
-        found = embedder.describe([item.tensor for item in prepared])
-    looks = []
-    for row, (box, part, item) in enumerate(zip(boxes, parts, prepared, strict=True)):
-        check_vector(found.vectors[row])
-        local = None if found.local is None else found.local[row]
-        salience = None if found.salience is None else found.salience[row]
-        looks.append(
-            Appearance(
-                found.vectors[row],
-                local,
-                None if local is None else pack(local, salience),
-                None if found.patches is None else found.patches[row],
-                item.colours.tobytes(),
-                sha256,
-                box,
-                seen(part.size, embedder.spec),
-            )
-        )
-    return looks
+        found = embedder.describe([prepared.tensor])
+    check_vector(found.vectors[0])
+    local = None if found.local is None else found.local[0]
+    salience = None if found.salience is None else found.salience[0]
+    return Appearance(
+        found.vectors[0],
+        local,
+        None if local is None else pack(local, salience),
+        None if found.patches is None else found.patches[0],
+        prepared.colours.tobytes(),
+        sha256,
+        box,
+        seen(part.size, embedder.spec),
+    )

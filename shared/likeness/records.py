@@ -221,7 +221,7 @@ class Lookup(Struct, frozen=True):
 
 
 class Candidate(Struct, frozen=True):
-    """One neighbour. `score` is the cosine, −1 … 1."""
+    """One neighbour. `score` is the cosine, −1 … 1, or where patches chose, what Lookup says."""
 
     point: Point
     score: float

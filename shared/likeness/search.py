@@ -26,7 +26,7 @@ from likeness.errors import (
 )
 from likeness.filters import Schema
 from likeness.images import decode, thumbnail
-from likeness.looking import appearances
+from likeness.looking import appearance
 from likeness.ports import IndexView, ObjectStore
 from likeness.records import (
     WHOLE,
@@ -158,6 +158,11 @@ class Hit(Struct, frozen=True):
     stages: Mapping[str, float] = {}
     group: Any = None
 
+    @property
+    def order(self) -> float:
+        """The score that it stands in its place by."""
+        return self.score if self.rerank_score is None else self.rerank_score
+
 
 class Facet(Struct, frozen=True):
     """A declared key's most frequent values, and how many live images have each."""
@@ -170,8 +175,8 @@ class Facet(Struct, frozen=True):
 class Answer(Struct, frozen=True):
     """`next_offset` is None on the last page; `took_ms` has a key for each stage that ran.
 
-    `box` is the part of the query that the best result is like; `query_id` is None for a source
-    that has no appearance of its own. `skipped`: stages that the time did not suffice for.
+    `box` is the part of the query that the best result is like; `query_id` is None where regions
+    have results of their own. `skipped`: stages that the time did not suffice for.
     `regions`: boxes of the things in the picture, each with its own results. `candidates`: how many
     neighbours were put into order; `cut`: those of them that are not shown, by what left them out.
     """
@@ -427,10 +432,8 @@ class Searcher:
             # a part needs as many pixels as a whole picture does
             share = min(box.right - box.left, box.bottom - box.top) if box else 1.0
             picture, info = decode(data, self._limits, math.ceil(side / max(share, 0.1)))
-        [appearance] = appearances(
-            self._embedder, picture, [box or WHOLE], info.sha256, watch.stage
-        )
-        return _Looked(appearance, own_ids, picture)
+        whole = appearance(self._embedder, picture, box or WHOLE, info.sha256, watch.stage)
+        return _Looked(whole, own_ids, picture)
 
     def _questions(self, query: Query, looked: _Looked, watch: Stopwatch) -> list[list[Appearance]]:
         whole, both = looked.appearance, query.subject and query.rerank is not Profile.NONE
@@ -449,10 +452,9 @@ class Searcher:
         """None for a part that is all of one colour."""
         assert looked.picture is not None
         try:
-            [part] = appearances(self._embedder, looked.picture, [box], stage=watch.stage)
+            return appearance(self._embedder, looked.picture, box, stage=watch.stage)
         except NoDetail:
             return None
-        return part
 
     def _points(self, ids: Sequence[str]) -> list[Point]:
         """Live and rejected points. Raises NotIndexed naming the first that is neither."""
@@ -630,7 +632,7 @@ class Searcher:
     def _selected(self, query: Query, hits: list[Hit]) -> tuple[list[Hit], dict[str, list[Hit]]]:
         """Cut off, then spread out, then grouped; and what each of these left out."""
         left_out: dict[str, list[Hit]] = {}
-        scores = np.array([_order_of(hit) for hit in hits], np.float32)
+        scores = np.array([hit.order for hit in hits], np.float32)
         if query.cutoff:
             cut = above_relative if query.cutoff.method == "relative" else above_gap
             end = cut(scores, query.cutoff.value)
@@ -655,10 +657,6 @@ def _direction(values: NDArray[np.float64], complaint: str) -> Vector:
         raise InvalidRequest(f"{complaint} not all zero")
     values = values / largest  # whose squares neither overflow nor vanish
     return np.asarray(values / np.linalg.norm(values), np.float32)
-
-
-def _order_of(hit: Hit) -> float:
-    return hit.score if hit.rerank_score is None else hit.rerank_score
 
 
 def _vector_of(hit: Hit) -> Vector:

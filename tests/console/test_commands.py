@@ -16,6 +16,7 @@ import pytest
 import urllib3
 
 from console.local import LocalService
+from tests.fault_server import closed_port
 from tests.lambda_runtime import client
 from tests.pictures import jpeg, png
 
@@ -236,6 +237,8 @@ def test_nothing_is_lost_when_the_service_stops_or_is_killed(
         (("index", "nowhere"), "there is no file or folder"),
         (("index", "events"), "holds no pictures"),
         (("index", "s3://"), "name a bucket"),
+        (("index", "events", "--dry-run"), "go with s3://"),
+        (("index", "s3://photos", "--meta", "a=b"), "go with a folder"),
         (("index", "README.md", "--meta", "ü=1"), "ASCII"),
         (("search", "README.md", "--url", "nowhere"), "http://"),
         (("status",), "Missing argument"),
@@ -250,6 +253,13 @@ def test_mistakes_get_one_clear_line(
     assert done.returncode != 0
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_service_that_is_not_there_is_told_at_once(tmp_path: Path) -> None:
+    start_s = time.monotonic()
+    done = run("search", "README.md", "--url", closed_port(), "--data", tmp_path)
+    assert done.returncode != 0 and "Traceback" not in done.stderr
+    assert time.monotonic() - start_s < 20
 
 
 def test_a_second_service_on_the_same_data_is_refused_and_harms_nothing(

@@ -12,7 +12,7 @@ import boto3
 import pytest
 import urllib3
 
-from console import local
+from console import local, uploads
 from functions.index.events import parse_message
 from likeness.adapters.s3 import S3Store
 from likeness.adapters.sqs import SqsQueue
@@ -81,6 +81,20 @@ def bucket(s3: Any) -> str:
 def versioned(s3: Any, bucket: str) -> str:
     s3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
     return bucket
+
+
+def test_what_is_in_the_bucket_as_it_should_be_is_not_sent_again(
+    store: S3Store, versioned: str
+) -> None:
+    """S3 gives neither the name nor the value back as it was sent."""
+    ref = ObjectRef(versioned, "a.jpg")
+    sent = []
+    for metadata in ({"Brand": "Grün 😀"}, {"Brand": "Grün 😀"}, {"Brand": "Blau"}, {}, {}):
+        uploads.upload(store, ref, DATA, metadata)
+        state = store.head(ref)
+        assert state
+        sent.append(state.version_id)
+    assert [sent.index(version) for version in sent] == [0, 0, 2, 3, 3]
 
 
 @pytest.fixture(scope="module")

@@ -437,6 +437,8 @@ def test_an_upload_ticket_fixes_key_and_type(service: Service) -> None:
         ({"content_type": "image/png", "metadata": {"brand": "a\r\nb"}}, 400),
         ({"content_type": "image/png", "metadata": {"brand": "a\n"}}, 400),
         ({"content_type": "image/png", "metadata": {"brand": "a" * 2048}}, 400),
+        # 1,600 bytes, and 2,132 as S3 keeps them
+        ({"content_type": "image/png", "metadata": {"brand": "Ø" * 800}}, 400),
         ({"content_type": "image/png", "metadata": {"secret": "x"}}, 400),
         ({}, 400),
     ],
@@ -458,6 +460,12 @@ def test_a_field_that_is_given_twice_is_refused_by_name(service: Service) -> Non
     )
     assert "limit is given more than once" in problem(answer, 400, "invalid-request")
     assert "image/" in said
+    answer = service.http.post(
+        "/v1/search",
+        files={"image": ("q.jpg", jpeg(4), "image/jpeg")},
+        data={"limit": ["5", "50"]},
+    )
+    assert "limit is given more than once" in problem(answer, 400, "invalid-request")
 
 
 def test_a_query_id_finds_what_its_picture_found(service: Service) -> None:

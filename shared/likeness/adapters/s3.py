@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 from datetime import datetime
-from email.header import Header
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -15,6 +14,7 @@ from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 from botocore.utils import parse_timestamp
 
 from likeness.errors import ConfigurationError, ImageTooLarge, ObjectChanged, StoreUnavailable
+from likeness.filters import header_text
 from likeness.records import Listed, ObjectBody, ObjectRef, ObjectState
 from likeness.settings import MIB
 
@@ -104,7 +104,7 @@ class S3Store:
                 Key=ref.key,
                 Body=data,
                 ContentType=content_type,
-                Metadata={name: _ascii(text) for name, text in metadata.items()},
+                Metadata={name: header_text(text) for name, text in metadata.items()},
             )
 
     def delete(self, ref: ObjectRef) -> None:
@@ -120,7 +120,7 @@ class S3Store:
         expires_s: int,
     ) -> tuple[str, dict[str, str]]:
         fixed = {"Content-Type": content_type}
-        fixed |= {f"x-amz-meta-{name}": _ascii(text) for name, text in metadata.items()}
+        fixed |= {f"x-amz-meta-{name}": header_text(text) for name, text in metadata.items()}
         with _translated(ref):
             answer = self._client.generate_presigned_post(
                 ref.bucket,
@@ -188,8 +188,3 @@ class _translated(contextlib.AbstractContextManager[None]):  # noqa: N801 - read
 def _version(answer: Any) -> str | None:
     version = answer.get("VersionId")
     return None if version in (None, "null") else str(version)
-
-
-def _ascii(text: str) -> str:
-    """Header text as S3 itself writes it back: RFC 2047 where it is not ASCII."""
-    return text if text.isascii() else Header(text, "utf-8", maxlinelen=10_000).encode()

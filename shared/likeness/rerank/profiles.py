@@ -67,9 +67,9 @@ class Proof(NamedTuple):
 class Ranked(NamedTuple):
     """K candidates: `order` (K,) puts them best first, all else is in their own order.
 
-    score (K,): what they are ordered by. cosine (K,): of the nearest view, whose number is in view
-    (K,). stages: each stage's own scores (K,), NaN where it did not look. proofs: of the rows that
-    will be looked at. skipped: stages that the time did not suffice for.
+    score (K,): what they are ordered by. cosine (K,): the best of any view. view (K,): number of
+    the view with the best score. stages: each stage's own scores (K,), NaN where it did not look.
+    proofs: of the rows that will be looked at. skipped: stages that the time did not suffice for.
     """
 
     order: NDArray[np.intp]
