@@ -62,7 +62,7 @@ class Inputs(NamedTuple):
     memory_bytes: float = 1000.0
     disk_bytes: float = 2400.0
     rerank_bytes: float = 3844.0
-    lookup_ms: float = 4.0
+    lookup_ms: float = 5.0
     search_ms: float = 100.0
     index_ms: float = 70.0
     function_gb: float = 1.73
@@ -83,10 +83,10 @@ SOURCES = {
     "memory_bytes": "memory of Qdrant's engine for an image, `scale.py`, a million images",
     "disk_bytes": "disk for an image, less what only reranking reads, `scale.py`",
     "rerank_bytes": "disk for its descriptors and colours, `rerank.py`",
-    "lookup_ms": "one core of a node, a hundred neighbours among a million, rescored, `scale.py`",
+    "lookup_ms": "assumed: above the 4.5 that one search for ten neighbours takes, `scale.py`",
     "search_ms": "billed for a search: above the 51 that `memory.py` measures on our machine, for "
     "a slower core and the way to Qdrant; not measured on Lambda",
-    "index_ms": "billed for an image: `index.py` needs 7 ms for a small one, a phone's takes 40; "
+    "index_ms": "billed for an image: `index.py` needs 8 ms for a small one, a phone's takes 40; "
     "the rest is S3 and Qdrant; not measured on Lambda",
     "function_gb": "1,769 MB, one vCPU",
     "replicas": "each image stands on so many nodes: one may fail",

@@ -64,7 +64,7 @@ Key = Annotated[
     str | None,
     typer.Option("--api-key", envvar="LIKENESS_API_KEY", help="Its API key, if it asks."),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print the service's answer as JSON.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 # Panel of the options of `likeness index s3://…`.
 _S3 = "Of a bucket, s3://bucket/prefix"
 # More objects than these are not asked for one by one.
@@ -274,8 +274,9 @@ def reconcile(
     time.
 
     With a local service running, it compares that one's bucket. Otherwise it reads QDRANT_URL,
-    QDRANT_API_KEY, LIKENESS_BUCKET, LIKENESS_QUEUE_URL, LIKENESS_PAYLOAD_SCHEMA and the limits,
-    which must be as the stack has them.
+    QDRANT_API_KEY, LIKENESS_BUCKET and LIKENESS_QUEUE_URL, and LIKENESS_PAYLOAD_SCHEMA,
+    LIKENESS_PREFIX, LIKENESS_TENANT_CLAIM, LIKENESS_ALIAS and the limits, which must be as the
+    stack has them.
     """
     from console import reconciling  # noqa: PLC0415 - loads the adapters
 

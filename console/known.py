@@ -1,7 +1,7 @@
 """Known bundles: what `likeness model list` shows and `likeness model pull` fetches.
 
 Sizes and hub files are those of the repositories' own pages. Figures are from the models' own
-papers and cards, quoted in our design notes; none was measured here. Only weights that may be used
+papers and cards; none was measured here. Only weights that may be used
 commercially stand here: MobileCLIP, MobileCLIP2 and DFN are for research, and left out.
 """
 

@@ -1,6 +1,6 @@
 """VectorIndex over a Qdrant server's REST API (≥ 1.19).
 
-qdrant-client costs 1.3 s and 84 MB at a cold start; we need ten calls of it. The tests hold every
+qdrant-client costs .6 s at a cold start; we need ten calls of it. The tests hold every
 body that is sent here against qdrant-client's own models.
 """
 
