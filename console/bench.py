@@ -25,7 +25,7 @@ from PIL import Image
 from rich.progress import Progress
 
 from console.datasets import DatasetError, Item
-from console.edits import EDITS, Edit
+from console.edits import EDITS, START_SIDE, Edit
 from likeness.adapters.qdrant import Layout
 from likeness.adapters.qdrant_embedded import EmbeddedIndex
 from likeness.embedding import Embedder
@@ -65,7 +65,6 @@ from likeness.settings import Limits
 
 SHOWN = 10  # results of a query as people ask: what the service answers by default
 _CHUNK = 256  # points of one write
-_EDITED_SIDE = 1024  # pixels that an edit starts from
 _MAX_PATCHES_BYTES = 2**30  # in memory, for late interaction
 # Names the form of what is kept of a picture: another number makes all of it anew.
 _CACHE = "vectors-1"
@@ -342,7 +341,7 @@ def _edited(
 
 
 def _picture(path: Path) -> Image.Image:
-    return decode(path.read_bytes(), Limits(), _EDITED_SIDE)[0]
+    return decode(path.read_bytes(), Limits(), START_SIDE)[0]
 
 
 # --- the searches ---

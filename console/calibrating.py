@@ -23,7 +23,7 @@ from rich.progress import track
 from rich.table import Table
 
 from console.datasets import DatasetError, Item, load
-from console.edits import EDITS
+from console.edits import EDITS, START_SIDE
 from likeness.embedding import Embedder
 from likeness.errors import ImageError, ModelBundleError
 from likeness.evaluation import Reliability, reliability
@@ -45,7 +45,6 @@ from likeness.rerank.verdicts import (
 from likeness.settings import Limits
 
 LEAST_PICTURES = 20
-_EDITED_SIDE = 1024  # short side in pixels that is edited: as much as a phone shows
 _NEAREST, _RANDOM = 3, 2
 # Two pictures of a set that are nearer than this may well be the same: no example of others.
 _TOO_NEAR = 0.97
@@ -260,7 +259,7 @@ class _Looked(NamedTuple):
     seen: Appearance
 
     def picture(self) -> Image.Image:
-        return decode(self.item.path.read_bytes(), Limits(), _EDITED_SIDE)[0]
+        return decode(self.item.path.read_bytes(), Limits(), START_SIDE)[0]
 
 
 def _look(

@@ -32,6 +32,8 @@ _LONGEST = 1024  # pixels of the long side that is worked on: more is scaled dow
 _SHORTEST = 96  # pixels of the short side that scaling down leaves
 _GRAINS = 320  # of noise along the long side; finer noise would vanish where pictures are scaled
 _UNIT_SQUARE = np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
+# Short side in pixels that an edit starts from: as much as a phone shows.
+START_SIDE = 1024
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, 2.5.1
 _SMOOTH = (
     *(Image.Resampling.BOX, Image.Resampling.BILINEAR, Image.Resampling.HAMMING),

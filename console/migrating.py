@@ -17,7 +17,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from console.bench import no_store
-from console.edits import EDITS
+from console.edits import EDITS, START_SIDE
 from likeness.embedding import Embedder
 from likeness.errors import ConfigurationError, ImageError, IndexMissing, ObjectChanged
 from likeness.evaluation import Estimate, estimate
@@ -31,7 +31,6 @@ from likeness.settings import Limits
 
 _NOTE = "migration"
 _PAGE = 500
-_EDITED_SIDE = 1024  # pixels that an edit starts from
 _EDITS = [edit for edit in EDITS if edit.level in (Level.COPY, Level.EDITED)]
 _LIVE = {"must": [{"key": "state", "match": {"value": State.LIVE.value}}]}
 
@@ -270,7 +269,7 @@ def _edited(store: ObjectReader, point: Point, rng: np.random.Generator) -> byte
     assert point.object is not None
     try:
         body = store.read(point.ref, point.object.etag, Limits().max_bytes)
-        picture, _ = decode(body.data, Limits(), _EDITED_SIDE)
+        picture, _ = decode(body.data, Limits(), START_SIDE)
     except (ObjectChanged, ImageError):
         return None
     edit = _EDITS[rng.integers(len(_EDITS))]
