@@ -283,11 +283,19 @@ def _token_inputs(inputs: Sequence[Port]) -> tuple[Port, Port | None]:
 
 
 def check_place(target: Path, replace: bool) -> None:
-    """Raises FileExistsError unless a bundle can be written there."""
+    """Raises FileExistsError unless a bundle can be written there. Only what holds what `write`
+    writes, and nothing else, is replaced.
+    """
     if not target.exists():
         return
-    if not is_bundle(target):
+    names = {path.name for path in target.iterdir()} if target.is_dir() else set()
+    if MANIFEST not in names:
         raise FileExistsError(f"{target} is there already, and is no bundle: take another name")
+    if foreign := sorted(names - {MANIFEST, IMAGE_FILE, TEXT_FILE, TOKENIZER_FILE}):
+        raise FileExistsError(
+            f"{target} is there already, and {foreign[0]} in it would be lost: move that away, or "
+            "take another name"
+        )
     if not replace:
         raise FileExistsError(f"{target} is there already: take another name, or --force")
 
@@ -325,12 +333,6 @@ def put_in_place(new: Path, target: Path, mode: int) -> None:
             old.rename(target)
         raise
     shutil.rmtree(old, ignore_errors=True)
-
-
-def is_bundle(folder: Path) -> bool:
-    """Whether a folder holds what `write` writes and nothing else: only then it is replaced."""
-    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    return MANIFEST in names and names <= {MANIFEST, IMAGE_FILE, TEXT_FILE, TOKENIZER_FILE}
 
 
 def agreement(spec: ModelSpec, one: bytes, other: bytes, pictures: Sequence[Any]) -> float:

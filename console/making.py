@@ -34,7 +34,9 @@ _LEAST_AGREEMENT = 0.9
 
 
 def pull(name: str, with_text: bool, models: Path, out: Console) -> None:
-    """Bring a known bundle to models/NAME. Raises as Hub.fetch and `make` do."""
+    """Bring a known bundle to models/NAME. Raises as Hub.fetch and `make` do, before the download
+    where something else is there.
+    """
     known = _known(name, with_text)
     target = models / name
     with contextlib.suppress(ModelBundleError):
@@ -42,6 +44,7 @@ def pull(name: str, with_text: bool, models: Path, out: Console) -> None:
         if spec.text or not with_text:
             out.print(f"{escape(str(target))} is there already: nothing to download")
             return
+    bundles.check_place(target, replace=True)
     downloads = models / f".{name}"
     image, *tower = _download(known, with_text, downloads, Lock(models / "lock.json"), out)
     origin = known.files[0]

@@ -63,7 +63,8 @@ def needed(index: VectorIndex) -> Migration:
 def begin(index: VectorIndex, spec: ModelSpec, bundle: str, keep_patches: bool) -> Migration:
     """Make the new model's collection; from now on the index function fills it with what comes.
 
-    The same again changes nothing. Raises ConfigurationError where it makes no sense.
+    The same again changes nothing but `bundle`, which may have been moved. Raises
+    ConfigurationError where it makes no sense.
     """
     searched = index.info()
     known = underway(index)
@@ -76,7 +77,7 @@ def begin(index: VectorIndex, spec: ModelSpec, bundle: str, keep_patches: bool) 
     # as the index function would make it
     patches = spec.patches if keep_patches or searched.patches else None
     index.prepare(spec.fingerprint, spec.embedding.dim, patches.dim if patches else None)
-    migration = known or Migration(searched.model, spec.fingerprint, bundle)
+    migration = Migration(known.source if known else searched.model, spec.fingerprint, bundle)
     index.note(_NOTE, _NOTE, msgspec.to_builtins(migration))
     return migration
 

@@ -77,7 +77,8 @@ def shipped(folder: Path, spec: ModelSpec) -> list[str]:
 def as_next_layer(
     folder: Path, spec: ModelSpec, name: str, staging: tuple[str, str] | None = None
 ) -> str:
-    """Publish a bundle as a Lambda layer, /opt/next-model; returns the layer version's ARN.
+    """Publish a bundle and its golden pair as a Lambda layer, /opt/next-model; returns the layer
+    version's ARN.
 
     Lambda takes 50 MB in the request; `staging`, a bucket and a prefix, is where more goes first.
     Raises ConfigurationError where AWS refuses.
@@ -90,6 +91,7 @@ def as_next_layer(
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as packed:
         for file in shipped(folder, spec):
             packed.write(folder / file, f"{NEXT_MODEL}/{file}")
+        packed.writestr(f"{NEXT_MODEL}/{GOLDEN}", _golden(folder))
     try:
         content: dict[str, Any] = {"ZipFile": archive.getvalue()}
         if staging:
@@ -138,11 +140,15 @@ def into_layer(folder: Path, spec: ModelSpec, layer: Path) -> None:
 
 def write_golden(folder: Path) -> None:
     """Write what the bundle's network makes of a picture, for the check of each deployment."""
+    (folder / GOLDEN).write_bytes(_golden(folder))
+
+
+def _golden(folder: Path) -> bytes:
     embedder, picture = Embedder(folder), next(catalogue.products()).data
     image, _ = decode(picture, Limits(), embedder.decode_size)
     [vector] = embedder.embed([embedder.prepare(image)])
     golden = Golden(embedder.fingerprint, picture, tuple(vector.round(6).tolist()))
-    (folder / GOLDEN).write_bytes(msgspec.json.encode(golden) + b"\n")
+    return msgspec.json.encode(golden) + b"\n"
 
 
 def into_s3(

@@ -461,6 +461,14 @@ def test_a_migration_that_makes_no_sense_is_refused(world: World, other: Path) -
         migrating.begin(world.index, load_spec(BUNDLED), "unused", False)
 
 
+def test_a_bundle_that_was_moved_is_known_by_its_new_place(world: World) -> None:
+    lasting(world)
+    first = begin(world)
+    world.index.switch(first.target)
+    moved = migrating.begin(world.index, world.embedders[1].spec, "elsewhere", keep_patches=False)
+    assert moved == structs.replace(first, bundle="elsewhere") == migrating.needed(world.index)
+
+
 def test_a_new_collection_keeps_patches_where_the_old_one_does(tmp_path: Path) -> None:
     with closing(EmbeddedIndex(tmp_path, Layout("images", SCHEMA))) as index:
         index.prepare("a" * 16, 8, patches=2)

@@ -17,7 +17,7 @@ from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
 from PIL import Image
 
-from likeness.errors import ImageError, ObjectChanged
+from likeness.errors import ImageError, IndexMissing, ObjectChanged
 from likeness.health import Counts, shift
 from likeness.images import decode
 from likeness.ports import ObjectStore, VectorIndex
@@ -65,8 +65,12 @@ class Canary:
         return told
 
     def _recall(self) -> dict[str, Any]:
+        try:
+            points = self._index.scroll(_QUERIES, filter=_LIVE).points
+        except IndexMissing:  # a new stack, before its first image
+            return {"asked": 0}
         found: dict[str, bool] = {}
-        for point in self._index.scroll(_QUERIES, filter=_LIVE).points:
+        for point in points:
             query = self._query(point)
             if query is not None:
                 found[point.id] = self._finds(point, query)

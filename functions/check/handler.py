@@ -17,8 +17,9 @@ import numpy as np
 from aws_lambda_powertools import Logger
 
 from likeness.adapters.deployment import Deployment
-from likeness.errors import ConfigurationError, LikenessError
-from likeness.model import load_golden, load_spec
+from likeness.errors import ConfigurationError, LikenessError, ModelMismatch
+from likeness.model import GOLDEN, ModelSpec, load_golden, load_spec
+from likeness.records import Vector
 from likeness.rerank.appearance import from_token
 from likeness.settings import Settings
 
@@ -79,27 +80,52 @@ class Handler:
         search, index = self._settings.search_version, self._settings.index_version
         if not (search and index):
             raise ConfigurationError("LIKENESS_SEARCH_VERSION, LIKENESS_INDEX_VERSION: set both")
-        self._check_search(search, self._settings.model_dir)
+        self._check_search(search)
         told = self._deployment.invoke(index, _TEST_EVENT)
         if told != {"indexed": 0}:
             raise Unexpected(f"the index function answers a test event with {told}")
 
-    def _check_search(self, arn: str, model_dir: Path) -> None:
-        """One whole search: decode, embed, ask Qdrant, rerank."""
+    def _check_search(self, arn: str) -> None:
+        """The model that answers sees its own golden picture as it should. Once a migration is
+        switched that is the next one.
+        """
+        current, *others = self._settings.model_dirs
+        try:
+            self._check_model(arn, current)
+        except ModelMismatch:
+            if not others:
+                raise
+            [following] = others
+            if (following / GOLDEN).exists():
+                self._check_model(arn, following)
+            else:  # any picture shows that it is this model, none how it should see it
+                image = load_golden(current, load_spec(current)).image
+                self._seen(arn, image, load_spec(following))
+                self._logger.warning(f"the next model has no {GOLDEN}: its vector is not checked")
+
+    def _check_model(self, arn: str, model_dir: Path) -> None:
         spec = load_spec(model_dir)
         golden = load_golden(model_dir, spec)
-        answer = msgspec.convert(self._deployment.invoke(arn, search_event(golden.image)), _Answer)
-        if answer.statusCode == _UNAVAILABLE:
-            problem = msgspec.json.decode(answer.body, type=_Problem)
-            if problem.type == _NOTHING_INDEXED:
-                return  # a new stack, before its first image
-        if answer.statusCode != _OK:
-            raise Unexpected(f"a search is answered with {answer.statusCode}: {answer.body[:500]}")
-        found = msgspec.json.decode(answer.body, type=_Found)
-        seen = from_token(found.query_id, spec)[0].vector
+        seen = self._seen(arn, golden.image, spec)
+        if seen is None:
+            return  # a new stack, before its first image
         cosine = float(seen @ np.array(golden.vector)) / float(np.linalg.norm(seen))
         if not cosine >= _SAME_COSINE:
             raise Unexpected(f"the golden picture has another vector: cosine {cosine:.4f}")
+
+    def _seen(self, arn: str, image: bytes, spec: ModelSpec) -> Vector | None:
+        """A picture's vector after one whole search: decode, embed, ask Qdrant, rerank. None where
+        nothing is indexed. Raises ModelMismatch where another model answers.
+        """
+        answer = msgspec.convert(self._deployment.invoke(arn, search_event(image)), _Answer)
+        if answer.statusCode == _UNAVAILABLE:
+            problem = msgspec.json.decode(answer.body, type=_Problem)
+            if problem.type == _NOTHING_INDEXED:
+                return None
+        if answer.statusCode != _OK:
+            raise Unexpected(f"a search is answered with {answer.statusCode}: {answer.body[:500]}")
+        found = msgspec.json.decode(answer.body, type=_Found)
+        return from_token(found.query_id, spec)[0].vector
 
 
 def search_event(image: bytes) -> dict[str, Any]:

@@ -312,9 +312,12 @@ class Api:
 
     async def duplicates(self, request: Request) -> Response:
         wanted = _from_texts(request.query_params, schemas.PageOptions)
-        groups, next_cursor = await asyncio.to_thread(
-            self._duplicates.groups, wanted.limit, wanted.cursor
-        )
+        try:
+            groups, next_cursor = await asyncio.to_thread(
+                self._duplicates.groups, wanted.limit, wanted.cursor
+            )
+        except IndexMissing:
+            groups, next_cursor = [], None
         return _json(
             schemas.DuplicateGroups(
                 groups=[

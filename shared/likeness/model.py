@@ -20,6 +20,9 @@ GOLDEN = "golden.json"
 # Part of every fingerprint: raise it when a change to images.py or preprocessing.py gives the
 # same picture another tensor.
 PREPROCESSING = 1
+# Of one view in a query_id, which is 65,536 characters at most, 49,152 bytes, and has two: half of
+# them, less 1,000 for colours, sha256, boxes and lengths.
+_VIEW_BYTES = 23_576
 
 
 class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -73,7 +76,8 @@ class Output(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Descriptors(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A map of local descriptors: output (N, side², dim), unit rows, row by row of the image.
 
-    `salience`: the output (N, side²) that says how well each spot can be found again.
+    `salience`: the output (N, side²) that says how well each spot can be found again. Of `local`,
+    `side` is at most 16, `dim` even, and all of it fits into a query_id: it is packed.
     """
 
     name: str
@@ -213,4 +217,15 @@ def _decode(manifest: bytes) -> ModelSpec:
     short_side = spec.resize.short_side
     if short_side is not None and short_side < max(spec.input.height, spec.input.width):
         raise ModelBundleError(f"{MANIFEST}: resize.short_side is smaller than the input")
+    if local := spec.local:
+        if local.side > 16:
+            raise ModelBundleError(f"{MANIFEST}: local.side is above 16: a cell number is one byte")
+        if local.dim % 2:
+            raise ModelBundleError(f"{MANIFEST}: local.dim is odd: a byte holds two values")
+        view_bytes = 2 * spec.embedding.dim + local.side**2 * (1 + local.dim // 2)
+        if view_bytes > _VIEW_BYTES:
+            raise ModelBundleError(
+                f"{MANIFEST}: embedding and local take {view_bytes:,} bytes a view, a query_id has "
+                f"room for {_VIEW_BYTES:,}: 2 · dim + side² · (1 + local.dim / 2)"
+            )
     return spec

@@ -15,7 +15,9 @@ def untimed(name: str) -> AbstractContextManager[None]:
 
 
 class Stopwatch:
-    """`took_ms` has the milliseconds of each stage that ran, those of its repetitions added up."""
+    """`took_ms` has the milliseconds of each stage that ran, those of its repetitions added up, and
+    of those that failed too.
+    """
 
     def __init__(self) -> None:
         self.took_ms: dict[str, float] = {}
@@ -23,6 +25,8 @@ class Stopwatch:
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         start = time.perf_counter()
-        yield
-        took_ms = (time.perf_counter() - start) * 1000
-        self.took_ms[name] = round(self.took_ms.get(name, 0.0) + took_ms, 2)
+        try:
+            yield
+        finally:
+            took_ms = (time.perf_counter() - start) * 1000
+            self.took_ms[name] = round(self.took_ms.get(name, 0.0) + took_ms, 2)

@@ -22,7 +22,7 @@ from console.client import Client, ServiceError
 from console.local import LocalService
 from console.sharing import RunningIndex
 from likeness.errors import IndexUnavailable, LikenessError
-from likeness.model import load_spec
+from likeness.model import load_golden, load_spec
 from tests.console.test_commands import Local
 from tests.pictures import jpeg
 from tests.service import BUNDLED, FIXED_FILTERS
@@ -133,6 +133,7 @@ def test_a_bundle_becomes_a_layer(tmp_path: Path) -> None:
             where = boto3.client("lambda").get_layer_version_by_arn(Arn=arn)["Content"]["Location"]
             with urllib.request.urlopen(where) as layer:
                 archive = zipfile.ZipFile(io.BytesIO(layer.read()))
-            assert sorted(archive.namelist()) == [
-                f"next-model/{name}" for name in ("calibration.json", "image.onnx", "model.json")
-            ]
+            names = ("calibration.json", "golden.json", "image.onnx", "model.json")
+            assert sorted(archive.namelist()) == [f"next-model/{name}" for name in names]
+            archive.extractall(tmp_path)
+            assert load_golden(tmp_path / "next-model", spec).model == spec.fingerprint

@@ -302,7 +302,7 @@ def test_a_file_without_a_published_hash_is_trusted_once_and_held_to_it(tmp_path
         done(pull(server, tmp_path))
     [locked] = json.loads((tmp_path / "lock.json").read_text()).values()
     assert locked == {"sha256": sha256(NETWORK), "size": len(NETWORK)}
-    (tmp_path / "dinov2-small" / "model.json").unlink()
+    (tmp_path / "dinov2-small" / "image.onnx").unlink()
     with serve(small_files({DINOV2: WRONG})) as server:
         said = refused(pull(server, tmp_path))
     assert "no longer what it was" in said and "lock.json" in said
@@ -337,6 +337,16 @@ def test_what_is_not_offered_is_refused_without_asking_anyone(
     tmp_path: Path, name: str, more: tuple[str, ...], said: str
 ) -> None:
     assert said in refused(pull(closed_port(), tmp_path, name, *more)).replace("\n", " ")
+
+
+def test_what_somebody_put_into_a_bundle_is_not_lost_for_its_words(tmp_path: Path) -> None:
+    imported(tmp_path, clip(), "clip")
+    folder = (tmp_path / "bundle").rename(tmp_path / "clip-vit-b32-laion2b")
+    (folder / "calibration.json").write_text("{}")
+    # nobody is asked
+    said = refused(pull(closed_port(), tmp_path, "clip-vit-b32-laion2b", "--text"))
+    assert "calibration.json in it would be lost" in said.replace("\n", " ")
+    assert (folder / "calibration.json").read_text() == "{}"
 
 
 def test_a_float_transformer_is_pulled_with_its_words_and_made_int8(tmp_path: Path) -> None:
@@ -612,7 +622,7 @@ def test_a_bundle_is_replaced_by_force_only_and_anything_else_never(tmp_path: Pa
     done(model(*command, "--force"))
     assert spec_of(bundle).embedding.dim == 64
     (bundle / "diary.txt").write_text("mine")
-    assert "is no bundle" in refused(model(*command, "--force"))
+    assert "diary.txt in it would be lost" in refused(model(*command, "--force"))
     assert (bundle / "diary.txt").read_text() == "mine"
 
 

@@ -122,6 +122,7 @@ def test_before_anything_is_indexed_there_is_nothing_to_list(tmp_path: Path) -> 
     with Service(tmp_path) as empty:
         assert get(empty, "images").json() == {"images": [], "next_cursor": None}
         assert get(empty, "facets").json() == {"facets": []}
+        assert get(empty, "duplicates").json() == {"groups": [], "next_cursor": None}
 
 
 # Facets

@@ -106,11 +106,12 @@ def test_a_deleted_object_is_not_asked_for(service: Watched) -> None:
     assert service.run()["asked"] == 19
 
 
+@pytest.mark.parametrize("files", [{}, {"a.txt": b"no picture"}], ids=["no collection", "no image"])
 def test_an_empty_index_publishes_no_recall(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    files: dict[str, bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with Watched(tmp_path / "other") as service:
-        service.fill({"a.txt": b"no picture"})
+        service.fill(files)
         assert service.run()["asked"] == 0
     assert "CanaryRecall" not in published(capsys)
 

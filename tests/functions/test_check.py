@@ -21,6 +21,7 @@ from aws_lambda_powertools import Logger, Metrics
 from botocore.config import Config
 from msgspec import structs
 
+from console.packaging import write_golden
 from functions.check.handler import Handler
 from functions.index.handler import Handler as IndexHandler
 from functions.search.gateway import create_handler
@@ -32,7 +33,7 @@ from likeness.settings import Settings
 from likeness.stopwatch import Stopwatch
 from tests.fault_server import Answer, FaultServer, Request, serve
 from tests.pictures import jpeg
-from tests.service import BUNDLED, Service
+from tests.service import BUNDLED, FIXED_FILTERS, Service
 
 SEARCH = "arn:aws:lambda:us-east-1:123456789012:function:search:7"
 INDEX = "arn:aws:lambda:us-east-1:123456789012:function:index:3"
@@ -82,6 +83,7 @@ def real_search(service: Service) -> Callable[[Any], Answer]:
             return answered(handler(event, CONTEXT))
         finally:
             asyncio.get_event_loop().close()
+            asyncio.set_event_loop(None)  # the thread's next search makes its own
 
     return search
 
@@ -105,10 +107,17 @@ def checked(
     model_dir: Path = BUNDLED,
     read_timeout_s: float = PATIENT_S,
     sleep: Callable[[float], None] = lambda pause_s: None,
+    next_model_dir: Path | None = None,
 ) -> Any:
     """What the check answers, over real clients."""
     with serve(aws) as server:
-        settings = Settings("http://unused", model_dir, search_version=SEARCH, index_version=INDEX)
+        settings = Settings(
+            "http://unused",
+            model_dir,
+            next_model_dir=next_model_dir,
+            search_version=SEARCH,
+            index_version=INDEX,
+        )
         deployment = Deployment(
             client("lambda", server, read_timeout_s), client("codedeploy", server), sleep
         )
@@ -217,6 +226,49 @@ def test_an_index_function_that_takes_a_test_event_for_an_image_gets_none(aws: A
 def test_a_bundle_without_a_golden_pair_is_refused(aws: Aws, tmp_path: Path) -> None:
     shutil.copy(BUNDLED / "model.json", tmp_path)
     assert_refused(aws, GOLDEN, model_dir=tmp_path)
+
+
+# Between the switch and the end of a migration
+
+
+@pytest.fixture
+def switched(aws: Aws, tmp_path: Path) -> Iterator[Path]:
+    """The next model's bundle, with its golden pair; it is the model that answers."""
+    following = shutil.copytree(FIXED_FILTERS, tmp_path / "next-model")
+    write_golden(following)
+    with Service(tmp_path / "index", following) as service:
+        service.fill({"1.jpg": jpeg(1)})
+        aws.answers[SEARCH] = real_search(service)
+        yield following
+
+
+def test_the_next_model_answers_once_a_migration_is_switched(aws: Aws, switched: Path) -> None:
+    assert checked(aws, next_model_dir=switched)["passed"]
+    assert aws.told == told("Succeeded")
+
+
+def test_the_next_model_too_must_see_its_picture_as_it_should(aws: Aws, switched: Path) -> None:
+    golden = load_golden(switched, load_spec(switched))
+    other = structs.replace(golden, vector=golden.vector[::-1])
+    (switched / GOLDEN).write_bytes(msgspec.json.encode(other))
+    assert_refused(aws, "another vector", next_model_dir=switched)
+
+
+def test_a_next_model_without_a_golden_pair_passes_and_that_is_logged(
+    aws: Aws, switched: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (switched / GOLDEN).unlink()
+    assert checked(aws, next_model_dir=switched)["passed"]
+    assert "the next model has no golden.json" in caplog.text
+
+
+def test_a_model_that_is_neither_is_refused(aws: Aws, switched: Path, service: Service) -> None:
+    assert_refused(aws, "of model")
+    (switched / GOLDEN).unlink()
+    manifest = json.loads((switched / "model.json").read_text())
+    (switched / "model.json").write_text(json.dumps(manifest | {"normalise": {"scale": 0.02}}))
+    aws.told.clear()
+    assert_refused(aws, "of model", next_model_dir=switched)
 
 
 def test_a_permission_that_is_not_there_yet_is_waited_for(aws: Aws) -> None:

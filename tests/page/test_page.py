@@ -303,6 +303,45 @@ def test_a_key_of_the_bucket_is_a_link_too(visit: Visit, site: Site) -> None:
     expect(page.locator(".stage img.loaded")).to_be_visible()
 
 
+@pytest.mark.parametrize("chosen", ["#id={other}", "#", "#upload"])
+def test_a_key_that_is_looked_up_late_takes_nobody_back(
+    visit: Visit, site: Site, chosen: str
+) -> None:
+    page, chosen = visit(), chosen.format(other=site.id("photos/coffee.jpg"))
+    held = answered_late(page, "**/v1/status?*", lambda: page.goto(f"{site.url}/#key={MUG}"))
+    page.goto(f"{site.url}/{chosen}")
+    release(page, held)
+    assert page.url.endswith(chosen)
+
+
+def test_things_of_another_picture_are_not_offered(visit: Visit, site: Site) -> None:
+    page = visit(f"#id={site.id('photos/coffee.jpg')}")
+    answered(page)
+    find = page.get_by_role("button", name="Find things")
+    held = answered_late(page, "**/v1/search", find.click)
+    page.goto(f"{site.url}/#id={site.id(MUG)}")
+    answered(page)
+    release(page, held)
+    assert page.locator(".dot").count() == 0
+    assert "things found" not in page.locator(".answer").inner_text()
+
+
+def answered_late(page: Page, address: str, ask: Callable[[], object]) -> Route:
+    """Ask something, of which the first answer is held back."""
+    held: list[Route] = []
+    page.route(address, lambda route: held.append(route), times=1)  # noqa: PLW0108 - as above
+    with page.expect_request(address):
+        ask()
+    while not held:  # the request is told of before its route
+        page.wait_for_timeout(10)
+    return held[0]
+
+
+def release(page: Page, held: Route) -> None:
+    held.continue_()
+    page.wait_for_timeout(500)
+
+
 # --- proof ---
 
 

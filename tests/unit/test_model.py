@@ -8,10 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from likeness.errors import ConfigurationError, ModelBundleError
 from likeness.model import ModelSpec, load_bundle
+from likeness.records import Box
+from likeness.rerank.appearance import Appearance, from_token, to_token
 
 Manifest = dict[str, Any]
 Change = Callable[[Manifest], object]
@@ -276,6 +279,35 @@ def test_a_short_side_of_the_input_itself_is_clips_rule(tmp_path: Path) -> None:
 )
 def test_what_is_no_json_object_is_refused(content: bytes, tmp_path: Path) -> None:
     assert refusal(write(tmp_path, content)).startswith("model.json: ")
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (put("local.side", 17), "local.side is above 16"),
+        (put("local.dim", 47), "local.dim is odd"),
+        (put("local.dim", 236), "24,348 bytes a view, a query_id has room for 23,576"),
+    ],
+)
+def test_a_map_that_cannot_be_packed_is_refused(change: Change, why: str, tmp_path: Path) -> None:
+    assert why in refusal(write(tmp_path, changed(change)))
+
+
+def test_two_views_of_the_largest_map_come_back_from_a_query_id(tmp_path: Path) -> None:
+    content = changed(put("embedding.dim", 140))
+    content["local"] |= {"side": 16, "dim": 180}
+    spec = load_spec(write(tmp_path, content))
+    view = Appearance(
+        np.ones(140, np.float32),
+        np.ones((256, 180), np.float32),
+        colours=bytes(768),
+        sha256="f" * 64,
+        box=Box(0.1, 0.2, 0.7, 0.9),
+        seen=Box(0.1, 0.2, 0.7, 0.9),
+    )
+    assert len(from_token(to_token([view, view], spec.fingerprint), spec)) == 2
+    content["embedding"]["dim"] += 1
+    assert "23,578 bytes" in refusal(write(tmp_path, content))
 
 
 # Files

@@ -103,7 +103,8 @@ export function searchView(config, { set, openProof, footer }) {
 		try {
 			const { key } = state.source;
 			const status = key && (await call(`v1/status?key=${encodeURIComponent(key)}`));
-			if (status?.state === "live") return set({ ...state, source: { id: status.id } }, true);
+			if (mine.signal.aborted) return;
+			if (status?.state === "live" && found.isConnected) return set({ ...state, source: { id: status.id } }, true);
 			const answer = await ask({ limit: PAGE, offset, explain: true }, mine.signal);
 			if (mine === running) present(answer, offset);
 		} catch (problem) {
@@ -178,12 +179,14 @@ export function searchView(config, { set, openProof, footer }) {
 	}
 
 	async function find() {
+		const mine = looked;
 		try {
 			const { regions } = await ask({ detect: true, limit: 1 });
+			if (mine !== looked) return;
 			query.offer(regions.map(({ box }) => box));
 			tell(said, `${regions.length} things found. Each dot on the picture searches one.`);
 		} catch (problem) {
-			put(said, trouble(problem, find));
+			if (mine === looked) put(said, trouble(problem, find));
 		}
 	}
 
