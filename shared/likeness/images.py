@@ -1,7 +1,7 @@
 """Bytes → upright RGB image, or a small one. The only Image.open; every limit lives here.
 
-Order (see docs/decisions.md): byte cap → signature → allow-list → pixel cap from the header →
-first frame only → scaled decode → EXIF orientation → RGB.
+Order (see docs/decisions.md): byte cap → signature → allow-list → costly headers → pixel cap from
+the header → first frame only → scaled decode → EXIF orientation → RGB.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 import io
 import math
-import re
 from collections.abc import Callable
 from importlib import import_module
 
 import numpy as np
 from PIL import Image
 
+from likeness import headers
 from likeness.errors import (
     ConfigurationError,
     ImageTooLarge,
@@ -61,19 +61,9 @@ _EXTRAS = {"HEIF", "AVIF"}
 # twice takes half as long again, and gains .0001 (docs/decisions.md).
 _DRAFT_FACTOR = 1.5
 
-# A progressive JPEG's every scan passes over the whole picture: 400 empty ones in 217 kB took 15 s
-# at 48 megapixels. Encoders write about ten.
-_JPEG_SCAN = b"\xff\xda"
-_JPEG_END = b"\xff\xd9"
-_MAX_JPEG_SCANS = 64
-# ITU-T T.81, B.1.1: markers that a length comes after, and the image's beginning and end. Others
-# stand alone: D0 to D7 inside entropy-coded data, and what is below C0, which decoders pass over.
-_JPEG_MARKER = re.compile(rb"\xff[\xc0-\xcf\xd8-\xfe]")
-
-# Pillow decodes run-length BMPs in Python, byte by byte: one kilobyte took 6 s at 50 megapixels.
-_MAX_RUN_LENGTH_PIXELS = 4_000_000
-_OS2_HEADER = (12).to_bytes(4, "little")
-_BMP_RUN_LENGTHS = {b"\x01", b"\x02"}
+# What a JPEG can have. Decoders keep a pointer for each row: a PNG of 243 kB, one pixel wide and 50
+# million high, took 2.3 GB.
+_MAX_SIDE = 65_535
 
 _THUMBNAIL_QUALITY = 80
 
@@ -116,12 +106,10 @@ def decode(data: bytes, limits: Limits, short_side: int) -> tuple[Image.Image, I
             f"{len(data) / MIB:.1f} MiB; at most {limits.max_bytes / MIB:.1f} MiB are taken"
         )
     name = _allowed_format(data, limits)
-    if name == "JPEG" and _has_too_many_scans(data):
-        raise NotAnImage(f"a JPEG of more than {_MAX_JPEG_SCANS} scans")
+    headers.check(data, name)
     image = _open(data, name, limits)
     full_width, full_height = image.size
-    if _is_run_length(data, name) and full_width * full_height > _MAX_RUN_LENGTH_PIXELS:
-        raise TooManyPixels(f"{full_width} × {full_height} pixels of a run-length BMP")
+    headers.check_run_length(data, name, full_width, full_height)
     if name == "JPEG":
         image.draft(None, (math.ceil(_DRAFT_FACTOR * short_side),) * 2)
     _load(image)
@@ -144,29 +132,6 @@ def thumbnail(data: bytes, limits: Limits, side: int) -> bytes:
     out = io.BytesIO()
     picture.save(out, "JPEG", quality=_THUMBNAIL_QUALITY)
     return out.getvalue()
-
-
-def _has_too_many_scans(data: bytes) -> bool:
-    """Count the scans of the first image, marker by marker.
-
-    The two bytes also occur by chance in metadata, and in the video that phones append.
-    """
-    raw = np.frombuffer(data, np.uint8)
-    ends = np.flatnonzero(raw[1:] == _JPEG_SCAN[1])  # several times as fast as to count the pair
-    if np.count_nonzero(raw[ends] == _JPEG_SCAN[0]) <= _MAX_JPEG_SCANS:
-        return False
-    scans, at = 0, len(b"\xff\xd8")
-    while scans <= _MAX_JPEG_SCANS and (marker := _JPEG_MARKER.search(data, at)):
-        if marker[0] == _JPEG_END:
-            break
-        scans += marker[0] == _JPEG_SCAN
-        length = int.from_bytes(data[marker.end() : marker.end() + 2], "big")
-        at = marker.end() + length
-    return scans > _MAX_JPEG_SCANS
-
-
-def _is_run_length(data: bytes, name: str) -> bool:
-    return name == "BMP" and data[14:18] != _OS2_HEADER and data[30:31] in _BMP_RUN_LENGTHS
 
 
 def _allowed_format(data: bytes, limits: Limits) -> str:
@@ -197,6 +162,8 @@ def _open(data: bytes, name: str, limits: Limits) -> Image.Image:
     # A hostile header makes Pillow's parsers raise nearly anything; all of it means one thing.
     except Exception as error:
         raise NotAnImage(f"not a readable {name} file") from error
+    if max(width, height) > _MAX_SIDE:
+        raise TooManyPixels(f"{width} × {height} pixels; a side may have {_MAX_SIDE}")
     if width * height > limits.max_pixels:
         raise TooManyPixels(
             f"{width} × {height} pixels; at most {limits.max_pixels / 1e6:.0f} megapixels are taken"
@@ -215,6 +182,8 @@ def _load(image: Image.Image) -> None:
 
 
 def _orientation(image: Image.Image) -> Image.Transpose | None:
+    if len(image.info.get("exif") or b"") > headers.MAX_EXIF_BYTES:  # arrays of it take seconds
+        return None
     try:
         return _UPRIGHT.get(image.getexif().get(_ORIENTATION_TAG, 1))
     # Broken EXIF must not cost the picture: it is shown as it is stored.
@@ -230,10 +199,12 @@ def _rgb(image: Image.Image) -> Image.Image:
         high = np.clip(np.asarray(image).astype(np.float32) / 257, 0, 255)
         return Image.fromarray(high.round().astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        white.alpha_composite(image)
-        return white.convert("RGB")
+        # the same pixels as by alpha_composite, without its copies: 200 MB each
+        if image.mode != "RGBA":
+            image = image.convert("RGBA")
+        white = Image.new("RGB", image.size, "white")
+        white.paste(image, mask=image)
+        return white
     return image.convert("RGB")
 
 

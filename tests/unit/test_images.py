@@ -631,7 +631,7 @@ def test_a_file_is_only_given_to_the_decoder_that_its_signature_names() -> None:
 def test_a_decoder_that_asks_for_no_signature_never_sees_a_file() -> None:
     photo_cd = b"\xff\xd8\xff".ljust(2048, b"\x00") + b"PCD_" + bytes(768 * 512 * 3)
     assert Image.open(io.BytesIO(photo_cd)).format == "PCD"
-    with pytest.raises(NotAnImage, match="not a readable JPEG file"):
+    with pytest.raises(NotAnImage, match="JPEG"):
         decode(photo_cd, LIMITS, 224)
 
 
