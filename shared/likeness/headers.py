@@ -25,6 +25,7 @@ _MAX_JPEG_SCANS = 64
 # stand alone: D0 to D7 inside entropy-coded data, and what is below C0, which decoders pass over.
 _JPEG_MARKER = re.compile(rb"\xff[\xc0-\xcf\xd8-\xfe]")
 _JPEG_SCAN, _JPEG_APP1 = b"\xff\xda", b"\xff\xe1"
+_EXIF = b"Exif\0\0"
 _JPEG_ENDS = (b"\xff\xd8", b"\xff\xd9")
 # A scan of these takes no bytes where all is one colour.
 _JPEG_ARITHMETIC = {bytes([0xFF, code]) for code in (0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF)}
@@ -75,7 +76,8 @@ def _check_jpeg(data: bytes) -> None:
         if marker[0] in _JPEG_ARITHMETIC:
             raise UnsupportedFormat("JPEG is not taken in arithmetic coding")
         length = int.from_bytes(data[marker.end() : marker.end() + 2], "big")
-        if marker[0] == _JPEG_APP1:
+        # XMP stands in the same segments, and may hold a depth map of megabytes
+        if marker[0] == _JPEG_APP1 and data.startswith(_EXIF, marker.end() + 2):
             exif_bytes += length
         if exif_bytes > MAX_EXIF_BYTES:
             raise NotAnImage("a JPEG with more than a megabyte of EXIF")

@@ -1,4 +1,5 @@
-"""Bytes → upright RGB image, or a small one. The only Image.open; every limit lives here.
+"""Bytes → upright RGB image, or a small one. The only Image.open; every limit lives here, or in
+headers.py where a file's bytes are looked at before a decoder reads them.
 
 Order (see docs/decisions.md): byte cap → signature → allow-list → costly headers → pixel cap from
 the header → first frame only → scaled decode → EXIF orientation → RGB.

@@ -101,6 +101,9 @@ HONEST = {
         *(segment(0xE2, b"ICC_PROFILE\0" + bytes([n, 255]) + bytes(9)) for n in range(1, 256))
     ),
     "JPEG with as much EXIF as a segment holds": encoded(picture(1), "JPEG", exif=long_exif()),
+    "JPEG with a depth map in its XMP": begun(
+        *[segment(0xE1, b"http://ns.adobe.com/xmp/extension/\0" + bytes(65_000))] * 60
+    ),
     "JPEG with some fill bytes": begun(b"\xff" * 100),
     "JPEG with a second image behind it": JPEG + JPEG,
     "PNG with many texts": png(64, 48, *[chunk(b"tEXt", b"k\0v")] * 500),

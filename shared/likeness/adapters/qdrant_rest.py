@@ -126,7 +126,7 @@ class Transport:
         wall_clock: Callable[[], float] = time.time,
         patient: bool = False,
     ) -> None:
-        """One call, retries included, is given `timeout_s`.
+        """One call, retries included, is given `timeout_s`, but for the look-up of a name.
 
         `read_key` is asked for the API key now, after a restore and after a refusal. `wall_clock`:
         see Pool. `patient` waits out the pause of an open circuit, where others fail at once.
