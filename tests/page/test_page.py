@@ -356,8 +356,11 @@ def test_the_proof_joins_what_matches_and_lays_one_over_the_other(visit: Visit, 
     proof = page.get_by_role("dialog")
     expect(proof.locator("line")).to_have_count(4)
     expect(proof.locator(".pair img.loaded")).to_have_count(1)
-    boxes = proof.locator("rect").evaluate_all("(all) => all.map((each) => each.getBBox().width)")
-    assert all(100 < width < 700 for width in boxes)
+    # drawn anew once the pictures have their sizes
+    page.wait_for_function(
+        """() => [...document.querySelectorAll("dialog rect")].map((each) => each.getBBox().width)
+            .every((width, n, all) => all.length === 2 && width > 100 && width < 700)"""
+    )
     expect(proof).to_contain_text(re.compile("Of the query, found in it.*[89][0-9]|100"))
     for stage in ("At a glance", "Details in place", "Ordered by"):
         expect(proof).to_contain_text(stage)
