@@ -38,26 +38,22 @@ from rich.progress import track
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.embed import MODEL
-from console import catalogue
-from console.edits import EDITS
-from likeness.adapters.qdrant import Layout, to_payload, to_vectors
+from console.demo import sample_images
+from console.evaluation.edits import EDITS
+from console.evaluation.k_reciprocal import reciprocal
+from console.evaluation.query_expansion import expand
 from likeness.adapters.qdrant_embedded import EmbeddedIndex
+from likeness.adapters.qdrant_mapping import Layout, to_payload, to_vectors
+from likeness.descriptor_packing import unpack
 from likeness.embedding import Embedder
+from likeness.feature_extraction import appearance
+from likeness.features import Appearance, of_point
 from likeness.filters import Schema
 from likeness.images import decode
 from likeness.indexing import Indexer
-from likeness.looking import appearance
 from likeness.preprocessing import COLOURS
-from likeness.records import Point
-from likeness.rerank.appearance import Appearance, of_point
-from likeness.rerank.diversity import diversify
-from likeness.rerank.expansion import expand
-from likeness.rerank.geometry import grid, verify
-from likeness.rerank.packing import unpack
-from likeness.rerank.profiles import Profile, Ranker
-from likeness.rerank.reciprocity import reciprocal
-from likeness.rerank.refinement import refine
-from likeness.rerank.verdicts import (
+from likeness.proof.geometry import grid, verify
+from likeness.proof.verdicts import (
     FEATURES,
     FITTED,
     Calibration,
@@ -68,6 +64,10 @@ from likeness.rerank.verdicts import (
     judge,
     load_calibration,
 )
+from likeness.records import Point
+from likeness.rerank.diversity import diversify
+from likeness.rerank.profiles import Profile, Ranker
+from likeness.rerank.refinement import refine
 from likeness.settings import Limits
 from tests.fake_bucket import FakeBucket
 
@@ -299,7 +299,7 @@ def measure(data: Path | None, pictures: int, rounds: int) -> dict[str, float]:
     embedder, orb = Embedder(MODEL), open_peer()
     files = [item.data for item in taken(data, pictures)]
     copies = edited_copies(files)
-    fill = [item.data for item in catalogue.products()] if data is None else []
+    fill = [item.data for item in sample_images.products()] if data is None else []
     listed = [*files, *fill, *(copy.data for copy in copies)][:CANDIDATES]
     points = indexed(listed, embedder)
     query = looked_at(copies[0].data, embedder)
@@ -316,9 +316,9 @@ def measure(data: Path | None, pictures: int, rounds: int) -> dict[str, float]:
     return found | separation(copies, files, embedder, orb) | sizes(points, query.patches)
 
 
-def taken(data: Path | None, most: int) -> list[catalogue.Item]:
+def taken(data: Path | None, most: int) -> list[sample_images.Item]:
     """Evenly from a folder's pictures, or the photographs that scikit-image carries."""
-    items = list(catalogue.from_folder(data) if data else catalogue.photographs())
+    items = list(sample_images.from_folder(data) if data else sample_images.photographs())
     return items[:: -(-len(items) // most)]
 
 

@@ -43,10 +43,10 @@ from rich.progress import track
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.embed import MODEL
-from console import catalogue
-from console.local import DEFAULT_DATA
-from likeness.adapters.qdrant import VECTOR, Layout
+from console.demo import sample_images
+from console.local.runner import DEFAULT_DATA
 from likeness.adapters.qdrant_embedded import EmbeddedIndex
+from likeness.adapters.qdrant_mapping import VECTOR, Layout
 from likeness.embedding import Embedder
 from likeness.errors import ImageError
 from likeness.filters import Schema
@@ -106,13 +106,13 @@ def kept(folder: Path, photos: Path | None, embedder: Embedder) -> Vector:
     return real
 
 
-def pictures(photos: Path | None) -> Iterator[catalogue.Item]:
+def pictures(photos: Path | None) -> Iterator[sample_images.Item]:
     """Again and again, in the same random order."""
     if photos is None:
-        return cycle([*catalogue.photographs(), *catalogue.products()])
+        return cycle([*sample_images.photographs(), *sample_images.products()])
     files = sorted(photos.rglob("*.jpg"))
     order = np.random.default_rng(0).permutation(len(files)).tolist()
-    return (catalogue.Item(files[n].name, files[n].read_bytes()) for n in cycle(order))
+    return (sample_images.Item(files[n].name, files[n].read_bytes()) for n in cycle(order))
 
 
 def drawn(real: Vector, count: int, seed: int) -> Vector:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from console.pricing import lambda_usd, price_list
+from console.cost.pricing import lambda_usd, price_list
 
 MILLION = 1_000_000
 GIB = 1024**3

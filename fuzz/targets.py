@@ -18,11 +18,12 @@ from PIL import Image
 
 from functions.index.events import parse_message
 from likeness.errors import ImageError, InvalidRequest, ModelMismatch
+from likeness.features import Appearance
 from likeness.images import decode
 from likeness.model import load_spec
-from likeness.rerank.appearance import Appearance, from_token, to_token
+from likeness.proof.verdicts import load_calibration
+from likeness.query_tokens import from_token, to_token
 from likeness.rerank.profiles import Profile, Ranker
-from likeness.rerank.verdicts import load_calibration
 from likeness.settings import Limits
 from tests.appearances import made, unit
 from tests.pictures import encoded, picture

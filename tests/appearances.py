@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from likeness.descriptor_packing import pack
+from likeness.features import Appearance
 from likeness.model import Descriptors, Input, ModelSpec, Normalise, Output, Resize
 from likeness.preprocessing import COLOURS
-from likeness.rerank.appearance import Appearance
-from likeness.rerank.packing import pack
 
 SIDE, DIM, VECTOR = 14, 64, 32
 Floats = NDArray[np.float32]

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
-from console.edits import EDITS
+from console.evaluation.edits import EDITS
 from likeness.embedding import Embedder
+from likeness.feature_extraction import appearance
+from likeness.features import Appearance
 from likeness.images import decode
-from likeness.looking import appearance
 from likeness.model import ModelSpec, load_spec
-from likeness.rerank.appearance import Appearance
+from likeness.proof.verdicts import FITTED, Calibration, Level, fit
 from likeness.rerank.profiles import Ranker
-from likeness.rerank.verdicts import FITTED, Calibration, Level, fit
 from likeness.settings import Limits
 from tests.pictures import encoded, picture
 

@@ -23,13 +23,13 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.nn import functional
 
+from console.evaluation.metrics import Estimate, estimate
 from evaluate import Described, Task, Vectors, tasks
+from likeness.descriptor_packing import KEPT
 from likeness.embedding import Embedder
-from likeness.evaluation import Estimate, estimate
-from likeness.rerank.geometry import grid, verify
-from likeness.rerank.packing import KEPT
+from likeness.proof.geometry import grid, verify
+from likeness.proof.verdicts import Calibration, load_calibration
 from likeness.rerank.refinement import refine
-from likeness.rerank.verdicts import Calibration, load_calibration
 from likeness.search import DEPTH
 from pixels import normalised
 

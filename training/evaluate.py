@@ -25,10 +25,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.progress import track
 
+from console.evaluation.metrics import Estimate, Ranking, estimate, rank
 from likeness.embedding import Description, Embedder
-from likeness.evaluation import Estimate, Ranking, estimate, rank
 from likeness.images import decode
-from likeness.rerank.geometry import grid, verify
+from likeness.proof.geometry import grid, verify
 from likeness.settings import Limits
 
 _REPOSITORY = Path(__file__).resolve().parents[1]

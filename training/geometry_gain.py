@@ -15,7 +15,7 @@ from rich.progress import track
 
 from evaluate import STORED
 from likeness.embedding import Embedder
-from likeness.rerank.geometry import grid, verify
+from likeness.proof.geometry import grid, verify
 from pixels import normalised
 from validation import Validation
 

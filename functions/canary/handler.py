@@ -17,8 +17,8 @@ from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
 from PIL import Image
 
+from likeness.answer_shift import Counts, shift
 from likeness.errors import ImageError, IndexMissing, ObjectChanged
-from likeness.health import Counts, shift
 from likeness.images import decode
 from likeness.ports import ObjectStore, VectorIndex
 from likeness.records import Point, State

@@ -19,8 +19,8 @@ from aws_lambda_powertools import Logger
 from likeness.adapters.deployment import Deployment
 from likeness.errors import ConfigurationError, LikenessError, ModelMismatch
 from likeness.model import GOLDEN, ModelSpec, load_golden, load_spec
+from likeness.query_tokens import from_token
 from likeness.records import Vector
-from likeness.rerank.appearance import from_token
 from likeness.settings import Settings
 
 _OK, _UNAVAILABLE = 200, 503

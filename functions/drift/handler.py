@@ -9,12 +9,12 @@ import msgspec
 from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
 
-from likeness.agreement import settings_digest
 from likeness.drift import Audit, Difference
 from likeness.errors import ConfigurationError
 from likeness.feeding import Feeder
 from likeness.ports import HintQueue, ObjectListing, VectorIndex
 from likeness.settings import Settings
+from likeness.sync import settings_digest
 
 # Of the note that says where the next run goes on.
 _NOTE = "drift"

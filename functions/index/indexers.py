@@ -11,7 +11,7 @@ from likeness.embedding import Embedder
 from likeness.indexers import Indexers, ReadOnce
 from likeness.indexing import Indexer
 from likeness.ports import VectorIndex
-from likeness.rerank.verdicts import load_calibration
+from likeness.proof.verdicts import load_calibration
 from likeness.settings import Settings
 from likeness.stopwatch import Stage, untimed
 from likeness.tenants import Tenants

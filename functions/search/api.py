@@ -28,7 +28,6 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from functions.search import access, openapi, pages, problems, schemas, signals
 from likeness.duplicates import Duplicates
 from likeness.errors import (
     ConfigurationError,
@@ -65,6 +64,8 @@ from likeness.search import (
 from likeness.searchers import Searchers
 from likeness.settings import MIB, Settings
 from likeness.tenants import TenantIndex, Tenants, TenantStore
+
+from . import access, openapi, pages, problems, schemas, signals
 
 # base64 of the largest image, and room for the other fields
 _MAX_BODY_BYTES = MAX_QUERY_BYTES * 4 // 3 + MIB // 4
@@ -587,7 +588,7 @@ async def _document(request: Request) -> Response:
 
 
 async def _docs_page(request: Request) -> Response:
-    from functions.search import docs  # noqa: PLC0415 - for people, who can wait for it
+    from . import docs  # noqa: PLC0415 - for people, who can wait for it
 
     return HTMLResponse(docs.page(openapi.document()))
 

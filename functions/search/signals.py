@@ -14,8 +14,8 @@ from typing import Any
 
 import msgspec
 
+from likeness.answer_shift import EMPTY, UNJUDGED, band
 from likeness.feedback import Opinion
-from likeness.health import EMPTY, UNJUDGED, band
 from likeness.search import Answer, ByExamples, ById, ByObject, Hit, Query, Source
 
 SERVICE = "search"

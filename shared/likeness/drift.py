@@ -21,12 +21,12 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from likeness.agreement import mark
 from likeness.errors import IndexMissing, QueueFull
 from likeness.feeding import batches, may_be_picture
 from likeness.ports import ObjectListing, VectorIndex
 from likeness.records import Listed, ObjectRef, Point, State
 from likeness.settings import EVENT_LAG_S
+from likeness.sync import mark
 
 # Longer than a message lives: 4 days in the queue, 14 in the dead-letter queue.
 TOMBSTONE_S = 30 * 24 * 3600.0

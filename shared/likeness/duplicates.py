@@ -10,8 +10,10 @@ from typing import Any
 from msgspec import Struct, structs
 
 from likeness.errors import IndexMissing, IndexRefused, InvalidRequest, NotIndexed
+from likeness.features import of_point
 from likeness.model import ModelSpec
 from likeness.ports import IndexView
+from likeness.proof.verdicts import Calibration, Level
 from likeness.records import (
     POINT_NAMESPACE,
     Candidate,
@@ -21,9 +23,7 @@ from likeness.records import (
     PointWrite,
     State,
 )
-from likeness.rerank.appearance import of_point
 from likeness.rerank.profiles import Ranker
-from likeness.rerank.verdicts import Calibration, Level
 from likeness.stopwatch import Stage, untimed
 from likeness.tenants import owned_by
 

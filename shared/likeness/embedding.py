@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from likeness.errors import ModelBundleError, NoDetail
-from likeness.model import Descriptors, ModelSpec, Output, TextTower, load_spec, read_file
+from likeness.model import (
+    Descriptors,
+    ModelSpec,
+    Output,
+    TextTower,
+    load_spec,
+    read_file,
+)
 from likeness.preprocessing import Prepared, decode_size, prepare
 from likeness.records import Vector
 

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import Struct
 
-from likeness.agreement import agreement, settings_digest
+from likeness.descriptor_packing import pack
 from likeness.duplicates import Announce, Gate, say_nothing
 from likeness.embedding import Description, Embedder, check_vector
 from likeness.errors import (
@@ -33,6 +33,7 @@ from likeness.filters import Schema
 from likeness.images import decode
 from likeness.ports import ObjectReader, VectorIndex
 from likeness.preprocessing import Prepared
+from likeness.proof.verdicts import Calibration
 from likeness.records import (
     Exactly,
     Hint,
@@ -46,10 +47,9 @@ from likeness.records import (
     State,
     Version,
 )
-from likeness.rerank.packing import pack
-from likeness.rerank.verdicts import Calibration
 from likeness.settings import MIB, Limits
 from likeness.stopwatch import Stage, untimed
+from likeness.sync import agreement, settings_digest
 from likeness.tenants import Tenants
 
 _WRITES = 3

@@ -13,6 +13,7 @@ from msgspec import Struct, structs
 from numpy.typing import NDArray
 from PIL import Image
 
+from likeness import regions
 from likeness.embedding import Embedder, TextEmbedder
 from likeness.errors import (
     ConfigurationError,
@@ -24,10 +25,13 @@ from likeness.errors import (
     NotIndexed,
     ObjectChanged,
 )
+from likeness.feature_extraction import appearance
+from likeness.features import Appearance, of_point
 from likeness.filters import Schema
 from likeness.images import decode, thumbnail
-from likeness.looking import appearance
 from likeness.ports import IndexView, ObjectStore
+from likeness.proof.verdicts import Calibration
+from likeness.query_tokens import from_token, to_token
 from likeness.records import (
     WHOLE,
     Box,
@@ -41,12 +45,9 @@ from likeness.records import (
     ValueCount,
     Vector,
 )
-from likeness.rerank import regions
-from likeness.rerank.appearance import Appearance, from_token, of_point, to_token
 from likeness.rerank.diversity import diversify
 from likeness.rerank.profiles import Profile, Proof, Ranker
 from likeness.rerank.selection import above_gap, above_relative, grouped
-from likeness.rerank.verdicts import Calibration
 from likeness.settings import MIB, Limits
 from likeness.stopwatch import Stopwatch
 

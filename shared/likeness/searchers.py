@@ -15,7 +15,7 @@ from typing import TypeVar
 from likeness.embedding import Embedder, TextEmbedder
 from likeness.errors import IndexMissing, IndexOfOtherModel
 from likeness.ports import ObjectStore, VectorIndex
-from likeness.rerank.verdicts import load_calibration
+from likeness.proof.verdicts import load_calibration
 from likeness.search import Searcher
 from likeness.settings import Settings
 

@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from console import backfill
-from console.backfill import Cursor, Plan, Source, Work
 from console.client import ServiceError
+from console.indexing import backfill
+from console.indexing.backfill import Cursor, Plan, Source, Work
 from functions.index.events import parse_message
 from likeness.feeding import Feeder
 from likeness.records import ObjectRef

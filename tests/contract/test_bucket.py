@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from likeness.adapters.s3 import S3Store
-from likeness.agreement import agreement
 from likeness.errors import ImageTooLarge, ObjectChanged
 from likeness.ports import ObjectStore
 from likeness.records import ObjectRef
+from likeness.sync import agreement
 from tests import lambda_runtime
 from tests.fake_bucket import FakeBucket
 

@@ -12,10 +12,11 @@ import boto3
 import pytest
 from botocore.config import Config
 
-from console import local
-from likeness.adapters.cloudwatch import AnswerCounts, lines_of
+from console.diagnostics.log_group import lines_of
+from console.local import runner
+from likeness.adapters.cloudwatch import AnswerCounts
+from likeness.answer_shift import BANDS, VERDICTS
 from likeness.errors import ConfigurationError, Unavailable
-from likeness.health import BANDS, VERDICTS
 from tests import lambda_runtime
 
 GROUP = "/aws/lambda/likeness-search"
@@ -23,7 +24,7 @@ GROUP = "/aws/lambda/likeness-search"
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with local.ministack(tmp_path_factory.mktemp("aws"), "cloudwatch,logs") as url:
+    with runner.ministack(tmp_path_factory.mktemp("aws"), "cloudwatch,logs") as url:
         yield url
 
 

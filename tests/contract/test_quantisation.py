@@ -8,10 +8,25 @@ import numpy as np
 import qdrant_edge as edge
 from qdrant_client import models
 
-from likeness.adapters.qdrant import HNSW_EF, SYSTEM_INDEXES, VECTOR, Layout, oversampling, window
 from likeness.adapters.qdrant_embedded import EmbeddedIndex, _vectors
+from likeness.adapters.qdrant_mapping import (
+    HNSW_EF,
+    SYSTEM_INDEXES,
+    VECTOR,
+    Layout,
+    oversampling,
+    window,
+)
 from likeness.filters import Schema
-from likeness.records import Lookup, ObjectRef, OlderThan, Point, PointWrite, State, Version
+from likeness.records import (
+    Lookup,
+    ObjectRef,
+    OlderThan,
+    Point,
+    PointWrite,
+    State,
+    Version,
+)
 from tests.fault_server import ok
 from tests.unit.test_qdrant_rest import DIM, prepared, scripted_index
 

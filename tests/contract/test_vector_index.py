@@ -20,9 +20,10 @@ import numpy as np
 import pytest
 import urllib3
 
-from likeness.adapters.qdrant import Layout
 from likeness.adapters.qdrant_embedded import EmbeddedIndex
-from likeness.adapters.qdrant_rest import RestIndex, Transport
+from likeness.adapters.qdrant_mapping import Layout
+from likeness.adapters.qdrant_rest import RestIndex
+from likeness.adapters.qdrant_transport import Transport
 from likeness.errors import ConfigurationError, IndexMissing
 from likeness.filters import Schema
 from likeness.ports import VectorIndex

@@ -12,8 +12,8 @@ import pytest
 from aws_lambda_powertools import Logger, Metrics
 
 from functions.canary.handler import LEAST_ANSWERS, NOTE, NOTE_ID, WINDOW_HOURS, Canary
+from likeness.answer_shift import Counts
 from likeness.errors import IndexUnavailable
-from likeness.health import Counts
 from likeness.searchers import Searchers
 from tests.pictures import png
 from tests.service import Service

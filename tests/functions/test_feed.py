@@ -12,7 +12,12 @@ import pytest
 from aws_lambda_powertools import Logger
 
 from functions.feed.handler import Handler
-from likeness.errors import ConfigurationError, InvalidRequest, QueueFull, StoreUnavailable
+from likeness.errors import (
+    ConfigurationError,
+    InvalidRequest,
+    QueueFull,
+    StoreUnavailable,
+)
 from likeness.records import ObjectRef
 from likeness.settings import Settings
 

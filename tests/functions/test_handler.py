@@ -21,10 +21,15 @@ from aws_lambda_powertools import Logger, Metrics
 from PIL import Image
 
 from functions.index.handler import Handler
-from likeness.adapters.qdrant import Layout
 from likeness.adapters.qdrant_embedded import EmbeddedIndex
+from likeness.adapters.qdrant_mapping import Layout
 from likeness.embedding import Embedder
-from likeness.errors import ConfigurationError, IndexMissing, StoreUnavailable, Unavailable
+from likeness.errors import (
+    ConfigurationError,
+    IndexMissing,
+    StoreUnavailable,
+    Unavailable,
+)
 from likeness.filters import Schema
 from likeness.indexing import Indexer, Result
 from likeness.records import Hint, Lookup, ObjectRef, Point, State

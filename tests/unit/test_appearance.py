@@ -13,20 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from likeness.errors import InvalidRequest, ModelMismatch
+from likeness.features import Appearance, detail, of_point
 from likeness.model import Resize
 from likeness.preprocessing import seen
-from likeness.records import (
-    WHOLE,
-    Box,
-    ImageInfo,
-    ObjectRef,
-    Point,
-    State,
-    Version,
-)
-from likeness.rerank.appearance import Appearance, detail, from_token, of_point, to_token
+from likeness.proof.verdicts import FEATURES, FITTED, Calibration, Fitted
+from likeness.query_tokens import from_token, to_token
+from likeness.records import WHOLE, Box, ImageInfo, ObjectRef, Point, State, Version
 from likeness.rerank.profiles import Profile, Ranker
-from likeness.rerank.verdicts import FEATURES, FITTED, Calibration, Fitted
 from tests.appearances import DIM, VECTOR, made, spec, vector
 
 SPEC = spec()

@@ -14,16 +14,24 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from likeness.adapters.qdrant import Layout
 from likeness.adapters.qdrant_embedded import EmbeddedIndex
-from likeness.agreement import settings_digest
+from likeness.adapters.qdrant_mapping import Layout
 from likeness.drift import TOMBSTONE_S, Audit, Difference, Held, Kind, Report
 from likeness.embedding import Embedder
 from likeness.errors import QueueFull, StoreUnavailable
 from likeness.filters import Schema
 from likeness.indexing import Indexer
-from likeness.records import Hint, ObjectRef, OlderThan, Point, PointWrite, State, Version
+from likeness.records import (
+    Hint,
+    ObjectRef,
+    OlderThan,
+    Point,
+    PointWrite,
+    State,
+    Version,
+)
 from likeness.settings import Limits
+from likeness.sync import settings_digest
 from tests.fake_bucket import FakeBucket
 from tests.pictures import png
 

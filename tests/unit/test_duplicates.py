@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from console.edits import EDITS
-from likeness.adapters.qdrant import Layout
+from console.evaluation.edits import EDITS
 from likeness.adapters.qdrant_embedded import EmbeddedIndex
+from likeness.adapters.qdrant_mapping import Layout
 from likeness.duplicates import Announce, Duplicates, Group, say_nothing
 from likeness.embedding import Embedder
 from likeness.errors import IndexUnavailable, InvalidRequest, NotIndexed, Unavailable

@@ -18,8 +18,8 @@ from botocore.stub import Stubber
 from likeness.adapters.eventbridge import EventBus
 from likeness.embedding import Embedder
 from likeness.errors import Unavailable
+from likeness.proof.verdicts import CALIBRATION
 from likeness.records import ObjectRef, Partner, Point, State, Version
-from likeness.rerank.verdicts import CALIBRATION
 from tests import lambda_runtime
 from tests.calibrations import BUNDLES, calibration_of
 from tests.fault_server import closed_port

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from likeness.adapters.qdrant import Layout
+from console.evaluation.judgements import Judgements, by_query
 from likeness.adapters.qdrant_embedded import EmbeddedIndex
+from likeness.adapters.qdrant_mapping import Layout
 from likeness.errors import IndexUnavailable
-from likeness.feedback import Feedback, Judgements, Opinion, by_query
+from likeness.feedback import Feedback, Opinion
 from likeness.filters import Schema
 
 CLICK = Opinion("request-1", "image-1", "click", 12.5, "token")

@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from likeness.rerank.geometry import Verification, grid, verify
+from likeness.descriptor_packing import cell_positions
+from likeness.proof.geometry import Verification, verify
 
 SIDE, DIM = 14, 64
-AT = grid(SIDE)
+AT = cell_positions(SIDE)
 
 
 def unit(values: NDArray[np.floating]) -> NDArray[np.float32]:
@@ -40,7 +41,7 @@ def against(query: NDArray[np.float32], candidates: list[NDArray[np.float32]]) -
 
 
 def test_the_grid_runs_row_by_row() -> None:
-    assert grid(2).tolist() == [[0, 0], [1, 0], [0, 1], [1, 1]]
+    assert cell_positions(2).tolist() == [[0, 0], [1, 0], [0, 1], [1, 1]]
 
 
 @pytest.mark.parametrize("scale", [0.5, 1.0, 2.5])

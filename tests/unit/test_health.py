@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from likeness.health import BANDS, Counts, band, shift
-from likeness.health import population_stability_index as psi
+from likeness.answer_shift import BANDS, Counts, band, shift
+from likeness.answer_shift import population_stability_index as psi
 
 COUNTS = st.dictionaries(st.sampled_from("abcdef"), st.integers(1, 10_000), min_size=1, max_size=6)
 

@@ -14,7 +14,13 @@ from msgspec.structs import replace
 from PIL import Image
 
 from likeness.embedding import Embedder
-from likeness.errors import ImageError, NoDetail, NotAnImage, TooManyPixels, UnsupportedFormat
+from likeness.errors import (
+    ImageError,
+    NoDetail,
+    NotAnImage,
+    TooManyPixels,
+    UnsupportedFormat,
+)
 from likeness.images import decode
 from likeness.settings import Limits
 

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from likeness.errors import ConfigurationError, ModelBundleError
+from likeness.features import Appearance
 from likeness.model import ModelSpec, load_bundle
+from likeness.query_tokens import from_token, to_token
 from likeness.records import Box
-from likeness.rerank.appearance import Appearance, from_token, to_token
 
 Manifest = dict[str, Any]
 Change = Callable[[Manifest], object]

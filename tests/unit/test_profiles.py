@@ -16,17 +16,16 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
+from likeness.descriptor_packing import cell_positions, pack
 from likeness.embedding import Embedder
-from likeness.looking import appearance
+from likeness.feature_extraction import appearance
+from likeness.features import Appearance
 from likeness.model import Resize
 from likeness.preprocessing import seen
+from likeness.proof.verdicts import FITTED, Calibration, Evidence, Fitted, Level, features, fit
 from likeness.records import WHOLE, Box
-from likeness.rerank.appearance import Appearance
-from likeness.rerank.geometry import grid
-from likeness.rerank.packing import pack
 from likeness.rerank.profiles import Profile, Proof, Ranked, Ranker
 from likeness.rerank.refinement import refine
-from likeness.rerank.verdicts import FITTED, Calibration, Evidence, Fitted, Level, features, fit
 from tests.appearances import (
     DIM,
     SIDE,
@@ -145,7 +144,7 @@ def test_a_moved_frame_is_found_with_its_overlap_and_the_boxes_of_what_both_show
 
 def corners_first() -> Floats:
     """A salience that keeps the rim of the cells right of 4 and below 2, and so their box."""
-    x, y = grid(SIDE).T
+    x, y = cell_positions(SIDE).T
     rim = (x == 4) | (x == 13) | (y == 2) | (y == 13)
     return ((x >= 4) & (y >= 2)).astype(np.float32) + rim
 

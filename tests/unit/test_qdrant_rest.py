@@ -18,9 +18,16 @@ import pytest
 from hypothesis import given
 from qdrant_client import models
 
-from likeness.adapters.qdrant import Layout
-from likeness.adapters.qdrant_rest import CircuitBreaker, RestIndex, Transport
-from likeness.errors import ConfigurationError, IndexMissing, IndexRefused, IndexUnavailable
+from likeness.adapters.circuit_breaker import CircuitBreaker
+from likeness.adapters.qdrant_mapping import Layout
+from likeness.adapters.qdrant_rest import RestIndex
+from likeness.adapters.qdrant_transport import Transport
+from likeness.errors import (
+    ConfigurationError,
+    IndexMissing,
+    IndexRefused,
+    IndexUnavailable,
+)
 from likeness.filters import Schema
 from likeness.records import (
     Exactly,

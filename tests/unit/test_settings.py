@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from likeness.adapters.qdrant import open_index
+from likeness.adapters.index import open_index
 from likeness.adapters.qdrant_embedded import EmbeddedIndex
 from likeness.adapters.qdrant_rest import RestIndex
 from likeness.errors import ConfigurationError

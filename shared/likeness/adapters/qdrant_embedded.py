@@ -17,7 +17,7 @@ from typing import Any
 
 import qdrant_edge as edge
 
-from likeness.adapters.qdrant import (
+from likeness.adapters.qdrant_mapping import (
     BULKY,
     HNSW_EF,
     NOTE_KIND,

@@ -13,7 +13,12 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 from botocore.utils import parse_timestamp
 
-from likeness.errors import ConfigurationError, ImageTooLarge, ObjectChanged, StoreUnavailable
+from likeness.errors import (
+    ConfigurationError,
+    ImageTooLarge,
+    ObjectChanged,
+    StoreUnavailable,
+)
 from likeness.filters import header_text
 from likeness.records import Listed, ObjectBody, ObjectRef, ObjectState
 from likeness.settings import MIB

@@ -14,14 +14,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from likeness.descriptor_packing import unpack
+from likeness.features import Appearance, detail
 from likeness.model import ModelSpec
 from likeness.preprocessing import COLOURS
-from likeness.records import WHOLE, Box
-from likeness.rerank.appearance import Appearance, detail
-from likeness.rerank.geometry import Verification, verify
-from likeness.rerank.packing import unpack
-from likeness.rerank.refinement import refine
-from likeness.rerank.verdicts import (
+from likeness.proof.geometry import Verification, verify
+from likeness.proof.verdicts import (
     Calibration,
     Evidence,
     Level,
@@ -30,6 +28,8 @@ from likeness.rerank.verdicts import (
     features,
     judge,
 )
+from likeness.records import WHOLE, Box
+from likeness.rerank.refinement import refine
 
 # Of the refined list, those that geometry puts into order: more gain nothing (docs/decisions.md).
 VERIFIED = 50
