@@ -46,8 +46,8 @@ from likeness.adapters.qdrant_embedded import EmbeddedIndex
 from likeness.adapters.qdrant_mapping import Layout, to_payload, to_vectors
 from likeness.descriptor_packing import unpack
 from likeness.embedding import Embedder
-from likeness.feature_extraction import appearance
-from likeness.features import Appearance, of_point
+from likeness.feature_extraction import extract_features
+from likeness.features import ImageFeatures, features_of_point
 from likeness.filters import Schema
 from likeness.images import decode
 from likeness.indexing import Indexer
@@ -122,10 +122,10 @@ def indexed(pictures: Sequence[bytes], embedder: Embedder) -> list[Point]:
     return [point for point in points if point.vector is not None]
 
 
-def looked_at(data: bytes, embedder: Embedder) -> Appearance:
+def looked_at(data: bytes, embedder: Embedder) -> ImageFeatures:
     """A query's picture, with all its descriptors."""
     image, info = decode(data, Limits(), embedder.decode_size)
-    return appearance(embedder, image, sha256=info.sha256)
+    return extract_features(embedder, image, sha256=info.sha256)
 
 
 def calibrated(embedder: Embedder) -> Calibration:
@@ -151,7 +151,7 @@ def edited_copies(pictures: Sequence[bytes]) -> list[Copy]:
 
 
 def stages(
-    query: Appearance, candidates: list[Appearance], embedder: Embedder
+    query: ImageFeatures, candidates: list[ImageFeatures], embedder: Embedder
 ) -> dict[str, Callable[[], object]]:
     """Each stage as a call, on what the stages before it found."""
     spec, calibration = embedder.spec, calibrated(embedder)
@@ -303,7 +303,7 @@ def measure(data: Path | None, pictures: int, rounds: int) -> dict[str, float]:
     listed = [*files, *fill, *(copy.data for copy in copies)][:CANDIDATES]
     points = indexed(listed, embedder)
     query = looked_at(copies[0].data, embedder)
-    works = stages(query, [of_point(point, embedder.spec) for point in points], embedder)
+    works = stages(query, [features_of_point(point, embedder.spec) for point in points], embedder)
     if orb:
         pixels = orb.pixels(copies[0].data)
         mine, others = orb.detect(pixels), [orb.describe(file) for file in listed[:VERIFIED]]

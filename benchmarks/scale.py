@@ -54,7 +54,7 @@ from likeness.preprocessing import cropped
 from likeness.records import (
     Box,
     ImageInfo,
-    Lookup,
+    NearestQuery,
     ObjectRef,
     ObjectState,
     OlderThan,
@@ -90,7 +90,7 @@ def looks(photos: Path | None, count: int, embedder: Embedder) -> Vector:
         left, top = rng.uniform(0, 1 - width), rng.uniform(0, 1 - height)
         try:
             part = cropped(item.image, Box(left, top, left + width, top + height))
-            found.append(embedder.embed([embedder.prepare(part)]))
+            found.append(embedder.embed([embedder.to_tensor(part)]))
         except ImageError:
             continue  # broken, or a part of one colour
     return np.concatenate(found)
@@ -223,7 +223,7 @@ def searched(place: Path, queries: Vector, truth: NDArray[np.int64], count: int)
 
     def ask(limit: int, full: bool) -> Ask:
         def asked(vector: Vector) -> list[str]:
-            [found] = index.nearest([Lookup([vector], limit, full=full)])
+            [found] = index.nearest([NearestQuery([vector], limit, full=full)])
             return [candidate.point.id for candidate in found]
 
         return asked

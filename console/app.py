@@ -27,8 +27,8 @@ from rich.progress import (
 from rich.table import Table
 
 from likeness.errors import LikenessError
-from likeness.feeding import SUFFIXES, Feeder
-from likeness.settings import EVENT_LAG_S, MOST_WAITING
+from likeness.feeding import IMAGE_SUFFIXES, HintFeeder
+from likeness.settings import EVENT_LAG_S, MAX_WAITING
 
 from .bundles.hub import HubError
 from .client import Client, ServiceError
@@ -154,7 +154,7 @@ def index(
         str | None,
         typer.Option("--queue", help="Its URL; otherwise LIKENESS_QUEUE_URL.", rich_help_panel=_S3),
     ] = None,
-    most_waiting: Annotated[
+    max_waiting: Annotated[
         int,
         typer.Option(
             envvar="LIKENESS_MOST_WAITING",
@@ -162,7 +162,7 @@ def index(
             help="Pause while so many messages wait in the queue: a new upload waits behind them.",
             rich_help_panel=_S3,
         ),
-    ] = MOST_WAITING,
+    ] = MAX_WAITING,
     workflow: Annotated[
         str | None,
         typer.Option(
@@ -231,7 +231,7 @@ def index(
             return
         local_url = service.queue_url if service else None
         queue_url = queue_url or _needed("LIKENESS_QUEUE_URL", local_url)
-        feeder = Feeder(SqsQueue(queue_url), most_waiting)
+        feeder = HintFeeder(SqsQueue(queue_url), max_waiting)
         keys = backfill.run(
             store, wanted, feeder, backfill.Cursor(data, wanted, queue_url), anyway, out
         )
@@ -656,7 +656,7 @@ def _upload_folder(
         raise typer.BadParameter(f"there is no file or folder {folder}")
     found = uploads.pictures(folder)
     if not found:
-        raise ServiceError(f"{folder} holds no pictures ({', '.join(sorted(SUFFIXES))})")
+        raise ServiceError(f"{folder} holds no pictures ({', '.join(sorted(IMAGE_SUFFIXES))})")
     try:
         metadata = dict(pair.split("=", 1) for pair in meta or [])
     except ValueError:

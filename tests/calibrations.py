@@ -13,8 +13,8 @@ import numpy as np
 
 from console.evaluation.edits import EDITS
 from likeness.embedding import Embedder
-from likeness.feature_extraction import appearance
-from likeness.features import Appearance
+from likeness.feature_extraction import extract_features
+from likeness.features import ImageFeatures
 from likeness.images import decode
 from likeness.model import ModelSpec, load_spec
 from likeness.proof.verdicts import FITTED, Calibration, Level, fit
@@ -62,6 +62,6 @@ def _fitted(folder: Path) -> Calibration:
     )
 
 
-def _look(data: bytes, embedder: Embedder) -> Appearance:
+def _look(data: bytes, embedder: Embedder) -> ImageFeatures:
     image, info = decode(data, Limits(), embedder.decode_size)
-    return appearance(embedder, image, sha256=info.sha256)
+    return extract_features(embedder, image, sha256=info.sha256)

@@ -35,7 +35,7 @@ from likeness.adapters.sqs import hint_message
 from likeness.embedding import Embedder
 from likeness.errors import ConfigurationError, IndexMissing, IndexUnavailable, NoDetail
 from likeness.images import decode
-from likeness.indexers import Indexers, ReadOnce
+from likeness.indexers import CachingReader, Indexers
 from likeness.indexing import Indexer
 from likeness.model import load_spec
 from likeness.proof.verdicts import load_calibration
@@ -75,13 +75,13 @@ class World:
         self.bucket = FakeBucket("photos")
         self.embedders = [Embedder(bundle) for bundle in bundles]
         self.announced: list[str] = []
-        store = ReadOnce(self.bucket)
+        store = CachingReader(self.bucket)
         calibration = load_calibration(BUNDLED, load_spec(BUNDLED).fingerprint)
         assert calibration is not None  # another model's: here it is enough that the gate runs
         indexers = [
             Indexer(
                 store,
-                self.index.of(embedder.fingerprint),
+                self.index.for_model(embedder.fingerprint),
                 embedder,
                 SCHEMA,
                 parallel=1,
@@ -96,7 +96,7 @@ class World:
         self.searchers = Searchers(
             self.index,
             [
-                Searcher(self.index.of(e.fingerprint), e, lambda: self.bucket, SCHEMA)
+                Searcher(self.index.for_model(e.fingerprint), e, lambda: self.bucket, SCHEMA)
                 for e in self.embedders
             ],
             clock=lambda: 20 * time.monotonic(),  # looks at the alias every tenth of a second
@@ -128,7 +128,7 @@ class World:
 
     def held(self, model: str) -> dict[str, str | None]:
         """What a model's collection has live: each key with its picture."""
-        points = self.index.of(model).scroll(1000).points
+        points = self.index.for_model(model).scroll(1000).points
         return {point.ref.key: point.sha256 for point in points if point.object}
 
 
@@ -258,7 +258,7 @@ class Users:
 
 def vector_of(embedder: Embedder, seed: int) -> Vector:
     picture, _ = decode(drawn(seed), Limits(), embedder.decode_size)
-    [vector] = embedder.embed([embedder.prepare(picture)])
+    [vector] = embedder.embed([embedder.to_tensor(picture)])
     return np.asarray(vector)
 
 
@@ -361,7 +361,7 @@ def test_a_duplicate_is_announced_once_and_a_filled_one_never(world: World) -> N
     assert world.announced == ["again"]
     world.put(third=drawn(0))
     assert world.announced == ["again", "third"]
-    new = world.index.of(migration.target)
+    new = world.index.for_model(migration.target)
     [point] = new.fetch([ObjectRef("photos", "third").point_id]).values()
     # found among what the new model's collection holds
     assert {partner.key for partner in point.partners} == {"again", LASTING[0]}
@@ -475,7 +475,7 @@ def test_a_new_collection_keeps_patches_where_the_old_one_does(tmp_path: Path) -
         spec = load_spec(BUNDLED)
         assert spec.patches is not None
         lifecycle.begin(index, spec, "unused", keep_patches=False)
-        assert index.of(spec.fingerprint).info().patches == spec.patches.dim
+        assert index.for_model(spec.fingerprint).info().patches == spec.patches.dim
 
 
 def test_what_is_missing_is_counted_and_hinted_at(world: World) -> None:

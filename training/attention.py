@@ -85,7 +85,7 @@ def describe_views(
     for path in track(sorted((work / "shards").glob("[0-9]*.npy"))[:shards], "describing"):
         for record in np.load(path, mmap_mode="r"):
             image = Image.fromarray(record["view"]).resize((224, 224), Image.Resampling.BICUBIC)
-            found = embedder.describe([normalised(np.asarray(image))])
+            found = embedder.extract([normalised(np.asarray(image))])
             assert found.local is not None
             assert found.salience is not None
             row, place = salient(found.local, found.salience)

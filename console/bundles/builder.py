@@ -15,7 +15,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from likeness.embedding import Network, Port, pooled, unit_rows
+from likeness.embedding import Network, TensorInfo, pool, unit_rows
 from likeness.errors import ModelBundleError
 from likeness.model import (
     MANIFEST,
@@ -155,7 +155,7 @@ def _image_input(
     raise fault or ModelBundleError(f"input {port.name} is {port.shape}: that is no RGB picture")
 
 
-def _only_image(inputs: Sequence[Port]) -> Port:
+def _only_image(inputs: Sequence[TensorInfo]) -> TensorInfo:
     if len(inputs) != 1:
         names = ", ".join(i.name for i in inputs)
         raise ModelBundleError(
@@ -176,7 +176,7 @@ def _free(axis: int | str | None) -> tuple[str | None, ...]:
     return () if isinstance(axis, int) else (axis,)
 
 
-def _layouts(port: Port) -> list[Literal["NCHW", "NHWC"]]:
+def _layouts(port: TensorInfo) -> list[Literal["NCHW", "NHWC"]]:
     """Where the three channels can be: where the shape says 3, else where it says nothing."""
     axes: dict[Literal["NCHW", "NHWC"], int | str | None] = {
         "NCHW": port.shape[1],
@@ -186,7 +186,7 @@ def _layouts(port: Port) -> list[Literal["NCHW", "NHWC"]]:
     return said or [layout for layout, axis in axes.items() if _free(axis)]
 
 
-def _size(port: Port, layout: str, preset: Preset, choice: Choice) -> tuple[int, int]:
+def _size(port: TensorInfo, layout: str, preset: Preset, choice: Choice) -> tuple[int, int]:
     """Height and width: as the network fixes them, else as the user or the preset says."""
     axes = port.shape[2:4] if layout == "NCHW" else port.shape[1:3]
     wanted = choice.size or preset.size
@@ -274,7 +274,7 @@ def _tower(network: bytes, preset: Preset, dim: int) -> TextTower:
     )
 
 
-def _token_inputs(inputs: Sequence[Port]) -> tuple[Port, Port | None]:
+def _token_inputs(inputs: Sequence[TensorInfo]) -> tuple[TensorInfo, TensorInfo | None]:
     masks = [port for port in inputs if "mask" in port.name]
     tokens = [port for port in inputs if port not in masks and port.type in _INTEGERS]
     if len(tokens) != 1 or len(masks) > 1 or len(inputs) != len(tokens) + len(masks):
@@ -346,4 +346,4 @@ def _vectors(spec: ModelSpec, data: bytes, pictures: Sequence[Any]) -> Vector:
     network = Network(data, IMAGE_FILE)
     runs = (network.run({spec.input.name: tensor(picture, spec)}) for picture in pictures)
     raw = np.concatenate([run[spec.embedding.name] for run in runs])
-    return unit_rows(pooled(raw, spec.embedding))
+    return unit_rows(pool(raw, spec.embedding))

@@ -115,14 +115,14 @@ class _Bundle:
         image, took_ms = drawn()[0].image, []
         for _ in range(_RUNS):
             start_s = time.perf_counter()
-            self._embedder.embed([self._embedder.prepare(image)])
+            self._embedder.embed([self._embedder.to_tensor(image)])
             took_ms.append((time.perf_counter() - start_s) * 1000)
         found = f"p50 {statistics.median(took_ms):.1f} ms a picture, one thread, on this machine"
         return [Finding("latency", True, found)]
 
     def maps(self) -> list[Finding]:
         """Local descriptors, where the bundle has any."""
-        spec, found = self._spec, self._embedder.describe(self._tensors[:2])
+        spec, found = self._spec, self._embedder.extract(self._tensors[:2])
         maps = (("patches", spec.patches, found.patches), ("local", spec.local, found.local))
         return [_map(name, told, given) for name, told, given in maps if told and given is not None]
 
@@ -149,7 +149,7 @@ class _Bundle:
 
     @cached_property
     def _tensors(self) -> list[NDArray[Any]]:
-        return [self._embedder.prepare(item.image) for item in drawn()]
+        return [self._embedder.to_tensor(item.image) for item in drawn()]
 
     @cached_property
     def _originals(self) -> Vector:
@@ -160,7 +160,7 @@ class _Bundle:
 
     def _vector(self, picture: bytes) -> Vector:
         image: Image.Image = decode(picture, Limits(), self._embedder.decode_size)[0]
-        [vector] = self._alone([self._embedder.prepare(image)])
+        [vector] = self._alone([self._embedder.to_tensor(image)])
         return np.asarray(vector)
 
 

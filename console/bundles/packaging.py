@@ -147,7 +147,7 @@ def write_golden(folder: Path) -> None:
 def _golden(folder: Path) -> bytes:
     embedder, picture = Embedder(folder), next(sample_images.products()).data
     image, _ = decode(picture, Limits(), embedder.decode_size)
-    [vector] = embedder.embed([embedder.prepare(image)])
+    [vector] = embedder.embed([embedder.to_tensor(image)])
     golden = Golden(embedder.fingerprint, picture, tuple(vector.round(6).tolist()))
     return msgspec.json.encode(golden) + b"\n"
 

@@ -16,9 +16,9 @@ from rich.progress import Progress
 from rich.table import Table
 
 from likeness.errors import ConfigurationError, ModelBundleError
-from likeness.feeding import Feeder
+from likeness.feeding import HintFeeder
 from likeness.model import MANIFEST, load_spec
-from likeness.settings import MOST_WAITING, Settings
+from likeness.settings import MAX_WAITING, Settings
 
 from ..client import Client, ServiceError
 from ..local.index_sharing import RunningIndex
@@ -123,8 +123,8 @@ def fill(data: Data = DEFAULT_DATA) -> None:
     queue_url = service.queue_url if service else os.environ.get("LIKENESS_QUEUE_URL")
     if not queue_url:
         raise ServiceError("LIKENESS_QUEUE_URL is not set; a deployed stack's outputs name it")
-    most = MOST_WAITING if service else Settings.from_env(os.environ).most_waiting
-    feeder = Feeder(SqsQueue(queue_url), most)
+    most = MAX_WAITING if service else Settings.from_env(os.environ).max_waiting
+    feeder = HintFeeder(SqsQueue(queue_url), most)
     _, found = _filling(index, feeder.send)
     out.print(f"{found.objects - found.agreed} objects hinted at, {found.agreed} are done")
     _next("`likeness migrate status`, until all are there; then `likeness migrate compare`")
@@ -138,7 +138,7 @@ def status(data: Data = DEFAULT_DATA) -> None:
     searched = index.info().model
     table = Table("", "model", "points", "")
     for name, model in (("old", migration.source), ("new", migration.target)):
-        told = index.of(model).info()
+        told = index.for_model(model).info()
         table.add_row(name, model, str(told.points), "searched" if model == searched else "")
     out.print(table)
     left = found.objects - found.agreed
@@ -245,7 +245,7 @@ def finish(
     index, service = _open(data)
     migration = lifecycle.needed(index)
     left = lifecycle.left_behind(index, migration)
-    points = index.of(left).info().points if left in index.models() else 0
+    points = index.for_model(left).info().points if left in index.models() else 0
     if not yes:
         typer.confirm(f"Drop the collection of model {left}, {points} points?", abort=True)
     lifecycle.end(index, migration)
@@ -289,7 +289,7 @@ def _filling(
 
     migration = lifecycle.needed(index)
     with Progress(console=out, transient=True) as progress:
-        task = progress.add_task("looking", total=index.of(migration.source).info().points)
+        task = progress.add_task("looking", total=index.for_model(migration.source).info().points)
         found = lifecycle.filling(index, migration, partial(progress.advance, task), missing)
     return migration, found
 

@@ -28,13 +28,13 @@ from likeness.adapters.qdrant_embedded import EmbeddedIndex
 from likeness.adapters.qdrant_mapping import Layout
 from likeness.embedding import Embedder
 from likeness.errors import ImageError
-from likeness.feature_extraction import appearance
-from likeness.features import Appearance, of_point
+from likeness.feature_extraction import extract_features
+from likeness.features import ImageFeatures, features_of_point
 from likeness.filters import Schema
 from likeness.images import decode
 from likeness.ports import ObjectStore, VectorIndex
 from likeness.proof.verdicts import FITTED, Calibration, Level, chances
-from likeness.query_tokens import from_token
+from likeness.query_tokens import decode_query_token
 from likeness.records import (
     ImageInfo,
     ObjectRef,
@@ -238,10 +238,10 @@ def _look(embedder: Embedder, cache: Path, item: Item) -> _Kept | ImageError:
     return kept
 
 
-def _seen(embedder: Embedder, data: bytes) -> tuple[ImageInfo, Appearance]:
+def _seen(embedder: Embedder, data: bytes) -> tuple[ImageInfo, ImageFeatures]:
     """Raises ImageError."""
     picture, info = decode(data, Limits(), embedder.decode_size)
-    return info, appearance(embedder, picture, sha256=info.sha256)
+    return info, extract_features(embedder, picture, sha256=info.sha256)
 
 
 def _patches(kept: list[_Kept], embedder: Embedder) -> NDArray[np.float16] | None:
@@ -413,7 +413,7 @@ class Bench:
 
     def _by_stage(
         self,
-        query: Appearance,
+        query: ImageFeatures,
         answers: Mapping[Profile, Answer],
         spread: Answer,
         own: int | None,
@@ -435,7 +435,7 @@ class Bench:
         }
         scores["subject crop"] = after(rows, cosines)
         assert fast.query_id
-        views = from_token(fast.query_id, self._embedder.spec)  # the frame, and its subject
+        views = decode_query_token(fast.query_id, self._embedder.spec)  # the frame, and its subject
         best = nearest[np.argsort(cosines)[: -NEIGHBOURS - 1 : -1]]
         again = self._expanded(views, best, own)
         scores["query expansion"] = after(list(again), list(again.values()))
@@ -449,7 +449,7 @@ class Bench:
         return scores
 
     def _expanded(
-        self, views: Sequence[Appearance], best: Vector, own: int | None
+        self, views: Sequence[ImageFeatures], best: Vector, own: int | None
     ) -> dict[int, float]:
         """The index is asked again with each view expanded: rows, with the best of their scores."""
         scores = dict[int, float]()
@@ -467,7 +467,7 @@ class Bench:
         self,
         original: int,
         data: bytes,
-        query: Appearance,
+        query: ImageFeatures,
         answer: Answer,
         wrong: NDArray[np.bool_],
     ) -> Judged:
@@ -480,7 +480,7 @@ class Bench:
         pairs = [point, *(self._gallery.points[rows[point_id]] for point_id in drawn.tolist())]
         assert self._calibration
         assert proof  # there is a calibration
-        seen_as = [of_point(one, self._embedder.spec) for one in pairs]
+        seen_as = [features_of_point(one, self._embedder.spec) for one in pairs]
         likely = chances(self._calibration, self._ranker.features(query, seen_as))
         likely = likely[:, FITTED.index(Level.EDITED)].tolist()
         return Judged(

@@ -24,8 +24,8 @@ from rich.table import Table
 
 from likeness.embedding import Embedder
 from likeness.errors import ImageError, ModelBundleError
-from likeness.feature_extraction import appearance
-from likeness.features import Appearance
+from likeness.feature_extraction import extract_features
+from likeness.features import ImageFeatures
 from likeness.images import decode
 from likeness.proof.verdicts import (
     CALIBRATION,
@@ -112,7 +112,7 @@ def observe(
     def another() -> Image.Image:
         return scenes[int(rng.integers(len(scenes)))]
 
-    def hold(query: Appearance, number: int, name: str, level: Level | None) -> None:
+    def hold(query: ImageFeatures, number: int, name: str, level: Level | None) -> None:
         others = _others(query, number, seen, cosines, rng)
         rows = ranker.features(query, [seen[number], *(seen[n] for n in others)])
         if level:
@@ -257,7 +257,7 @@ def _show(tried: Trial, pictures: int, out: Console) -> None:
 
 class _Looked(NamedTuple):
     item: Item
-    seen: Appearance
+    seen: ImageFeatures
 
     def picture(self) -> Image.Image:
         return decode(self.item.path.read_bytes(), Limits(), START_SIDE)[0]
@@ -283,15 +283,15 @@ def _look(
     return looked, scenes
 
 
-def _appearance(data: bytes, embedder: Embedder) -> Appearance:
+def _appearance(data: bytes, embedder: Embedder) -> ImageFeatures:
     picture, info = decode(data, Limits(), embedder.decode_size)
-    return appearance(embedder, picture, sha256=info.sha256)
+    return extract_features(embedder, picture, sha256=info.sha256)
 
 
 def _others(
-    query: Appearance,
+    query: ImageFeatures,
     number: int,
-    seen: Sequence[Appearance],
+    seen: Sequence[ImageFeatures],
     cosines: NDArray[np.float32],
     rng: np.random.Generator,
 ) -> list[int]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from likeness.feeding import SUFFIXES
+from likeness.feeding import IMAGE_SUFFIXES
 
 from ..indexing.uploads import pictures
 
@@ -47,7 +47,7 @@ def load(dataset: Path, split: str | None = None) -> list[Item]:
     else:
         raise DatasetError(f"{dataset} is neither a folder nor a .csv file")
     if not items:
-        raise DatasetError(f"{dataset} names no pictures ({', '.join(sorted(SUFFIXES))})")
+        raise DatasetError(f"{dataset} names no pictures ({', '.join(sorted(IMAGE_SUFFIXES))})")
     if split is None:
         return items
     if kept := [item for item in items if item.split == split]:

@@ -14,10 +14,10 @@ from rich.progress import Progress
 
 from likeness.embedding import Embedder
 from likeness.errors import InvalidRequest, ModelMismatch
-from likeness.feedback import Feedback, Opinion
+from likeness.feedback import Feedback, FeedbackEvent
 from likeness.ports import VectorIndex
 from likeness.proof.verdicts import load_calibration
-from likeness.query_tokens import from_token
+from likeness.query_tokens import decode_query_token
 from likeness.records import State
 from likeness.rerank.profiles import Profile
 from likeness.search import DEPTH, ByToken, Query, Searcher
@@ -129,7 +129,7 @@ def evaluate(
 
 
 def _askable(
-    opinions: list[Opinion], index: VectorIndex, embedder: Embedder
+    opinions: list[FeedbackEvent], index: VectorIndex, embedder: Embedder
 ) -> tuple[list[Judgements], dict[str, int]]:
     """What can be asked again, with the results that are still there; and opinions left out."""
     queries, without = by_query(opinions)
@@ -141,7 +141,7 @@ def _askable(
     kept = []
     for each in queries:
         try:
-            from_token(each.query_id, embedder.spec)
+            decode_query_token(each.query_id, embedder.spec)
         except ModelMismatch:
             left_out["query_id is of another model"] += len(each.ids)
         except InvalidRequest:
@@ -161,7 +161,7 @@ def _places(searcher: Searcher, embedder: Embedder, said: Judgements, profile: P
     """The query's own picture does not count where nobody said anything of it: a search by the id
     of an indexed one never shows it.
     """
-    own = from_token(said.query_id, embedder.spec)[0].sha256
+    own = decode_query_token(said.query_id, embedder.spec)[0].sha256
     answer = searcher.search(Query(ByToken(said.query_id), DEPTH, rerank=profile))
     ids = [
         hit.point.id

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Set
 
 from msgspec import Struct
 
-from likeness.feedback import Opinion
+from likeness.feedback import FeedbackEvent
 
 
 class Judgements(Struct, frozen=True):
@@ -34,7 +34,7 @@ class Judgements(Struct, frozen=True):
         return Judgements(self.query_id, *kept)
 
 
-def by_query(opinions: Iterable[Opinion]) -> tuple[list[Judgements], int]:
+def by_query(opinions: Iterable[FeedbackEvent]) -> tuple[list[Judgements], int]:
     """Each query once, however often it was asked, and how many opinions name none.
 
     A request's query_id may stand in one of its opinions alone. Of two judgements on one result,

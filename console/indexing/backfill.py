@@ -26,9 +26,9 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from likeness.feeding import Feeder, batches, may_be_picture
+from likeness.feeding import HintFeeder, batches, may_be_image
 from likeness.ports import ObjectListing
-from likeness.records import Listed, ObjectRef
+from likeness.records import ListedObject, ObjectRef
 
 from ..client import ServiceError
 from ..cost.pricing import lambda_usd, price_list
@@ -52,11 +52,11 @@ class Source:
     prefix: str
     takes_all: bool = False
 
-    def entries(self, store: ObjectListing, after: str = "") -> Iterator[Listed]:
+    def entries(self, store: ObjectListing, after: str = "") -> Iterator[ListedObject]:
         return store.entries(self.bucket, self.prefix, after)
 
-    def takes(self, entry: Listed) -> bool:
-        return self.takes_all or may_be_picture(entry.ref.key, entry.size)
+    def takes(self, entry: ListedObject) -> bool:
+        return self.takes_all or may_be_image(entry.ref.key, entry.size)
 
 
 class Cursor:
@@ -125,7 +125,7 @@ def count(
 
 
 def feed(
-    store: ObjectListing, source: Source, feeder: Feeder, cursor: Cursor, advance: Advance
+    store: ObjectListing, source: Source, feeder: HintFeeder, cursor: Cursor, advance: Advance
 ) -> Iterator[ObjectRef]:
     """Send the hints page by page, on from the cursor; yields what was hinted at.
 
@@ -219,7 +219,12 @@ def prepare(
 
 
 def run(
-    store: ObjectListing, source: Source, feeder: Feeder, cursor: Cursor, anyway: bool, out: Console
+    store: ObjectListing,
+    source: Source,
+    feeder: HintFeeder,
+    cursor: Cursor,
+    anyway: bool,
+    out: Console,
 ) -> list[str]:
     """Feed with a progress bar; returns the keys. On Ctrl-C the cursor stays, and is told.
 

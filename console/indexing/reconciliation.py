@@ -17,9 +17,9 @@ from likeness.adapters.s3 import S3Store
 from likeness.adapters.sqs import SqsQueue
 from likeness.drift import Audit, Difference, Kind
 from likeness.errors import ConfigurationError, IndexMissing
-from likeness.feeding import Feeder
+from likeness.feeding import HintFeeder
 from likeness.ports import VectorIndex
-from likeness.settings import MOST_WAITING, Settings
+from likeness.settings import MAX_WAITING, Settings
 from likeness.sync import settings_digest
 
 from ..local.index_sharing import RunningIndex
@@ -52,7 +52,7 @@ class Side(Struct, frozen=True):
     bucket: str | None
     queue_url: str | None
     settings: str
-    most_waiting: int = MOST_WAITING
+    max_waiting: int = MAX_WAITING
     prefix: str = ""
 
 
@@ -60,7 +60,7 @@ def deployed(env: Mapping[str, str]) -> Side:
     settings = Settings.from_env(env)
     digest = settings_digest(settings.schema, settings.limits, settings.tenant_prefix)
     index = open_index(settings)
-    most = settings.most_waiting
+    most = settings.max_waiting
     return Side(index, settings.bucket, settings.queue_url, digest, most, settings.prefix)
 
 
@@ -114,10 +114,10 @@ def run(wanted: Wanted, side: Side, out: Console) -> dict[str, Any]:
     }
 
 
-def _feeder(side: Side) -> Feeder:
+def _feeder(side: Side) -> HintFeeder:
     if not side.queue_url:
         raise ConfigurationError("LIKENESS_QUEUE_URL is not set; --dry-run needs none")
-    return Feeder(SqsQueue(side.queue_url), side.most_waiting)
+    return HintFeeder(SqsQueue(side.queue_url), side.max_waiting)
 
 
 def show(found: Mapping[str, Any], out: Console) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from likeness.adapters.s3 import S3Store
-from likeness.feeding import SUFFIXES
+from likeness.feeding import IMAGE_SUFFIXES
 from likeness.filters import header_text
 from likeness.records import ObjectRef
 
@@ -47,7 +47,7 @@ def pictures(folder: Path) -> list[Path]:
     """
     if folder.is_file():
         return [folder]
-    named = (p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    named = (p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
     return sorted(p for p in named if _is_utf8(str(p)))
 
 

@@ -42,7 +42,7 @@ def _accept(listener: Listener, index: VectorIndex, stop: threading.Event) -> No
 def _answer(connection: Connection, index: VectorIndex) -> None:
     with connection, contextlib.suppress(EOFError, OSError):
         model, name, arguments, options = connection.recv()
-        view = index if model is None else index.of(model)
+        view = index if model is None else index.for_model(model)
         try:
             connection.send((None, getattr(view, name)(*arguments, **options)))
         except LikenessError as error:
@@ -57,7 +57,7 @@ class RunningIndex:
         self._key = key
         self._model = model
 
-    def of(self, model: str) -> RunningIndex:
+    def for_model(self, model: str) -> RunningIndex:
         return RunningIndex(self._port, self._key, model)
 
     def __getattr__(self, name: str) -> Callable[..., Any]:

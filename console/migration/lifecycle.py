@@ -22,7 +22,7 @@ from likeness.images import decode
 from likeness.model import ModelSpec
 from likeness.ports import ObjectReader, VectorIndex
 from likeness.proof.verdicts import Calibration, Level
-from likeness.records import Lookup, ObjectRef, Point, State
+from likeness.records import NearestQuery, ObjectRef, Point, State
 from likeness.search import ByImage, Query, Searcher
 from likeness.settings import Limits
 
@@ -49,7 +49,7 @@ class Migration(Struct, frozen=True):
 
 
 def underway(index: VectorIndex) -> Migration | None:
-    notes, _ = index.notes(_NOTE, 1)
+    notes, _ = index.list_notes(_NOTE, 1)
     return msgspec.convert(notes[0], Migration) if notes else None
 
 
@@ -79,7 +79,7 @@ def begin(index: VectorIndex, spec: ModelSpec, bundle: str, keep_patches: bool) 
     patches = spec.patches if keep_patches or searched.patches else None
     index.prepare(spec.fingerprint, spec.embedding.dim, patches.dim if patches else None)
     migration = Migration(known.source if known else searched.model, spec.fingerprint, bundle)
-    index.note(_NOTE, _NOTE, msgspec.to_builtins(migration))
+    index.put_note(_NOTE, _NOTE, msgspec.to_builtins(migration))
     return migration
 
 
@@ -98,7 +98,7 @@ def end(index: VectorIndex, migration: Migration) -> str:
     """
     left = left_behind(index, migration)
     index.drop(left)
-    index.forget(_NOTE, _NOTE)
+    index.delete_note(_NOTE, _NOTE)
     return left
 
 
@@ -135,7 +135,7 @@ def filling(
 ) -> Filling:
     """Hold every object of one collection against the other; `missing` gets those that differ."""
     objects, agreed, refused = 0, 0, dict[str, str]()
-    for olds in _pages(index.of(migration.source)):
+    for olds in _pages(index.for_model(migration.source)):
         news = index.retrieve(migration.target, [old.id for old in olds])
         same = [old for old in olds if _agree(old, news.get(old.id))]
         # an object that is gone need not be known to be gone
@@ -207,7 +207,7 @@ def compare(
 
     Raises ConfigurationError where fewer than two pictures stand in both collections.
     """
-    views = [index.of(side.embedder.fingerprint) for side in sides]
+    views = [index.for_model(side.embedder.fingerprint) for side in sides]
     rng = np.random.default_rng(seed)
     ids = [point.id for point in _drawn(views[0], sample, rng)]
     kept = [view.fetch(ids) for view in views]
@@ -257,7 +257,7 @@ def _drawn(index: VectorIndex, count: int, rng: np.random.Generator) -> list[Poi
 def _nearest(index: VectorIndex, point: Point, k: int) -> set[str]:
     assert point.vector is not None
     itself = {"must_not": [{"has_id": [point.id]}]}
-    [found] = index.nearest([Lookup([point.vector], k, filter=itself)])
+    [found] = index.nearest([NearestQuery([point.vector], k, filter=itself)])
     return {candidate.point.id for candidate in found}
 
 

@@ -6,7 +6,7 @@ import os
 
 from aws_lambda_powertools import Logger, Metrics
 
-from likeness.adapters.cloudwatch import AnswerCounts
+from likeness.adapters.cloudwatch import AnswerMetrics
 from likeness.adapters.index import open_index
 from likeness.adapters.s3 import S3Store
 from likeness.embedding import open_embedders
@@ -24,7 +24,7 @@ handler = Canary(
     index,
     store,
     settings.limits,
-    AnswerCounts(settings.metrics_namespace).last,
+    AnswerMetrics(settings.metrics_namespace).last,
     Logger(service="canary"),
     Metrics(namespace=settings.metrics_namespace, service="canary"),
 )

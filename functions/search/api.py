@@ -41,7 +41,7 @@ from likeness.errors import (
     Unavailable,
     UnsupportedFormat,
 )
-from likeness.feedback import Feedback, Opinion
+from likeness.feedback import Feedback, FeedbackEvent
 from likeness.filters import header_text
 from likeness.ports import IndexView, ObjectStore
 from likeness.records import Box, ObjectRef, Page, Point, State
@@ -255,7 +255,7 @@ class Api:
     async def config(self, request: Request) -> Response:
         limits = self._settings.limits
         model_name, text = await self._run(
-            lambda searcher: (searcher.model_name, searcher.knows_words)
+            lambda searcher: (searcher.model_name, searcher.supports_text)
         )
         return _json(
             schemas.Config(
@@ -347,7 +347,7 @@ class Api:
         if (token := wanted.query_id) is not None:
             with contextlib.suppress(ModelMismatch):  # what was asked before a change of models
                 await self._run(lambda searcher: searcher.check_token(token))
-        opinion = Opinion(
+        opinion = FeedbackEvent(
             wanted.request_id, wanted.id, wanted.kind, round(time.time(), 3), wanted.query_id
         )
         await asyncio.to_thread(self._feedback.add, opinion)

@@ -17,7 +17,7 @@ BANDS = tuple(f"{tenth / 10:.1f}" for tenth in range(10))
 _LEAST_SHARE = 1e-4
 
 
-class Counts(Struct, frozen=True):
+class AnswerDistribution(Struct, frozen=True):
     """How many answers of a time there were, by VERDICTS and by BANDS."""
 
     verdicts: Mapping[str, float]
@@ -33,7 +33,7 @@ def band(score: float) -> str:
     return BANDS[max(0, min(int(score * 10), 9))]
 
 
-def shift(reference: Counts, current: Counts) -> float:
+def shift(reference: AnswerDistribution, current: AnswerDistribution) -> float:
     """The larger of the two distributions' stability indices; raises ValueError as they do."""
     return max(
         population_stability_index(reference.verdicts, current.verdicts),

@@ -12,7 +12,7 @@ from likeness.preprocessing import seen
 from likeness.records import WHOLE, Box, Point, Vector
 
 
-class Appearance(msgspec.Struct, frozen=True):
+class ImageFeatures(msgspec.Struct, frozen=True):
     """One picture, or the part of it inside `box`, as one model sees it.
 
     vector float32 (D,), a unit vector; local float32 (n, d), unit rows, of a square map; packed,
@@ -31,12 +31,12 @@ class Appearance(msgspec.Struct, frozen=True):
     seen: Box = WHOLE
 
 
-def of_point(point: Point, spec: ModelSpec) -> Appearance:
+def features_of_point(point: Point, spec: ModelSpec) -> ImageFeatures:
     """What the index keeps of a live image that was read with its vector."""
     assert point.vector is not None
     image = point.image
     size = (image.width, image.height) if image else (1, 1)
-    return Appearance(
+    return ImageFeatures(
         point.vector,
         packed=point.local,
         colours=point.colours,
@@ -45,7 +45,7 @@ def of_point(point: Point, spec: ModelSpec) -> Appearance:
     )
 
 
-def detail(view: Appearance) -> bytes:
+def packed_descriptors(view: ImageFeatures) -> bytes:
     """All local descriptors that are known of a query, as its token carries them: the token must
     find what the picture found.
     """

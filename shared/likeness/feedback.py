@@ -14,7 +14,7 @@ _KIND = "feedback"
 _PAGE = 500
 
 
-class Opinion(Struct, frozen=True):
+class FeedbackEvent(Struct, frozen=True):
     """One result of one request. `query_id`, where it was given, lets the query be asked again."""
 
     request_id: str
@@ -28,18 +28,18 @@ class Feedback:
     def __init__(self, index: IndexView) -> None:
         self._index = index
 
-    def add(self, opinion: Opinion) -> None:
+    def add(self, opinion: FeedbackEvent) -> None:
         """Kept once: the same again, or another judgement, replaces the first."""
         kind = "click" if opinion.kind == "click" else "judgement"
         # callers choose these texts: put together by any separator, two opinions could be one
         note_id = msgspec.json.encode((opinion.request_id, opinion.id, kind)).decode()
-        self._index.note(_KIND, note_id, msgspec.to_builtins(opinion))
+        self._index.put_note(_KIND, note_id, msgspec.to_builtins(opinion))
 
-    def all(self) -> Iterator[Opinion]:
+    def all(self) -> Iterator[FeedbackEvent]:
         """Every opinion, in no order."""
         cursor = None
         while True:
-            notes, cursor = self._index.notes(_KIND, _PAGE, cursor)
-            yield from (msgspec.convert(note, Opinion) for note in notes)
+            notes, cursor = self._index.list_notes(_KIND, _PAGE, cursor)
+            yield from (msgspec.convert(note, FeedbackEvent) for note in notes)
             if cursor is None:
                 return

@@ -16,7 +16,7 @@ import numpy as np
 
 from likeness.descriptor_packing import unpack
 from likeness.errors import InvalidRequest, ModelMismatch
-from likeness.features import Appearance, detail
+from likeness.features import ImageFeatures, packed_descriptors
 from likeness.model import ModelSpec
 from likeness.records import Box
 
@@ -39,12 +39,12 @@ class _Token(msgspec.Struct, array_like=True, frozen=True):
     views: Annotated[tuple[_View, ...], msgspec.Meta(min_length=1, max_length=2)]
 
 
-def to_token(views: Sequence[Appearance], model: str) -> str:
+def encode_query_token(views: Sequence[ImageFeatures], model: str) -> str:
     """One or two views of a query, as text."""
     kept = tuple(
         _View(
             view.vector.astype(np.float16).tobytes(),
-            detail(view) or None,
+            packed_descriptors(view) or None,
             view.colours,
             view.sha256,
             view.box,
@@ -56,7 +56,7 @@ def to_token(views: Sequence[Appearance], model: str) -> str:
     return base64.urlsafe_b64encode(encoded).decode().rstrip("=")
 
 
-def from_token(text: str, spec: ModelSpec) -> list[Appearance]:
+def decode_query_token(text: str, spec: ModelSpec) -> list[ImageFeatures]:
     """Raises InvalidRequest for what is no token of ours, ModelMismatch for another model's."""
     try:
         if len(text) > _MAX_TOKEN:
@@ -75,7 +75,7 @@ def from_token(text: str, spec: ModelSpec) -> list[Appearance]:
         raise InvalidRequest("query_id: not one that an answer gave") from error
 
 
-def _restored(view: _View, spec: ModelSpec) -> Appearance:
+def _restored(view: _View, spec: ModelSpec) -> ImageFeatures:
     """Raises ValueError for what cannot be a view: a caller may have changed any byte."""
     vector = np.frombuffer(view.vector, np.float16).astype(np.float32)
     if len(vector) != spec.embedding.dim or not np.isfinite(vector).all() or not vector.any():
@@ -86,7 +86,7 @@ def _restored(view: _View, spec: ModelSpec) -> Appearance:
         raise ValueError(view.box)
     if view.packed is not None:
         unpack([view.packed], *((spec.local.side, spec.local.dim) if spec.local else (0, 0)))
-    return Appearance(
+    return ImageFeatures(
         vector / np.linalg.norm(vector),
         packed=view.packed,
         colours=view.colours,

@@ -7,7 +7,7 @@ import hashlib
 import msgspec
 
 from likeness.filters import Schema
-from likeness.records import Listed, ObjectState
+from likeness.records import ListedObject, ObjectState
 from likeness.settings import Limits
 
 # Raised when points hold more than they did: a hint then takes an object in anew.
@@ -24,7 +24,9 @@ def settings_digest(schema: Schema, limits: Limits, tenant_prefix: str | None = 
     return hashlib.sha256(decisive).hexdigest()[:8]
 
 
-def agreement(model: str, settings: str, found: ObjectState | Listed) -> tuple[str, str, str, int]:
+def sync_key(
+    model: str, settings: str, found: ObjectState | ListedObject
+) -> tuple[str, str, str, int]:
     """What must be equal on both sides. All of it stands in a listing, too.
 
     S3 tells when an object was written in whole seconds; its version is known to HeadObject alone.
@@ -32,7 +34,7 @@ def agreement(model: str, settings: str, found: ObjectState | Listed) -> tuple[s
     return model, settings, found.etag, int(found.last_modified_s)
 
 
-def mark(model: str, settings: str, found: ObjectState | Listed) -> bytes:
+def sync_fingerprint(model: str, settings: str, found: ObjectState | ListedObject) -> bytes:
     """The agreement in 8 bytes: two that differ share them once in 2^64."""
-    text = "\0".join(map(str, agreement(model, settings, found)))
+    text = "\0".join(map(str, sync_key(model, settings, found)))
     return hashlib.blake2b(text.encode(), digest_size=8).digest()

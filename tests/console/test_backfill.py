@@ -21,7 +21,7 @@ from console.client import ServiceError
 from console.indexing import backfill
 from console.indexing.backfill import Cursor, Plan, Source, Work
 from functions.index.events import parse_message
-from likeness.feeding import Feeder
+from likeness.feeding import HintFeeder
 from likeness.records import ObjectRef
 from tests.fake_bucket import FakeBucket
 from tests.lambda_runtime import CREDENTIALS, REGION, client
@@ -78,7 +78,7 @@ SOURCE = Source("photos", "in/")
 def feed(bucket: FakeBucket, queue: Queue, folder: Path, source: Source = SOURCE) -> list[str]:
     quiet = Console(quiet=True)
     cursor = Cursor(folder, source, QUEUE)
-    return backfill.run(bucket, source, Feeder(queue), cursor, False, quiet)
+    return backfill.run(bucket, source, HintFeeder(queue), cursor, False, quiet)
 
 
 def test_pictures_are_hinted_at_once_and_what_can_be_none_is_skipped_and_counted(
@@ -157,7 +157,12 @@ def test_above_a_million_the_command_for_the_state_machine_is_told_and_nothing_s
         told.value
     )
     backfill.run(
-        bucket, SOURCE, Feeder(queue), Cursor(tmp_path, SOURCE, QUEUE), True, Console(quiet=True)
+        bucket,
+        SOURCE,
+        HintFeeder(queue),
+        Cursor(tmp_path, SOURCE, QUEUE),
+        True,
+        Console(quiet=True),
     )
     assert queue.sent == PICTURES
 

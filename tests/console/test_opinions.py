@@ -21,10 +21,10 @@ from console.evaluation.datasets import DatasetError
 from console.evaluation.feedback_evaluation import FeedbackEvaluation
 from console.evaluation.metrics import estimate
 from likeness.errors import IndexOfOtherModel
-from likeness.features import Appearance
-from likeness.feedback import Feedback, Opinion
+from likeness.features import ImageFeatures
+from likeness.feedback import Feedback, FeedbackEvent
 from likeness.model import load_spec
-from likeness.query_tokens import to_token
+from likeness.query_tokens import encode_query_token
 from likeness.rerank.profiles import Profile
 from tests.calibrations import calibration_of
 from tests.pictures import jpeg
@@ -169,11 +169,13 @@ def test_what_cannot_be_asked_or_found_any_more_is_counted_by_its_reason(service
     tell(service, answer, 0, "click", request_id="again")
     tell(service, answer, 1, "click", request_id="unnamed", query_id=None)
     vector = np.eye(1, service.embedder.dim, dtype=np.float32)[0]
-    of_other = to_token([Appearance(vector)], "0123456789abcdef")
+    of_other = encode_query_token([ImageFeatures(vector)], "0123456789abcdef")
     for place in (0, 1):
         tell(service, answer, place, "click", request_id="before", query_id=of_other)
     # the service refuses it by now
-    Feedback(service.index).add(Opinion("odd", answer["results"][0]["id"], "click", 0.0, "made-up"))
+    Feedback(service.index).add(
+        FeedbackEvent("odd", answer["results"][0]["id"], "click", 0.0, "made-up")
+    )
     tell(service, gone, 0, "relevant")
     key = gone["results"][0]["key"]
     assert key != answer["results"][0]["key"]

@@ -19,7 +19,7 @@ from likeness.adapters.qdrant_mapping import (
 )
 from likeness.filters import Schema
 from likeness.records import (
-    Lookup,
+    NearestQuery,
     ObjectRef,
     OlderThan,
     Point,
@@ -60,7 +60,7 @@ def test_no_links_are_made_for_what_no_search_filters_by() -> None:
 
 def test_a_server_is_asked_to_let_originals_decide() -> None:
     with scripted_index([ok([{"points": []}])]) as (server, index):
-        lookup = Lookup([np.eye(DIM, dtype=np.float32)[0]], 10)
+        lookup = NearestQuery([np.eye(DIM, dtype=np.float32)[0]], 10)
         index.nearest([lookup])
     asked = models.QueryRequestBatch.model_validate(server.requests[0].body, extra="forbid")
     quantised = models.QuantizationSearchParams(
@@ -96,7 +96,7 @@ def test_the_embedded_engine_finds_by_int8_what_a_scan_finds(tmp_path: Path) -> 
     shard.close()
     assert list(tmp_path.rglob("quantized*"))
     index = EmbeddedIndex(tmp_path, LAYOUT)
-    found = index.nearest([Lookup([query], 10) for query in queries])
+    found = index.nearest([NearestQuery([query], 10) for query in queries])
     index.close()
     exact = np.argsort(-(queries @ stored.T), axis=1)[:, :10].tolist()
     hits = [

@@ -86,7 +86,7 @@ class Service:
             store or self.bucket,
             self.index,
             self,
-            Settings("http://unused", MODEL, bucket, most_waiting=100),
+            Settings("http://unused", MODEL, bucket, max_waiting=100),
             logger,
             Metrics(namespace="Test", service="drift"),
         )(EVENT, self.context)

@@ -38,7 +38,7 @@ class Queue:
 
 
 def handle(queue: Any, event: Any, bucket: str | None = "photos") -> Any:
-    settings = Settings("http://unused", Path("unused"), bucket, most_waiting=100)
+    settings = Settings("http://unused", Path("unused"), bucket, max_waiting=100)
     logger = Logger(service="feed", logger_handler=logging.NullHandler())
     return Handler(queue, settings, logger)(event, None)
 

@@ -32,7 +32,7 @@ from likeness.errors import (
 )
 from likeness.filters import Schema
 from likeness.indexing import Indexer, Result
-from likeness.records import Hint, Lookup, ObjectRef, Point, State
+from likeness.records import Hint, NearestQuery, ObjectRef, Point, State
 from likeness.stopwatch import Stopwatch
 from tests.fake_bucket import FakeBucket
 from tests.pictures import HOSTILE, encoded, jpeg, picture, png
@@ -104,7 +104,7 @@ def test_an_upload_becomes_searchable_with_its_metadata(service: Service) -> Non
     assert point is not None and point.vector is not None and point.image is not None
     assert point.meta == {"brand": "acme", "price": 9.5}
     assert (point.image.width, point.image.height, point.image.format) == (96, 72, "PNG")
-    [[found]] = service.index.nearest([Lookup([point.vector], 5)])
+    [[found]] = service.index.nearest([NearestQuery([point.vector], 5)])
     assert found.point.ref.key == "a.png"
 
 

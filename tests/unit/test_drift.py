@@ -16,7 +16,7 @@ from hypothesis import given
 
 from likeness.adapters.qdrant_embedded import EmbeddedIndex
 from likeness.adapters.qdrant_mapping import Layout
-from likeness.drift import TOMBSTONE_S, Audit, Difference, Held, Kind, Report
+from likeness.drift import TOMBSTONE_S, Audit, Difference, IndexSnapshot, Kind, Report
 from likeness.embedding import Embedder
 from likeness.errors import QueueFull, StoreUnavailable
 from likeness.filters import Schema
@@ -51,7 +51,7 @@ def test_the_join_is_the_difference_of_the_sets(
     index: dict[bytes, int], bucket: dict[bytes, int], page: int
 ) -> None:
     ordered = sorted(index)
-    held = Held(np.array(ordered, "S16"), np.array([index[i] for i in ordered], np.uint64))
+    held = IndexSnapshot(np.array(ordered, "S16"), np.array([index[i] for i in ordered], np.uint64))
     missing, changed = set(), set()
     listed = list(bucket)
     for at in range(0, len(listed), page):

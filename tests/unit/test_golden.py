@@ -22,7 +22,7 @@ from tests.service import BUNDLED, FIXED_FILTERS
 def seen(bundle: Path, golden: Golden) -> Any:
     embedder = Embedder(bundle)
     image, _ = decode(golden.image, Limits(), embedder.decode_size)
-    return embedder.embed([embedder.prepare(image)])[0]
+    return embedder.embed([embedder.to_tensor(image)])[0]
 
 
 def test_the_bundled_model_still_sees_its_golden_picture_so() -> None:

@@ -118,7 +118,7 @@ def test_every_picture_among_them_has_a_finite_vector_or_no_detail(results: list
     for result in results:
         if result.image:
             try:
-                tensors.append(embedder.prepare(result.image))
+                tensors.append(embedder.to_tensor(result.image))
             except NoDetail:
                 continue
     vectors = embedder.embed(tensors)

@@ -9,21 +9,21 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from likeness.answer_shift import BANDS, VERDICTS, Counts
+from likeness.answer_shift import BANDS, VERDICTS, AnswerDistribution
 from likeness.errors import Unavailable
 
 _CONFIG = Config(connect_timeout=2, read_timeout=10, retries={"mode": "standard"})
 _PERIOD_S = 3600
 
 
-class AnswerCounts:
+class AnswerMetrics:
     """The search function's metrics in one namespace."""
 
     def __init__(self, namespace: str, client: Any = None) -> None:
         self._namespace = namespace
         self._client = client or boto3.client("cloudwatch", config=_CONFIG)
 
-    def last(self, hours: int) -> Counts:
+    def last(self, hours: int) -> AnswerDistribution:
         """Raises Unavailable."""
         queries = [
             *(self._query(f"v{n}", "VerdictCount", "verdict", v) for n, v in enumerate(VERDICTS)),
@@ -40,7 +40,7 @@ class AnswerCounts:
                     totals[result["Id"]] += sum(result["Values"])
         except (BotoCoreError, ClientError) as error:
             raise Unavailable(f"CloudWatch is not answering: {error}") from error
-        return Counts(
+        return AnswerDistribution(
             {name: totals[f"v{n}"] for n, name in enumerate(VERDICTS)},
             {name: totals[f"b{n}"] for n, name in enumerate(BANDS)},
         )

@@ -20,12 +20,12 @@ from likeness.errors import ConfigurationError, IndexUnavailable
 from likeness.filters import META, Schema
 from likeness.records import (
     POINT_NAMESPACE,
+    DuplicateMatch,
     ImageInfo,
-    Lookup,
+    NearestQuery,
     ObjectRef,
     ObjectState,
     OlderThan,
-    Partner,
     Payload,
     Point,
     PointWrite,
@@ -214,39 +214,39 @@ def from_payload(payload: Payload, vector: Sequence[float] | None = None) -> Poi
         vector=None if vector is None else np.asarray(vector, np.float32),
         local=local,
         colours=colours,
-        partners=msgspec.convert(payload.get("partners", ()), tuple[Partner, ...]),
+        partners=msgspec.convert(payload.get("partners", ()), tuple[DuplicateMatch, ...]),
         original=payload.get("original"),
         group=payload.get("group"),
         tenant=payload.get("tenant"),
     )
 
 
-def window(lookup: Lookup) -> tuple[int, int]:
+def window(query: NearestQuery) -> tuple[int, int]:
     """The limit and offset to ask the engine for, with some more on either side."""
-    before, after = _around(lookup)
-    return before + lookup.limit + after, lookup.offset - before
+    before, after = _around(query)
+    return before + query.limit + after, query.offset - before
 
 
 def merged(
-    lookup: Lookup, answers: Iterable[Iterable[tuple[str, float]]]
+    query: NearestQuery, answers: Iterable[Iterable[tuple[str, float]]]
 ) -> list[tuple[str, float]]:
     """Ids and scores of the best that any of the views found in its window, best first."""
     best: dict[str, float] = {}
     for point_id, score in chain.from_iterable(answers):
         if score > best.get(point_id, -math.inf):
             best[point_id] = score
-    before, _ = _around(lookup)
+    before, _ = _around(query)
     by_score = sorted(best.items(), key=lambda found: (-found[1], found[0]))
-    return by_score[before : before + lookup.limit]
+    return by_score[before : before + query.limit]
 
 
-def _around(lookup: Lookup) -> tuple[int, int]:
-    return min(lookup.offset, _EDGE), min(lookup.limit, _EDGE)
+def _around(query: NearestQuery) -> tuple[int, int]:
+    return min(query.offset, _EDGE), min(query.limit, _EDGE)
 
 
-def by_view(lookup: Lookup) -> list[tuple[Vector, Vector | None]]:
+def by_view(query: NearestQuery) -> list[tuple[Vector, Vector | None]]:
     """Each view's vector and patches."""
-    return list(zip(lookup.views, lookup.patches or repeat(None), strict=False))
+    return list(zip(query.views, query.patches or repeat(None), strict=False))
 
 
 def _object_state(payload: Payload) -> ObjectState | None:

@@ -42,7 +42,7 @@ from likeness.records import (
     Candidate,
     CollectionInfo,
     Exactly,
-    Lookup,
+    NearestQuery,
     Page,
     Point,
     PointWrite,
@@ -68,7 +68,7 @@ class RestIndex:
     def close(self) -> None:
         self._transport.close()
 
-    def of(self, model: str) -> RestIndex:
+    def for_model(self, model: str) -> RestIndex:
         return RestIndex(self._transport, self._layout, self._layout.collection(model))
 
     def models(self) -> list[str]:
@@ -131,7 +131,7 @@ class RestIndex:
         }
         self._change("PUT", f"{name}/points?wait=true&ordering={ordering}", body)
 
-    def sweep(self, model: str, ids: Sequence[str], before_s: float) -> None:
+    def delete_tombstones(self, model: str, ids: Sequence[str], before_s: float) -> None:
         path = f"{self._layout.collection(model)}/points/delete?wait=true&ordering=strong"
         self._change("POST", path, {"filter": tombstones(ids, before_s)})
 
@@ -151,18 +151,16 @@ class RestIndex:
             patches = metadata.get("patches")
         return CollectionInfo(self._layout.collection(model), model, dim, points, patches)
 
-    def nearest(self, lookups: Sequence[Lookup]) -> list[list[Candidate]]:
+    def nearest(self, queries: Sequence[NearestQuery]) -> list[list[Candidate]]:
         searches = [
-            _search(lookup, vector, patches)
-            for lookup in lookups
-            for vector, patches in by_view(lookup)
+            _search(query, vector, patches)
+            for query in queries
+            for vector, patches in by_view(query)
         ]
         answers = self._transport.call("POST", self._points("query/batch"), {"searches": searches})
         with Understood():
             each = iter([answer["points"] for answer in answers])
-            return [
-                _candidates(lookup, list(islice(each, len(lookup.views)))) for lookup in lookups
-            ]
+            return [_candidates(query, list(islice(each, len(query.views)))) for query in queries]
 
     def fetch(self, ids: Sequence[str]) -> dict[str, Point]:
         body = {"ids": list(ids), "with_payload": True, "with_vector": [VECTOR]}
@@ -193,7 +191,7 @@ class RestIndex:
         with Understood():
             return [ValueCount(hit["value"], hit["count"]) for hit in found["hits"]]
 
-    def note(self, kind: str, note_id: str, values: Mapping[str, Any]) -> None:
+    def put_note(self, kind: str, note_id: str, values: Mapping[str, Any]) -> None:
         payload = {NOTE_KIND: kind, NOTE_VALUES: values}
         body = {"points": [{"id": note_point_id(kind, note_id), "vector": {}, "payload": payload}]}
         path = f"/collections/{self._layout.notes}/points?wait=true"
@@ -203,12 +201,12 @@ class RestIndex:
             self._prepare_notes()
             self._transport.call("PUT", path, body)
 
-    def forget(self, kind: str, note_id: str) -> None:
+    def delete_note(self, kind: str, note_id: str) -> None:
         path = f"/collections/{self._layout.notes}/points/delete?wait=true"
         with contextlib.suppress(IndexMissing):
             self._transport.call("POST", path, {"points": [note_point_id(kind, note_id)]})
 
-    def notes(
+    def list_notes(
         self, kind: str, limit: int, cursor: str | None = None
     ) -> tuple[list[Mapping[str, Any]], str | None]:
         body: dict[str, Any] = {
@@ -292,21 +290,21 @@ class RestIndex:
         self._transport.call("POST", "/collections/aliases", {"actions": [*first, create]})
 
 
-def _candidates(lookup: Lookup, answers: Sequence[Sequence[Any]]) -> list[Candidate]:
-    if len(answers) != len(lookup.views):
+def _candidates(query: NearestQuery, answers: Sequence[Sequence[Any]]) -> list[Candidate]:
+    if len(answers) != len(query.views):
         raise ValueError(len(answers))
     points = {point["id"]: point for answer in answers for point in answer}
-    found = merged(lookup, (((p["id"], p["score"]) for p in answer) for answer in answers))
+    found = merged(query, (((p["id"], p["score"]) for p in answer) for answer in answers))
     return [
         Candidate(from_payload(points[id_]["payload"], _vector(points[id_])), score)
         for id_, score in found
     ]
 
 
-def _search(lookup: Lookup, vector: Vector, patches: Vector | None) -> dict[str, Any]:
+def _search(query: NearestQuery, vector: Vector, patches: Vector | None) -> dict[str, Any]:
     """One of a batch's searches. Prefetches are filtered too, or they would fill up with others."""
-    limit, offset = window(lookup)
-    taken = limit if patches is None else lookup.pool
+    limit, offset = window(query)
+    taken = limit if patches is None else query.pool
     by_vector: dict[str, Any] = {
         "query": to_numbers(vector),
         "using": VECTOR,
@@ -315,13 +313,13 @@ def _search(lookup: Lookup, vector: Vector, patches: Vector | None) -> dict[str,
             "quantization": {"rescore": True, "oversampling": oversampling(taken)},
         },
     }
-    if lookup.filter:
-        by_vector["filter"] = lookup.filter
-    if lookup.score_threshold is not None:
-        by_vector["score_threshold"] = lookup.score_threshold
+    if query.filter:
+        by_vector["filter"] = query.filter
+    if query.score_threshold is not None:
+        by_vector["score_threshold"] = query.score_threshold
     if patches is not None:
         by_vector = {
-            "prefetch": {**by_vector, "limit": lookup.pool},
+            "prefetch": {**by_vector, "limit": query.pool},
             "query": to_numbers(patches),
             "using": PATCHES,
         }
@@ -329,8 +327,8 @@ def _search(lookup: Lookup, vector: Vector, patches: Vector | None) -> dict[str,
         **by_vector,
         "limit": limit,
         "offset": offset,
-        "with_payload": True if lookup.full else _LIGHT,
-        "with_vector": [VECTOR] if lookup.full else False,
+        "with_payload": True if query.full else _LIGHT,
+        "with_vector": [VECTOR] if query.full else False,
     }
 
 
