@@ -76,7 +76,7 @@ def main() -> None:
         measured = sweep(env, aws, stand_in, arguments.repeat, progress)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_bytes(msgspec.json.format(msgspec.json.encode(measured)))
-    cost_report.show(measured, Console())
+    cost_report.print_report(measured, Console())
     for name, found in cost_report.costs(measured).items():
         cheapest, fastest = (cost.run for cost in cost_report.best(found))
         print(f"{name}: cheapest {_named(cheapest)}, fastest {_named(fastest)}")

@@ -40,7 +40,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.embed import MODEL, bare_session, bare_tensor, jpegs
 from benchmarks.rerank import calibrated, indexed, least_ms
 from console.demo import sample_images
-from console.local.runner import DEFAULT_DATA
+from console.local.data_folder import DEFAULT_DATA
 from likeness.adapters.qdrant_embedded import EmbeddedIndex
 from likeness.adapters.qdrant_mapping import Layout
 from likeness.embedding import Embedder

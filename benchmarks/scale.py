@@ -44,7 +44,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.embed import MODEL
 from console.demo import sample_images
-from console.local.runner import DEFAULT_DATA
+from console.local.data_folder import DEFAULT_DATA
 from likeness.adapters.qdrant_embedded import EmbeddedIndex
 from likeness.adapters.qdrant_mapping import VECTOR, Layout
 from likeness.embedding import Embedder

@@ -1,4 +1,4 @@
-"""The service's HTTP API, as the command and the demo call it."""
+"""A client of the service's HTTP API."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from urllib.parse import urlencode
 
 import urllib3
 
-from likeness.images import sniff
-
-# A usage plan's 429 is waited out, as long as it says; a service that is not there, is not.
+# Retry a usage plan's 429 after the time it names, but no request that the service did not answer.
 _RETRIES = urllib3.Retry(
     8,
     connect=0,
@@ -25,20 +23,26 @@ _RETRIES = urllib3.Retry(
 
 
 class ServiceError(Exception):
-    """The service refused, or did not answer; the message is for people."""
+    """The service cannot be reached or refused the request; the message says what to do."""
 
 
 class Client:
+    """Every method raises ServiceError if the service refuses or does not answer."""
+
     def __init__(self, url: str, api_key: str | None = None) -> None:
         if not url.startswith(("http://", "https://")):
-            raise ServiceError(f"{url} is no service: its URL starts with http:// or https://")
+            raise ServiceError(
+                f"{url} is not a valid service URL: it must start with http:// or https://"
+            )
         self._url = url.rstrip("/")
         headers = {"x-api-key": api_key} if api_key else {}
         self._pool = urllib3.PoolManager(headers=headers, retries=_RETRIES, timeout=30.0)
         self._headers = headers
 
     def search_image(self, data: bytes, **options: Any) -> dict[str, Any]:
-        """Neighbours of an image's bytes; options as in POST /v1/search."""
+        """Neighbours of an image, given its bytes; options as in POST /v1/search."""
+        from likeness.images import sniff  # noqa: PLC0415 - loads the decoder
+
         kind = f"image/{(sniff(data) or 'jpeg').lower().replace(' ', '-')}"
         path = f"/v1/search?{_query(options)}"
         return self._call("POST", path, data, {"content-type": kind})
@@ -49,12 +53,15 @@ class Client:
         return self._call("POST", "/v1/search", body, {"content-type": "application/json"})
 
     def similar(self, image_id: str, **options: Any) -> dict[str, Any]:
+        """Neighbours of an indexed image, without the image itself."""
         return self._call("GET", f"/v1/images/{image_id}/similar?{_query(options)}")
 
     def status(self, key: str) -> dict[str, Any]:
+        """Whether the object with this key was indexed."""
         return self._call("GET", f"/v1/status?{urlencode({'key': key})}")
 
     def ready(self) -> dict[str, Any]:
+        """The service's models, collection and number of points."""
         return self._call("GET", "/v1/ready")
 
     def _call(
@@ -75,16 +82,18 @@ class Client:
                 "or name yours with --url or LIKENESS_URL"
             ) from error
         except ValueError as error:
-            raise ServiceError(f"{self._url} did not answer as Likeness does") from error
+            raise ServiceError(
+                f"{self._url} is not a Likeness service: it did not answer with JSON"
+            ) from error
         if response.status >= 400:
-            # API Gateway's own refusals have a message instead of a detail
-            why = answer.get("detail") or answer.get("message") or response.reason
-            raise ServiceError(f"HTTP {response.status}: {why}")
+            # API Gateway's own errors have a message instead of a detail
+            reason = answer.get("detail") or answer.get("message") or response.reason
+            raise ServiceError(f"HTTP {response.status}: {reason}")
         return answer
 
 
 def _query(options: Mapping[str, Any]) -> str:
-    """As a query string has them: text as it is, all else as JSON."""
+    """A query string: texts unchanged, other values as JSON."""
     texts = {
         name: value if isinstance(value, str) else json.dumps(value)
         for name, value in options.items()

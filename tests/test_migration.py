@@ -26,7 +26,7 @@ from aws_lambda_powertools import Logger, Metrics
 from msgspec import structs
 from starlette.testclient import TestClient
 
-from console.migration import lifecycle
+from console.migration import comparison, filling, lifecycle
 from functions.index.handler import Handler
 from functions.search.api import create_app
 from likeness.adapters.qdrant_embedded import EmbeddedIndex
@@ -143,15 +143,15 @@ def begin(world: World) -> lifecycle.Migration:
     return lifecycle.begin(world.index, world.embedders[1].spec, "unused", keep_patches=False)
 
 
-def fill(world: World, migration: lifecycle.Migration) -> lifecycle.Filling:
+def fill(world: World, migration: lifecycle.Migration) -> filling.FillStatus:
     """As `likeness migrate fill` and the queue do it."""
-    lifecycle.filling(
+    filling.measure(
         world.index,
         migration,
         lambda done: None,
         lambda refs: world.deliver(*(ref.key for ref in refs)),
     )
-    return lifecycle.filling(world.index, migration, lambda done: None)
+    return filling.measure(world.index, migration, lambda done: None)
 
 
 class Users:
@@ -271,15 +271,15 @@ def test_a_whole_migration_is_seen_by_nobody(world: World) -> None:
         migration = begin(world)
         users.until(20)
         assert fill(world, migration).share > 0.9
-        sides = [lifecycle.Side(embedder, None) for embedder in world.embedders]
-        lifecycle.compare(
+        sides = [comparison.LoadedModel(embedder, None) for embedder in world.embedders]
+        comparison.compare(
             world.index, world.bucket, (sides[0], sides[1]), 8, 5, 0, lambda done: None
         )
         assert users.models == {old}
         for model in (new, old, new):
             lifecycle.switch(world.index, model)
             users.until(40, model)
-        lifecycle.end(world.index, migration)
+        lifecycle.finish(world.index, migration)
         users.until(40, new)
     assert users.faults == []
     assert users.models == {new}
@@ -366,7 +366,7 @@ def test_a_duplicate_is_announced_once_and_a_filled_one_never(world: World) -> N
     # found among what the new model's collection holds
     assert {partner.key for partner in point.partners} == {"again", LASTING[0]}
     lifecycle.switch(world.index, migration.target)
-    lifecycle.end(world.index, migration)
+    lifecycle.finish(world.index, migration)
     world.put(fourth=drawn(0))
     assert world.announced == ["again", "third", "fourth"]
 
@@ -375,7 +375,7 @@ def test_what_was_dropped_does_not_come_back(world: World) -> None:
     lasting(world)
     migration = begin(world)
     world.put(a=drawn(51))  # both indexers have prepared their collections
-    lifecycle.end(world.index, migration)
+    lifecycle.finish(world.index, migration)
     asked = world.index.models
 
     def late() -> list[str]:
@@ -406,7 +406,7 @@ def test_a_search_whose_collection_is_dropped_is_answered_by_the_other(world: Wo
     assert frozen.run(model_of_answer) == old
     lifecycle.switch(world.index, new)
     assert frozen.run(model_of_answer) == old  # seen long ago, and still right
-    lifecycle.end(world.index, migration)
+    lifecycle.finish(world.index, migration)
     assert frozen.run(model_of_answer) == new
     ref = ObjectRef("photos", LASTING[0])
     assert frozen.run(lambda searcher: searcher.status(ref)) is not None
@@ -452,11 +452,11 @@ def test_a_migration_that_makes_no_sense_is_refused(world: World, other: Path) -
     with pytest.raises(IndexMissing):
         begin(world)
     with pytest.raises(ConfigurationError, match="no migration is under way"):
-        lifecycle.needed(world.index)
+        lifecycle.require_current(world.index)
     lasting(world)
-    with pytest.raises(ConfigurationError, match="searched with already"):
+    with pytest.raises(ConfigurationError, match="already"):
         lifecycle.begin(world.index, world.embedders[0].spec, "unused", False)
-    assert begin(world) == begin(world) == lifecycle.needed(world.index)
+    assert begin(world) == begin(world) == lifecycle.require_current(world.index)
     with pytest.raises(ConfigurationError, match="is under way"):
         lifecycle.begin(world.index, load_spec(BUNDLED), "unused", False)
 
@@ -466,7 +466,11 @@ def test_a_bundle_that_was_moved_is_known_by_its_new_place(world: World) -> None
     first = begin(world)
     world.index.switch(first.target)
     moved = lifecycle.begin(world.index, world.embedders[1].spec, "elsewhere", keep_patches=False)
-    assert moved == structs.replace(first, bundle="elsewhere") == lifecycle.needed(world.index)
+    assert (
+        moved
+        == structs.replace(first, bundle="elsewhere")
+        == lifecycle.require_current(world.index)
+    )
 
 
 def test_a_new_collection_keeps_patches_where_the_old_one_does(tmp_path: Path) -> None:
@@ -492,10 +496,10 @@ def test_what_is_missing_is_counted_and_hinted_at(world: World) -> None:
     assert not any(outcome.error for outcome in alone.reconcile(hints).values())
 
     missing: list[ObjectRef] = []
-    found = lifecycle.filling(world.index, migration, lambda done: None, missing.extend)
+    found = filling.measure(world.index, migration, lambda done: None, missing.extend)
     assert {ref.key for ref in missing} == {"overwritten", "late", "deleted"}
     # the twelve, broken, overwritten and late
-    assert (found.objects, found.agreed, found.refused) == (15, 13, {})
+    assert (found.objects, found.equal, found.rejected) == (15, 13, {})
     assert fill(world, migration).share == 1
     assert world.held(migration.target) == world.held(migration.source)
 
@@ -513,21 +517,21 @@ def test_what_only_the_new_model_rejects_is_told(
         patch.setattr(world.embedders[1], "look", blind)
         world.deliver(LASTING[0])
     found = fill(world, migration)
-    assert found.refused == {LASTING[0]: "no-detail: nothing in it"}
+    assert found.rejected == {LASTING[0]: "no-detail: nothing in it"}
     assert found.share == 1
 
 
 def test_models_are_compared_by_neighbours_and_by_edited_copies(world: World) -> None:
     lasting(world)
     migration = begin(world)
-    sides = tuple(lifecycle.Side(embedder, None) for embedder in world.embedders)
+    sides = tuple(comparison.LoadedModel(embedder, None) for embedder in world.embedders)
 
-    def compare(steps: list[int]) -> lifecycle.Comparison:
-        return lifecycle.compare(
+    def compare(steps: list[int]) -> comparison.Comparison:
+        return comparison.compare(
             world.index, world.bucket, (sides[0], sides[1]), 50, 3, 1, steps.append
         )
 
-    with pytest.raises(ConfigurationError, match="0 of 12 pictures"):
+    with pytest.raises(ConfigurationError, match="0 of 12 images"):
         compare([])
     fill(world, migration)
     steps: list[int] = []
@@ -540,8 +544,8 @@ def test_models_are_compared_by_neighbours_and_by_edited_copies(world: World) ->
     expected = {
         LASTING[n]: len(old & new) / 3 for n, (old, new) in enumerate(zip(*near, strict=True))
     }
-    assert {change.key: change.overlap for change in found.changes} == pytest.approx(expected)
-    assert found.changes[0].overlap == min(expected.values())
+    assert {change.key: change.overlap for change in found.overlaps} == pytest.approx(expected)
+    assert found.overlaps[0].overlap == min(expected.values())
     assert found.overlap.mean == pytest.approx(np.mean(list(expected.values())))
     assert (found.edited, sum(steps)) == (12, 24)
     assert all(0.5 < side.low <= side.mean for side in found.found)

@@ -1,4 +1,4 @@
-"""Does a bundle do what it promises? Every part is tried on pictures that are drawn here."""
+"""Checks that a bundle does what its model.json promises, with images drawn for the purpose."""
 
 from __future__ import annotations
 
@@ -21,55 +21,55 @@ from likeness.records import Vector
 from likeness.settings import Limits
 
 from ..demo import sample_images
-from ..diagnostics.doctor import Finding
+from ..diagnostics.findings import Finding
 
 _EDITS = ("half size", "cropped by a tenth", "brighter")
-# Of each drawn shape, the first two colours.
-_COLOURS, _COLOURS_TAKEN = 5, 2
-# A batch may round otherwise than a single picture; more would reorder results.
-_SAME_COSINE = 0.99
-# Chance finds one in twelve, even an untrained network four in five.
-_FOUND_SHARE = 0.75
+# Two of the five colours in which each shape is drawn.
+_COLOURS, _COLOURS_USED = 5, 2
+# A batch may be rounded otherwise than a single image; a larger difference would reorder results.
+_MIN_BATCH_COSINE = 0.99
+# Chance finds one original in twelve, even an untrained network four in five.
+_MIN_FOUND_SHARE = 0.75
 _RUNS = 15
 _UNIT_TOLERANCE = 0.01
 _MB = 1e6
 
 
-def examine(folder: Path) -> list[Finding]:
-    """One finding for each part, in the order of reading; a part that raises is a finding."""
+def check_bundle(folder: Path) -> list[Finding]:
+    """One finding or more for each part; a check that raises is a finding too."""
     try:
-        bundle = _Bundle(folder)
+        bundle = _BundleChecks(folder)
     except LikenessError as error:
-        return [Finding("bundle", False, str(error), "Fetch or import it anew.")]
-    findings = [bundle.about()]
+        return [Finding("bundle", False, str(error), "Fetch or import it again.")]
+    findings = [bundle.summary()]
     checks = (
         *(bundle.vectors, bundle.repeats, bundle.batches, bundle.neighbours, bundle.speed),
-        *(bundle.maps, bundle.words),
+        *(bundle.local_descriptors, bundle.text),
     )
     for check in checks:
         findings += _guarded(check)
     return findings
 
 
-def drawn() -> list[sample_images.Item]:
-    """Twelve rendered pictures: six shapes in two colours each."""
-    return [p for i, p in enumerate(sample_images.products()) if i % _COLOURS < _COLOURS_TAKEN]
+def drawn_items() -> list[sample_images.Item]:
+    """Twelve drawn products: six shapes in two colours each."""
+    return [p for i, p in enumerate(sample_images.products()) if i % _COLOURS < _COLOURS_USED]
 
 
 def _guarded(check: Callable[[], list[Finding]]) -> list[Finding]:
     try:
         return check()
     except LikenessError as error:
-        return [Finding(check.__name__, False, str(error), "Is it another model's model.json?")]
+        return [Finding(check.__name__, False, str(error), "Is model.json another model's?")]
 
 
-class _Bundle:
+class _BundleChecks:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._embedder = Embedder(folder)
         self._spec = self._embedder.spec
 
-    def about(self) -> Finding:
+    def summary(self) -> Finding:
         spec = self._spec
         mb = sum((self._folder / name).stat().st_size for name in spec.files) / _MB
         return Finding(
@@ -86,90 +86,95 @@ class _Bundle:
         return [Finding("vectors", True, f"{self._embedder.dim} dimensions from {side} pixels")]
 
     def repeats(self) -> list[Finding]:
-        again = self._alone(self._tensors)
+        again = self._embed_each(self._tensors)
         if np.array_equal(again, self._originals):
-            return [Finding("determinism", True, "the same picture twice gives the same vector")]
-        mend = "Export it in evaluation mode: dropout or another random part is still on."
-        return [Finding("determinism", False, "the same picture gives two vectors", mend)]
+            return [Finding("determinism", True, "the same image twice gives the same vector")]
+        fix = "Export it in evaluation mode: dropout or another random layer is still active."
+        return [Finding("determinism", False, "the same image twice gives two vectors", fix)]
 
     def batches(self) -> list[Finding]:
         together = self._embedder.embed(self._tensors)
-        least = float((together * self._originals).sum(axis=1).min())
-        found = f"a batch of {len(together)} against each alone: cosine {least:.5f} or more"
-        mend = "" if least >= _SAME_COSINE else "Export it with a batch axis of 1."
-        return [Finding("batches", not mend, found, mend)]
+        cosine = float((together * self._originals).sum(axis=1).min())
+        found = f"a batch of {len(together)} compared with each alone: cosine {cosine:.5f} or more"
+        fix = "" if cosine >= _MIN_BATCH_COSINE else "Export it with a batch axis of 1."
+        return [Finding("batches", not fix, found, fix)]
 
     def neighbours(self) -> list[Finding]:
         nearest = [
             int((self._originals @ self._vector(sample_images.edited(item, edit))).argmax())
-            for item in drawn()
+            for item in drawn_items()
             for edit in _EDITS
         ]
         right = sum(found == i // len(_EDITS) for i, found in enumerate(nearest))
         share = f"{right} of {len(nearest)} edited copies find their original"
-        ok = right >= _FOUND_SHARE * len(nearest)
-        mend = "" if ok else "Look at resize and normalise in model.json: another --preset?"
-        return [Finding("neighbours", ok, share, mend)]
+        ok = right >= _MIN_FOUND_SHARE * len(nearest)
+        fix = "" if ok else "Check resize and normalise in model.json, or try another --preset."
+        return [Finding("neighbours", ok, share, fix)]
 
     def speed(self) -> list[Finding]:
-        image, took_ms = drawn()[0].image, []
+        image, took_ms = drawn_items()[0].image, []
         for _ in range(_RUNS):
             start_s = time.perf_counter()
             self._embedder.embed([self._embedder.to_tensor(image)])
             took_ms.append((time.perf_counter() - start_s) * 1000)
-        found = f"p50 {statistics.median(took_ms):.1f} ms a picture, one thread, on this machine"
+        found = f"p50 {statistics.median(took_ms):.1f} ms an image, one thread, on this machine"
         return [Finding("latency", True, found)]
 
-    def maps(self) -> list[Finding]:
-        """Local descriptors, where the bundle has any."""
-        spec, found = self._spec, self._embedder.extract(self._tensors[:2])
-        maps = (("patches", spec.patches, found.patches), ("local", spec.local, found.local))
-        return [_map(name, told, given) for name, told, given in maps if told and given is not None]
+    def local_descriptors(self) -> list[Finding]:
+        """Patches and local descriptors, if the bundle has any."""
+        spec, outputs = self._spec, self._embedder.extract(self._tensors[:2])
+        pairs = (("patches", spec.patches, outputs.patches), ("local", spec.local, outputs.local))
+        return [
+            _check_unit_length(name, declared, values)
+            for name, declared, values in pairs
+            if declared and values is not None
+        ]
 
-    def words(self) -> list[Finding]:
-        """The text tower, where the bundle has one. How well it understands is only told."""
+    def text(self) -> list[Finding]:
+        """The text encoder, if the bundle has one. Its quality is reported, but never wrong."""
         if self._spec.text is None:
             return []
-        tower, kinds = TextEmbedder(self._folder), [p.metadata["category"] for p in drawn()]
+        encoder = TextEmbedder(self._folder)
+        kinds = [item.metadata["category"] for item in drawn_items()]
         captions = list(dict.fromkeys(kinds))
         texts = [f"a photo of a {kind}" for kind in captions]
-        vectors = np.concatenate([tower.embed([text]) for text in texts])
-        again = np.concatenate([tower.embed([text]) for text in texts])
+        vectors = np.concatenate([encoder.embed([text]) for text in texts])
+        again = np.concatenate([encoder.embed([text]) for text in texts])
         for vector in vectors:
             check_vector(vector)
         if not np.array_equal(vectors, again):
-            return [Finding("words", False, "the same text gives two vectors")]
+            return [Finding("text", False, "the same text gives two vectors")]
         if len(np.unique(vectors.round(5), axis=0)) < len(texts):
-            mend = "Is it the tokenizer of this model?"
-            return [Finding("words", False, "different texts have one vector", mend)]
+            fix = "Is the tokenizer this model's?"
+            return [Finding("text", False, "different texts have the same vector", fix)]
         nearest = (vectors @ self._originals.T).argmax(axis=1)
         right = sum(kinds[i] == kind for i, kind in zip(nearest, captions, strict=True))
         found = f"{right} of {len(texts)} captions are nearest to their drawing (chance finds 1)"
-        return [Finding("words", True, f"{vectors.shape[1]} dimensions; {found}")]
+        return [Finding("text", True, f"{vectors.shape[1]} dimensions; {found}")]
 
     @cached_property
     def _tensors(self) -> list[NDArray[Any]]:
-        return [self._embedder.to_tensor(item.image) for item in drawn()]
+        return [self._embedder.to_tensor(item.image) for item in drawn_items()]
 
     @cached_property
     def _originals(self) -> Vector:
-        return self._alone(self._tensors)
+        return self._embed_each(self._tensors)
 
-    def _alone(self, tensors: Sequence[NDArray[Any]]) -> Vector:
+    def _embed_each(self, tensors: Sequence[NDArray[Any]]) -> Vector:
         return np.concatenate([self._embedder.embed([tensor]) for tensor in tensors])
 
-    def _vector(self, picture: bytes) -> Vector:
-        image: Image.Image = decode(picture, Limits(), self._embedder.decode_size)[0]
-        [vector] = self._alone([self._embedder.to_tensor(image)])
+    def _vector(self, data: bytes) -> Vector:
+        image: Image.Image = decode(data, Limits(), self._embedder.decode_size)[0]
+        [vector] = self._embed_each([self._embedder.to_tensor(image)])
         return np.asarray(vector)
 
 
-def _map(name: str, told: Descriptors, given: NDArray[np.float32]) -> Finding:
-    lengths = np.linalg.norm(given, axis=2)
-    found = f"{told.side} × {told.side} descriptors of {told.dim} dimensions"
+def _check_unit_length(name: str, declared: Descriptors, values: NDArray[np.float32]) -> Finding:
+    lengths = np.linalg.norm(values, axis=2)
+    found = f"{declared.side} × {declared.side} descriptors of {declared.dim} dimensions"
     if np.abs(lengths - 1).max() <= _UNIT_TOLERANCE:  # False for NaN
         return Finding(name, True, found)
-    mend = "Normalise them inside the network: each must have length 1."
+    fix = "Normalise them inside the network: each must have length 1."
     return Finding(
-        name, False, f"{found}, of length {lengths.min():.2f} to {lengths.max():.2f}", mend
+        name, False, f"{found}, of length {lengths.min():.2f} to {lengths.max():.2f}", fix
     )

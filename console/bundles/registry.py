@@ -1,17 +1,26 @@
-"""Known bundles: what `likeness model list` shows and `likeness model pull` fetches.
+"""Known model bundles: what `likeness model list` shows and `likeness model pull` fetches.
 
-Sizes and hub files are those of the repositories' own pages. Figures are from the models' own
-papers and cards; none was measured here. Only weights that may be used
-commercially stand here: MobileCLIP, MobileCLIP2 and DFN are for research, and left out.
+Sizes and files are those of the repositories' own pages. Quality figures are from the models' own
+papers and cards; none was measured here. Only weights licensed for commercial use are listed:
+MobileCLIP, MobileCLIP2 and DFN are for research only.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from msgspec import Struct
 
 PresetName = Literal["clip", "siglip", "dinov2", "imagenet"]
+
+_CONSOLE = Path(__file__).resolve().parents[1]
+# A wheel contains the bundled model inside the package, the repository beside it.
+BUNDLED_MODEL = next(
+    folder
+    for folder in (_CONSOLE / "model", _CONSOLE.parent / "layers" / "model")
+    if folder.is_dir()
+)
 
 
 class Source(Struct, frozen=True):
@@ -25,12 +34,12 @@ class Source(Struct, frozen=True):
         return f"{self.repository}@{self.revision}/{self.file}"
 
 
-class Known(Struct, frozen=True):
-    """One bundle that others trained.
+class KnownBundle(Struct, frozen=True):
+    """One published model that `likeness model pull` can make a bundle of.
 
-    `files` are the image network and, where it has one, its text tower and that one's tokenizer.
-    `mb` is what the image network takes in the bundle, after `quantise` turned it into int8 here.
-    Where the hub has no ONNX file of it, `instead` says what to do.
+    `files` are the image network and, if the model has one, the text encoder and its tokenizer.
+    `mb` is the size of the image network in the bundle, after quantisation if `quantise` is set.
+    If the hub has no ONNX file, `alternative` says what to do instead.
     """
 
     name: str
@@ -42,10 +51,10 @@ class Known(Struct, frozen=True):
     preset: PresetName
     files: tuple[Source, ...] = ()
     quantise: bool = False
-    instead: str = ""
+    alternative: str = ""
 
     @property
-    def has_words(self) -> bool:
+    def has_text_encoder(self) -> bool:
         return len(self.files) > 1
 
 
@@ -70,19 +79,19 @@ _FASHION = _files(
 )
 _DINOV2 = _files("onnx-community/dinov2-small", "main", "onnx/model_int8.onnx")
 
-KNOWN = (
-    Known(
+KNOWN_BUNDLES = (
+    KnownBundle(
         name="clip-vit-b32-laion2b",
         licence="MIT",
         dim=512,
         mb=88,
-        good_for="anything, and search by words",
+        good_for="anything, and search by text",
         figures="SOP R@1 56.2 (OpenAI's B/32: 48.6)",
         preset="clip",
         files=_CLIP,
         quantise=True,
     ),
-    Known(
+    KnownBundle(
         name="siglip-b16-224",
         licence="Apache-2.0",
         dim=768,
@@ -92,17 +101,17 @@ KNOWN = (
         preset="siglip",
         files=_SIGLIP,
     ),
-    Known(
+    KnownBundle(
         name="dinov2-small",
         licence="Apache-2.0",
         dim=384,
         mb=24.4,
-        good_for="the same thing again: instances, landmarks",
+        good_for="instances: the same object or landmark again",
         figures="ROxford-M 67.2",
         preset="dinov2",
         files=_DINOV2,
     ),
-    Known(
+    KnownBundle(
         name="fashion-siglip",
         licence="Apache-2.0",
         dim=768,
@@ -112,7 +121,7 @@ KNOWN = (
         preset="siglip",
         files=_FASHION,
     ),
-    Known(
+    KnownBundle(
         name="sscd-disc-mixup",
         licence="MIT",
         dim=512,
@@ -120,7 +129,7 @@ KNOWN = (
         good_for="copies",
         figures="DISC µAP 61.4, 72.4 with score normalisation",
         preset="imagenet",
-        instead=(
+        alternative=(
             "facebookresearch/sscd-copy-detection publishes it as TorchScript: export that to "
             "ONNX, then `likeness model import sscd.onnx --preset imagenet --size 288`"
         ),

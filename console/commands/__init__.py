@@ -1,1 +1,1 @@
-"""The subcommands of `likeness`, a file each."""
+"""The commands of `likeness`, one module for each."""

@@ -1,4 +1,4 @@
-"""`likeness cost`: dollars for a million queries and images, from measured milliseconds."""
+"""Dollars for a million queries and images, from measured milliseconds; as a table or as JSON."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from .pricing import (
     search_usd,
 )
 
-_ASKED = 30
+_QUERIES = 30
 _Price = Callable[[Run, Measured, Architecture], Mapping[str, float]]
 
 
 class Cost(NamedTuple):
-    """Of one setting: dollars a million by what is paid for, of each architecture."""
+    """What a million cost with one setting: dollars by architecture and by cost item."""
 
     run: Run
     usd: Mapping[str, Mapping[str, float]]
@@ -36,11 +36,11 @@ class Cost(NamedTuple):
         return {name: sum(parts.values()) for name, parts in self.usd.items()}
 
 
-def ask(client: Client, photo: bytes, memory_mb: int, progress: Progress) -> Run:
-    """Ask a running service, and take what it says that its answers took."""
+def measure(client: Client, photo: bytes, memory_mb: int, progress: Progress) -> Run:
+    """Search thirty times, and take the times that the service reports, without cold starts."""
     took_ms = []
-    task = progress.add_task("asking", total=_ASKED)
-    for _ in range(_ASKED):
+    task = progress.add_task("searching", total=_QUERIES)
+    for _ in range(_QUERIES):
         answer = client.search_image(photo)
         if not answer["took_ms"]["cold_start"]:
             took_ms.append(answer["took_ms"]["total"])
@@ -51,7 +51,7 @@ def ask(client: Client, photo: bytes, memory_mb: int, progress: Progress) -> Run
 
 
 def costs(measured: Measured) -> dict[str, list[Cost]]:
-    """Of queries and of images; settings in the order that they were measured in."""
+    """The costs of queries and of images, for each setting in the order of measurement."""
 
     def priced(runs: Sequence[Run], price: _Price) -> list[Cost]:
         return [Cost(run, {a: price(run, measured, a) for a in ARCHITECTURES}) for run in runs]
@@ -63,14 +63,14 @@ def costs(measured: Measured) -> dict[str, list[Cost]]:
 
 
 def best(found: Sequence[Cost]) -> tuple[Cost, Cost]:
-    """The cheapest setting, and the fastest; by less memory where they are equal."""
+    """The cheapest setting and the fastest; of equal ones, that with less memory."""
     cheapest = min(found, key=lambda cost: (cost.total["x86_64"], cost.run.memory_mb))
     fastest = min(found, key=lambda cost: (cost.run.billed_ms, cost.run.memory_mb))
     return cheapest, fastest
 
 
-def told(measured: Measured) -> dict[str, Any]:
-    """All of it, as JSON has it."""
+def as_json(measured: Measured) -> dict[str, Any]:
+    """Everything that `print_report` prints, for --json."""
     prices = price_list()
     million = {
         name: [
@@ -96,33 +96,31 @@ def told(measured: Measured) -> dict[str, Any]:
     }
 
 
-def show(measured: Measured, out: Console) -> None:
+def print_report(measured: Measured, out: Console) -> None:
     prices = price_list()
     out.print(f"milliseconds: {measured.how}", soft_wrap=True)
-    out.print(
-        f"prices: {prices.region}, as of {prices.as_of} (console/prices.json names the sources)"
-    )
+    out.print(f"prices: {prices.region}, as of {prices.as_of} (sources: console/cost/prices.json)")
     for name, found in costs(measured).items():
         if found:
-            out.print(_settings(name, found))
-            out.print(_parts(name, best(found)[0]))
+            out.print(_settings_table(name, found))
+            out.print(_items_table(name, best(found)[0]))
     month = _month(measured)
     table = Table(
-        "a month, whatever is asked", "$", title="Qdrant's node and the bucket come on top"
+        "a month, even without requests", "$", title="Qdrant's node and the bucket are extra"
     )
     for part, usd in month.items():
         table.add_row(part, f"{usd:.2f}")
-    table.add_row("[bold]together[/bold]", f"[bold]{sum(month.values()):.2f}[/bold]")
+    table.add_row("[bold]total[/bold]", f"[bold]{sum(month.values()):.2f}[/bold]")
     out.print(table)
 
 
 def _month(measured: Measured) -> dict[str, float]:
-    """With the memory that is cheapest for queries, or for images where only these are known."""
+    """Monthly cost with the memory that is cheapest for queries, or else for images."""
     found = next(found for found in costs(measured).values() if found)
     return month_usd(best(found)[0].run.memory_mb)
 
 
-def _settings(name: str, found: Sequence[Cost]) -> Table:
+def _settings_table(name: str, found: Sequence[Cost]) -> Table:
     cheapest, fastest = best(found)
     table = Table("MB", "threads", "billed ms", *(f"$ {a}" for a in ARCHITECTURES), "")
     table.title = f"a million {name}"
@@ -137,7 +135,7 @@ def _settings(name: str, found: Sequence[Cost]) -> Table:
     return table
 
 
-def _parts(name: str, cost: Cost) -> Table:
+def _items_table(name: str, cost: Cost) -> Table:
     table = Table(f"of a million {name} at {cost.run.memory_mb} MB", "$")
     for part, usd in cost.usd["x86_64"].items():
         table.add_row(part, f"{usd:.2f}")

@@ -1,4 +1,4 @@
-"""What AWS charges: the public price list (prices.json), and what the service's work comes to."""
+"""AWS's public prices (prices.json), and what the service's requests and resources cost."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ _GB = 1e9
 _MONTH_S = 30 * 24 * 3600
 # Lambda writes three lines of its own about each invocation: START, END and REPORT.
 _LAMBDA_LOG_BYTES = 350
-# Head, read, and head again: what reconciling one object asks of the bucket.
+# Reconciling one object takes a HeadObject, a GetObject and another HeadObject.
 _BUCKET_GETS = 3
-# X-Ray's own sampling: one request a second, and of those beyond it this share.
+# X-Ray's default sampling: one request a second, and this share of the others.
 _TRACED = 0.05
-# What template.yaml makes; tests/console/test_costing.py counts them there.
+# Numbers of resources in template.yaml; tests/console/test_costing.py counts them.
 SNAPSHOTS, ALARMS, SECRETS = 2, 16, 2
-# Kinds of metrics that are published where everything happens: 27 of search, 20 of index, 5 others.
+# Custom metrics, if all are published: 27 of search, 20 of index, 5 others.
 _METRICS = 52
 
 
 class Price(Struct, frozen=True):
-    """`checked`: a second publication agreed."""
+    """`checked` says whether a second source agreed."""
 
     usd: float
     per: str
@@ -50,9 +50,10 @@ class PriceList(Struct, frozen=True):
 
 
 class Run(Struct, frozen=True):
-    """One setting of one function, measured. billed_ms: of an answer, or of an image in a batch.
+    """Measurements of one function with one setting.
 
-    cpu_ms: the processor's share of it. peak_mib: the most memory that its process held.
+    `billed_ms` is of one answer, or of one image in a batch; `cpu_ms` the CPU time in it;
+    `peak_mib` the peak memory of the process.
     """
 
     memory_mb: int
@@ -64,9 +65,9 @@ class Run(Struct, frozen=True):
 
 
 class Measured(Struct, frozen=True):
-    """What benchmarks/memory.py writes. Bytes: of one answer, and of one answer's or image's log.
+    """What benchmarks/memory.py writes. Bytes are those of one answer, or logged for one.
 
-    The numbers that stand here are its own, of 2026-11-22.
+    The defaults are its results of 2026-11-22.
     """
 
     how: str
@@ -86,21 +87,21 @@ def price_list() -> PriceList:
 
 
 def read(file: Path) -> Measured:
-    """Raises ServiceError where it is no such file."""
+    """Read a file of benchmarks/memory.py. Raises ServiceError if it is another file."""
     try:
         return msgspec.json.decode(file.read_bytes(), type=Measured)
     except (OSError, UnicodeDecodeError, msgspec.MsgspecError) as error:
-        raise ServiceError(f"{file} is not what benchmarks/memory.py writes: {error}") from error
+        raise ServiceError(f"{file} was not written by benchmarks/memory.py: {error}") from error
 
 
 def lambda_usd(billed_ms: float, memory_mb: int, architecture: Architecture = "x86_64") -> float:
-    """Of the time of one invocation. Lambda's GB has 1,024 MB."""
+    """Dollars for the duration of one invocation. Lambda's GB has 1,024 MB."""
     second = price_list().usd(f"lambda_gb_second_{architecture}")
     return billed_ms / 1000 * memory_mb / 1024 * second
 
 
 def search_usd(run: Run, measured: Measured, architecture: Architecture) -> dict[str, float]:
-    """Of a million answers to pictures in requests, by what is paid for."""
+    """Dollars by cost item for a million searches with an image in the request."""
     prices = price_list()
     logged = measured.search_log_bytes + _LAMBDA_LOG_BYTES
     return {
@@ -114,14 +115,14 @@ def search_usd(run: Run, measured: Measured, architecture: Architecture) -> dict
 
 
 def index_usd(run: Run, measured: Measured, architecture: Architecture) -> dict[str, float]:
-    """Of a million images, from the upload's event on, in full batches."""
+    """Dollars by cost item for indexing a million images, in full batches."""
     prices = price_list()
     batches = _MILLION / measured.batch
     logged = _MILLION * measured.index_log_bytes + batches * _LAMBDA_LOG_BYTES
     return {
         "Lambda, time": _MILLION * lambda_usd(run.billed_ms, run.memory_mb, architecture),
         "Lambda, requests": batches * prices.usd("lambda_request"),
-        # one is sent for each image; a batch is received and deleted at once
+        # one message is sent for each image; a batch is received and deleted in one request
         "queue": (_MILLION + 2 * batches) * prices.usd("queue_request"),
         "bucket, reading": _MILLION * _BUCKET_GETS * prices.usd("bucket_get"),
         "bucket, uploads": _MILLION * prices.usd("bucket_put"),
@@ -131,12 +132,12 @@ def index_usd(run: Run, measured: Measured, architecture: Architecture) -> dict[
 
 
 def month_usd(memory_mb: int) -> dict[str, float]:
-    """What costs even if nothing is asked, a month; without Qdrant and what the bucket holds."""
+    """Dollars a month by cost item if idle; without Qdrant and the bucket's storage."""
     prices = price_list()
     snapshot = memory_mb / 1024 * _MONTH_S * prices.usd("snapstart_cache_gb_second")
     return {
-        "SnapStart, a version of each function that is waited for": SNAPSHOTS * snapshot,
-        "metrics, each hour that they are published": _METRICS * prices.usd("metric_month"),
+        "SnapStart, one version of each function that has it": SNAPSHOTS * snapshot,
+        "metrics, if published every hour": _METRICS * prices.usd("metric_month"),
         "alarms": ALARMS * prices.usd("alarm_month"),
         "dashboard": prices.usd("dashboard_month"),
         "secrets": SECRETS * prices.usd("secret_month"),

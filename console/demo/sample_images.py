@@ -1,4 +1,4 @@
-"""Pictures for the demo, with known truth: real photographs, and a drawn product catalogue."""
+"""Images with known ground truth: photographs, a drawn product catalogue, and edits of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 from likeness.images import decode
 from likeness.settings import Limits
 
-from ..indexing.uploads import pictures
+from ..indexing.uploads import image_files
 
 SCHEMA = {"category": "keyword", "colour": "keyword", "brand": "keyword", "price": "float"}
 _SIZE = 512
@@ -25,7 +25,7 @@ _COLOURS = {
     "grey": (110, 116, 124),
 }
 _BRANDS = ("Norden", "Casa Lume", "Fjell", "Atelier 9")
-# The photographs that scikit-image's package carries (its data/README.txt tells their origin).
+# Photographs in scikit-image's package; its data/README.txt names their origins.
 _PHOTOGRAPHS = (
     *("astronaut.png", "brick.png", "camera.png", "chelsea.png", "clock_motion.png", "coffee.png"),
     *("coins.png", "color.png", "grass.png", "gravel.png", "hubble_deep_field.jpg", "ihc.png"),
@@ -35,7 +35,7 @@ _PHOTOGRAPHS = (
 
 @dataclass(frozen=True)
 class Item:
-    """One picture to upload."""
+    """One image to upload."""
 
     key: str
     data: bytes
@@ -43,11 +43,12 @@ class Item:
 
     @property
     def image(self) -> Image.Image:
-        """Upright and on white, as the service sees it."""
+        """The decoded image, upright and on white, as the service decodes it."""
         return decode(self.data, Limits(), _SIZE)[0]
 
 
 def photographs() -> Iterator[Item]:
+    """Sixteen photographs that scikit-image includes."""
     import skimage  # noqa: PLC0415 - takes a moment to import
 
     folder = Path(skimage.__file__).parent / "data"
@@ -57,21 +58,22 @@ def photographs() -> Iterator[Item]:
 
 
 def products(seed: int = 7) -> Iterator[Item]:
-    """Every shape in every colour, drawn on white as a shop's catalogue shows it."""
-    chance = random.Random(seed)  # noqa: S311 - prices, no secrets
+    """Thirty drawn products: six shapes in five colours, on white as in a shop's catalogue."""
+    rng = random.Random(seed)  # noqa: S311 - prices, not secrets
     for category, draw in _SHAPES.items():
         for colour, rgb in _COLOURS.items():
             metadata = {
                 "category": category,
                 "colour": colour,
-                "brand": chance.choice(_BRANDS),
-                "price": f"{chance.randint(9, 199)}.90",
+                "brand": rng.choice(_BRANDS),
+                "price": f"{rng.randint(9, 199)}.90",
             }
             yield Item(f"products/{category}-{colour}.jpg", jpeg(_drawn(draw, rgb)), metadata)
 
 
 def from_folder(folder: Path) -> Iterator[Item]:
-    for path in pictures(folder):
+    """A folder's images, with paths as keys."""
+    for path in image_files(folder):
         yield Item(path.relative_to(folder).as_posix(), path.read_bytes())
 
 
@@ -95,20 +97,20 @@ def _captioned(image: Image.Image) -> Image.Image:
     return copy
 
 
-# What people do to a picture before they search with it.
+# What people do to an image before they search with it.
 EDITS: Mapping[str, Callable[[Image.Image], Image.Image]] = {
-    "as it is": lambda image: image,
+    "unchanged": lambda image: image,
     "half size": lambda image: image.reduce(2),
     "cropped by a tenth": _crop,
     "brighter": lambda image: ImageEnhance.Brightness(image).enhance(1.25),
     "blurred": lambda image: image.filter(ImageFilter.GaussianBlur(image.width / 200)),
     "captioned": _captioned,
-    "turned by 4°": lambda image: image.rotate(4, Image.Resampling.BICUBIC, fillcolor="white"),
+    "rotated by 4°": lambda image: image.rotate(4, Image.Resampling.BICUBIC, fillcolor="white"),
 }
 
 
 def edited(item: Item, edit: str) -> bytes:
-    """The query picture: the edit, then a phone's strong JPEG."""
+    """A query image: the item's image edited, then strongly compressed as by a phone."""
     return jpeg(EDITS[edit](item.image), quality=60)
 
 
@@ -116,7 +118,7 @@ Draw = Callable[[ImageDraw.ImageDraw, tuple[int, int, int], tuple[int, int, int]
 
 
 def _drawn(draw: Draw, rgb: tuple[int, int, int]) -> Image.Image:
-    """Drawn at twice the size and reduced, so that edges are smooth."""
+    """A product drawn at twice the size and reduced, for smooth edges."""
     canvas = Image.new("RGB", (_SIZE * 2, _SIZE * 2), (250, 250, 248))
     dark = (rgb[0] * 6 // 10, rgb[1] * 6 // 10, rgb[2] * 6 // 10)
     pen = ImageDraw.Draw(canvas)

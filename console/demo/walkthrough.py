@@ -1,4 +1,4 @@
-"""`likeness demo`: the whole path on real input, with checks of every answer that is known."""
+"""The demo: uploads, searches, overwrites and deletes images, and checks every known answer."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from likeness.records import ObjectRef
 from .. import html_report
 from ..client import Client
 from ..indexing import uploads
-from ..indexing.uploads import pictures
-from ..local import runner
+from ..local import service as local_service
+from ..local.data_folder import LOCK, LocalService
 from . import sample_images
 from .sample_images import Item
 
 _MAX_QUERIED = 24
-_SHOWN = 5
-_FEWEST = 3
-_OWN_FILES = ("aws", "index")
-# Two pictures whose cosines differ by less are one picture twice.
-_SAME = 1e-3
-# Drawn products of one shape differ by a colour, and a phone's photo shifts colours: an edited copy
-# is found where it stands among so many first, and the summary tells how many came first of all.
-_EARLY = 3
+_LIMIT = 5
+_MIN_IMAGES = 3
+_DEMO_FOLDERS = ("aws", "index")
+# Results whose cosines differ by less are the same image under two keys.
+_SAME_COSINE = 1e-3
+# Products of one shape differ only in colour, and edits shift colours: an edited copy counts as
+# found up to this rank. The summary also says how many have rank 1.
+_MAX_RANK = 3
 
 
 @dataclass(frozen=True)
 class Check:
-    """One known answer: where the expected key came, or whether a statement held."""
+    """One known answer, and whether it came: the rank of the expected key, or a statement."""
 
     name: str
     ok: bool
@@ -66,67 +66,71 @@ class Demo:
             for item in items:
                 etags[item.key] = self._put(item.key, item.data, item)
                 progress.advance(sending)
-            return uploads.wait(self._client, etags, _advance(progress, indexed))
+            return uploads.wait_until_indexed(self._client, etags, _advance(progress, indexed))
 
     def search_with_edits(self, items: Sequence[Item]) -> list[Check]:
         checks = []
         for i, item in enumerate(items):
             for edit in list(sample_images.EDITS)[i % 3 :: 3]:
                 query = sample_images.edited(item, edit)
-                answer = self._client.search_image(query, limit=_SHOWN)
+                answer = self._client.search_image(query, limit=_LIMIT)
                 name = f"{item.key} {edit}"
                 checks.append(_ranked(name, answer, item.key, query))
         return checks
 
     def search_by_id(self, item: Item) -> Check:
-        """More like an indexed product: another of its kind comes early, itself never."""
+        """Search by id: another product of the same kind is found, the product itself is not."""
         image_id = ObjectRef(self._bucket, item.key).point_id
-        answer = self._client.similar(image_id, limit=_SHOWN)
+        answer = self._client.similar(image_id, limit=_LIMIT)
         keys = [result["key"] for result in answer["results"]]
         kind = item.key.rpartition("-")[0]
         ok = item.key not in keys and any(key.startswith(kind) for key in keys[:3])
-        name = f"more like {item.key}, by its id"
+        name = f"similar to {item.key}, by its id"
         return Check(name, ok, ", ".join(keys[:3]), False, item.data, answer["results"])
 
     def search_with_filter(self, item: Item) -> Check:
-        """The same picture, but only among what is cheaper than a hundred and of its kind."""
+        """Search with a filter: only products of the same kind that cost less than a hundred."""
         kind = item.metadata["category"]
-        wanted = {
+        conditions = {
             "must": [
                 {"key": "category", "match": {"value": kind}},
                 {"key": "price", "range": {"lt": 100}},
             ]
         }
-        answer = self._client.search_image(item.data, limit=_SHOWN, filter=wanted)
+        answer = self._client.search_image(item.data, limit=_LIMIT, filter=conditions)
         found = [result["payload"] for result in answer["results"]]
         ok = bool(found) and all(p["category"] == kind and p["price"] < 100 for p in found)
-        name = f"{kind} below 100, like {item.key}"
+        name = f"{kind} below 100, similar to {item.key}"
         return Check(name, ok, f"{len(found)} results", False, item.data, answer["results"])
 
     def overwrite(self, item: Item, other: Item) -> Check:
-        """Put another picture under a key: the key is found with the new one, not the old."""
+        """Overwrite an object: it is found with its new image, and no longer with the old one."""
         etag = self._put(item.key, _mirrored(other), item)
-        uploads.wait(self._client, {item.key: etag}, lambda n: None)
+        uploads.wait_until_indexed(self._client, {item.key: etag}, lambda n: None)
         new = self._client.search_image(_mirrored(other), limit=1)["results"]
-        old = self._client.search_image(item.data, limit=_SHOWN)["results"]
-        forgotten = all(r["key"] != item.key or r["score"] < 0.99 for r in old)
-        ok = _first(new) == item.key and forgotten
-        return Check(f"{item.key} overwritten: found as its new picture", ok, _first(new))
+        old = self._client.search_image(item.data, limit=_LIMIT)["results"]
+        old_is_gone = all(r["key"] != item.key or r["score"] < 0.99 for r in old)
+        ok = _first_key(new) == item.key and old_is_gone
+        return Check(f"{item.key} overwritten: found with its new image", ok, _first_key(new))
 
     def delete(self, item: Item) -> Check:
+        """Delete an object: it is no longer found."""
         self._store.delete(ObjectRef(self._bucket, item.key))
         deadline_s = time.monotonic() + 30
         while self._client.status(item.key)["state"] != "gone" and time.monotonic() < deadline_s:
             time.sleep(0.05)
-        results = self._client.search_image(item.data, limit=_SHOWN)["results"]
+        results = self._client.search_image(item.data, limit=_LIMIT)["results"]
         ok = all(result["key"] != item.key for result in results)
-        return Check(f"{item.key} deleted: no longer found", ok, _first(results))
+        return Check(f"{item.key} deleted: no longer found", ok, _first_key(results))
 
     def reject(self) -> Check:
-        etag = self._put("broken/letter.jpg", b"Dear Sir or Madam, this is no picture.")
-        summary = uploads.wait(self._client, {"broken/letter.jpg": etag}, lambda n: None)
+        """Upload a text file with an image's suffix: it is rejected with a reason."""
+        etag = self._put("broken/letter.jpg", b"Dear Sir or Madam, this is not an image.")
+        summary = uploads.wait_until_indexed(
+            self._client, {"broken/letter.jpg": etag}, lambda n: None
+        )
         reason = summary.rejected.get("broken/letter.jpg", "not rejected")
-        return Check("a letter named .jpg is rejected", "not-an-image" in reason, reason)
+        return Check("a text file named letter.jpg is rejected", "not-an-image" in reason, reason)
 
     def _put(self, key: str, data: bytes, item: Item | None = None) -> str:
         metadata = item.metadata if item else {}
@@ -134,60 +138,76 @@ class Demo:
 
 
 def run(images: Path | None, data: Path, out: Console) -> bool:
-    """Returns whether every known answer was found."""
-    if images:
-        found = len(pictures(images))
-        if found < _FEWEST:
-            raise RuntimeError(f"{images} holds {found} pictures; the demo needs {_FEWEST} or more")
-    _begin_anew(data)
+    """Run the demo with a folder's images, or the included ones; returns whether all checks pass.
+
+    Writes results.html into the data folder. Raises RuntimeError if the folder has too few images.
+    """
+    if images and (count := len(uploads.image_files(images))) < _MIN_IMAGES:
+        raise RuntimeError(
+            f"{images} contains {count} images; the demo needs {_MIN_IMAGES} or more"
+        )
+    _empty(data)
     out.print("[bold]1[/bold]  starting a local S3, SQS and both functions …")
     environment = {"LIKENESS_PAYLOAD_SCHEMA": json.dumps(sample_images.SCHEMA)}
-    with runner.run(data, 0, environment) as service:
+    with local_service.run(data, 0, environment) as service:
         client = Client(service.api_url)
         demo = Demo(client, S3Store(), service.bucket, out)
-        items = list(sample_images.from_folder(images) if images else _bundled())
-        out.print(f"[bold]2[/bold]  uploading {len(items)} pictures to s3://{service.bucket} …")
-        summary = demo.upload(items)
-        for key, reason in summary.rejected.items():
-            out.print(f"   [yellow]rejected[/yellow] {escape(key)}: {escape(reason)}")
-        items = [item for item in items if item.key not in summary.rejected]
-        if summary.pending:
-            out.print(f"[red]{len(summary.pending)} pictures never became searchable[/red]")
+        items = list(sample_images.from_folder(images) if images else _included())
+        out.print(f"[bold]2[/bold]  uploading {len(items)} images to s3://{service.bucket} …")
+        items = _usable(items, demo.upload(items), out)
+        if not items:
             return False
-        if len(items) < _FEWEST:
-            out.print(f"[red]{len(items)} usable pictures; the demo needs {_FEWEST} or more[/red]")
-            return False
-        out.print("[bold]3[/bold]  searching with edited copies, over HTTP …")
-        queried = items[:: max(1, len(items) // _MAX_QUERIED)]
-        checks = demo.search_with_edits(queried)
-        if not images:
-            product = next(item for item in items if item.key == "products/mug-blue.jpg")
-            checks += [demo.search_by_id(product), demo.search_with_filter(product)]
-        out.print("[bold]4[/bold]  overwriting one object, deleting another, uploading a letter …")
-        checks += [
-            demo.overwrite(items[0], items[1]),
-            demo.delete(items[-1]),
-            demo.reject(),
-        ]
-        model = f"{client.ready()['model_name']} {client.ready()['model']}"
+        checks = _check_searches(demo, items, own_images=images is not None, out=out)
+        ready = client.ready()
     page = data / "results.html"
+    model = f"{ready['model_name']} {ready['model']}"
     page.write_text(html_report.page(checks, {item.key: item.data for item in items}, model))
-    _print(checks, out)
-    out.print(f"Look at the pictures: {page}")
+    _print_checks(checks, out)
+    out.print(f"Results with images: {page}")
     return all(check.ok for check in checks)
 
 
-def _begin_anew(data: Path) -> None:
-    """Raises RuntimeError where the folder is in use, or holds what no service of ours left."""
-    if running := runner.LocalService.running(data):
-        raise RuntimeError(f"a service (process {running.pid}) keeps its data in {data}: stop it")
-    if data.exists() and any(data.iterdir()) and not (data / runner.LOCK).exists():
-        raise RuntimeError(f"{data} is not empty and not the demo's: name another folder")
-    for name in _OWN_FILES:
+def _usable(items: Sequence[Item], summary: uploads.Summary, out: Console) -> list[Item]:
+    """The items that are searchable; none if the demo cannot go on."""
+    for key, reason in summary.rejected.items():
+        out.print(f"   [yellow]rejected[/yellow] {escape(key)}: {escape(reason)}")
+    usable = [item for item in items if item.key not in summary.rejected]
+    if summary.pending:
+        out.print(f"[red]{len(summary.pending)} images never became searchable[/red]")
+        return []
+    if len(usable) < _MIN_IMAGES:
+        out.print(f"[red]{len(usable)} usable images; the demo needs {_MIN_IMAGES} or more[/red]")
+        return []
+    return usable
+
+
+def _check_searches(demo: Demo, items: list[Item], own_images: bool, out: Console) -> list[Check]:
+    out.print("[bold]3[/bold]  searching with edited copies, over HTTP …")
+    queried = items[:: max(1, len(items) // _MAX_QUERIED)]
+    checks = demo.search_with_edits(queried)
+    if not own_images:
+        product = next(item for item in items if item.key == "products/mug-blue.jpg")
+        checks += [demo.search_by_id(product), demo.search_with_filter(product)]
+    out.print("[bold]4[/bold]  overwriting one object, deleting another, uploading a text file …")
+    return [*checks, demo.overwrite(items[0], items[1]), demo.delete(items[-1]), demo.reject()]
+
+
+def _empty(data: Path) -> None:
+    """Remove an earlier demo's data.
+
+    Raises RuntimeError if the folder is in use or not the demo's.
+    """
+    if running := LocalService.running(data):
+        raise RuntimeError(
+            f"a service (process {running.pid}) uses the data folder {data}: stop it"
+        )
+    if data.exists() and any(data.iterdir()) and not (data / LOCK).exists():
+        raise RuntimeError(f"{data} is not empty and not the demo's: choose another folder")
+    for name in _DEMO_FOLDERS:
         shutil.rmtree(data / name, ignore_errors=True)
 
 
-def _bundled() -> list[Item]:
+def _included() -> list[Item]:
     return [*sample_images.photographs(), *sample_images.products()]
 
 
@@ -195,9 +215,9 @@ def _ranked(name: str, answer: dict[str, Any], expected: str, query: bytes) -> C
     keys = [result["key"] for result in answer["results"]]
     rank = keys.index(expected) + 1 if expected in keys else None
     scores = [result["score"] for result in answer["results"]]
-    # a picture that was uploaded twice may come under its other name
-    first = rank is not None and abs(scores[0] - scores[rank - 1]) < _SAME
-    ok = first or (rank is not None and rank <= _EARLY)
+    # an image that was uploaded twice may be found under its other key
+    first = rank is not None and abs(scores[0] - scores[rank - 1]) < _SAME_COSINE
+    ok = first or (rank is not None and rank <= _MAX_RANK)
     found = f"rank {rank}" if rank else f"{keys[0] if keys else 'nothing'} instead"
     took_ms = answer["took_ms"]["total"]
     return Check(name, ok, found, first, query, answer["results"], expected, took_ms)
@@ -209,18 +229,18 @@ def _mirrored(item: Item) -> bytes:
     return sample_images.jpeg(ImageOps.mirror(item.image))
 
 
-def _first(results: Sequence[dict[str, Any]]) -> str:
+def _first_key(results: Sequence[dict[str, Any]]) -> str:
     return str(results[0]["key"]) if results else "nothing"
 
 
-def _advance(progress: Progress, task: TaskID) -> uploads.Progress:
+def _advance(progress: Progress, task: TaskID) -> uploads.Advance:
     return lambda n: progress.advance(task, n)
 
 
-def _print(checks: Sequence[Check], out: Console) -> None:
-    """One ranked example of each edit, every one that did not come first, and the statements."""
+def _print_checks(checks: Sequence[Check], out: Console) -> None:
+    """Print an example of each edit, every copy that is not found first, and the statements."""
     table = Table(
-        "", "query", "rank", "first answers, with their cosines", title="searched and found"
+        "", "query", "rank", "first results, with their scores", title="searches with edited copies"
     )
     shown: set[str] = set()
     for check in checks:
@@ -236,8 +256,8 @@ def _print(checks: Sequence[Check], out: Console) -> None:
     first, early = sum(c.first for c in ranked), sum(c.ok for c in ranked)
     median_ms = sorted(check.took_ms for check in ranked)[len(ranked) // 2]
     out.print(
-        f"[bold]{first} of {len(ranked)} edited copies came first[/bold], {early} among the first "
-        f"{_EARLY} (median {median_ms:.1f} ms a search); "
+        f"[bold]{first} of {len(ranked)} edited copies are found at rank 1[/bold], {early} up to "
+        f"rank {_MAX_RANK} (median {median_ms:.1f} ms a search); "
         f"{sum(c.ok for c in checks)} of {len(checks)} checks right"
     )
 

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..client import ServiceError
-from ..local.runner import ANSWERS
+from ..local.data_folder import ANSWERS
 
 Line = Mapping[str, Any]
 

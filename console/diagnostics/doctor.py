@@ -1,48 +1,28 @@
-"""`likeness doctor`: what is wrong, and how to mend it."""
+"""Checks an installation, its model and its AWS resources, and says how to fix what is wrong."""
 
 from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
-from rich.console import Console
-from rich.markup import escape
-
 from likeness.errors import LikenessError, ModelBundleError
 
+from ..bundles.registry import BUNDLED_MODEL
 from ..client import Client, ServiceError
-from ..local.runner import BUNDLED_MODEL, LocalService
+from ..local.data_folder import LocalService
+from .findings import Finding
 
 # The first Pillow without CVE-2026-112403, a heap overflow in its JPEG decoder.
 _SAFE_PILLOW = (13, 0, 0)
 
 
-@dataclass(frozen=True)
-class Finding:
-    subject: str
-    ok: bool
-    found: str
-    mend: str = ""
-
-
-def show(findings: Sequence[Finding], out: Console) -> bool:
-    """Print findings; returns whether all is well."""
-    for finding in findings:
-        mark = "[green]ok   [/green]" if finding.ok else "[red]wrong[/red]"
-        out.print(f"{mark} [bold]{finding.subject}[/bold]  {escape(finding.found)}")
-        if finding.mend:
-            out.print(f"      {escape(finding.mend)}")
-    return all(finding.ok for finding in findings)
-
-
-def examine(
+def diagnose(
     env: Mapping[str, str], service: LocalService | None, client: Client | None
 ) -> list[Finding]:
-    """One finding for each part; a part that raises is a finding, never the end."""
+    """One finding for each part; a check that raises is a finding too."""
     folder = Path(env.get("LIKENESS_MODEL_DIR", BUNDLED_MODEL))
     bucket = service.bucket if service else env.get("LIKENESS_BUCKET")
     queue_url = service.queue_url if service else env.get("LIKENESS_QUEUE_URL")
@@ -61,7 +41,9 @@ def _guarded(subject: str, check: Callable[[], Finding]) -> Iterator[Finding]:
     try:
         yield check()
     except ModelBundleError as error:
-        yield Finding(subject, False, str(error), "Fetch the bundle anew, or mend its model.json.")
+        yield Finding(
+            subject, False, str(error), "Fetch the bundle again, or correct its model.json."
+        )
     except (LikenessError, ServiceError) as error:
         yield Finding(subject, False, str(error))
     except (BotoCoreError, ClientError) as error:
@@ -84,29 +66,29 @@ def _model(folder: Path, client: Client | None) -> Finding:
     embedder = Embedder(folder)
     found = f"{embedder.spec.name} {embedder.fingerprint}, {embedder.dim} dimensions, in {folder}"
     try:
-        # during a migration the service has two
+        # the service has two models during a migration
         loaded = client.ready()["models"] if client else [embedder.fingerprint]
-    except ServiceError:
+    except ServiceError:  # _service reports it
         return Finding("model", True, found)
     if embedder.fingerprint not in loaded:
-        mend = "Set LIKENESS_MODEL_DIR to the bundle that the service was deployed with."
-        told = f"{found}; the service searches with {' and '.join(loaded)}"
-        return Finding("model", False, told, mend)
+        fix = "Set LIKENESS_MODEL_DIR to the bundle that the service was deployed with."
+        found += f"; the service searches with {' and '.join(loaded)}"
+        return Finding("model", False, found, fix)
     return Finding("model", True, found)
 
 
 def _service(client: Client | None) -> Finding:
     if client is None:
-        mend = "Start one with `likeness serve`, or name yours with --url or LIKENESS_URL."
-        return Finding("service", False, "none is running here", mend)
+        fix = "Start one with `likeness serve`, or name yours with --url or LIKENESS_URL."
+        return Finding("service", False, "no local service is running", fix)
     try:
         ready = client.ready()
     except ServiceError as error:
-        mend = "If it is up: index a first image, or check its QDRANT_URL, its key and its log."
-        if "LIKENESS_MODEL_DIR" in str(error):  # another model's index: it says itself what to do
-            mend = ""
-        return Finding("service", False, str(error), mend)
-    points = ready.get("points", "untold")  # where there are tenants
+        fix = "If it is running: index a first image, or check its QDRANT_URL, API key and log."
+        if "LIKENESS_MODEL_DIR" in str(error):  # another model's index: the error says what to do
+            fix = ""
+        return Finding("service", False, str(error), fix)
+    points = ready.get("points", "an undisclosed number of")  # not told with tenants
     return Finding("service", True, f"{points} points in {ready['collection']}")
 
 
@@ -114,18 +96,18 @@ def _bucket(bucket: str | None, queue_url: str | None) -> Finding:
     import boto3  # noqa: PLC0415
 
     if not bucket:
-        return Finding("bucket", False, "none is named", "Set LIKENESS_BUCKET.")
+        return Finding("bucket", False, "no bucket is set", "Set LIKENESS_BUCKET.")
     s3 = boto3.client("s3")
     s3.head_bucket(Bucket=bucket)
     notified = s3.get_bucket_notification_configuration(Bucket=bucket)
     queue_name = (queue_url or "").rpartition("/")[2]
     arns = [q["QueueArn"] for q in notified.get("QueueConfigurations", [])]
     if not any(arn.endswith(f":{queue_name}") for arn in arns):
-        mend = (
+        fix = (
             "Uploads are not indexed: point the bucket's notification at the queue, as "
-            "docs/runbook/drift.md says; to deploy anew does not mend it."
+            "docs/runbook/drift.md describes. Deploying again does not fix it."
         )
-        return Finding("bucket", False, f"{bucket} notifies {arns or 'nobody'}", mend)
+        return Finding("bucket", False, f"{bucket} notifies {arns or 'no queue'}", fix)
     return Finding("bucket", True, f"{bucket} notifies {queue_name}")
 
 
@@ -133,7 +115,7 @@ def _queue(queue_url: str | None) -> Finding:
     import boto3  # noqa: PLC0415
 
     if not queue_url:
-        return Finding("queue", False, "none is named", "Set LIKENESS_QUEUE_URL.")
+        return Finding("queue", False, "no queue is set", "Set LIKENESS_QUEUE_URL.")
     answer = boto3.client("sqs").get_queue_attributes(
         QueueUrl=queue_url,
         AttributeNames=["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"],

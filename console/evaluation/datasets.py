@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from likeness.feeding import IMAGE_SUFFIXES
 
-from ..indexing.uploads import pictures
+from ..indexing.uploads import image_files
 
 # Names of splits that say what their rows are for.
 QUERIES = frozenset({"query", "test"})
@@ -72,7 +72,7 @@ def divided(dataset: Path, split: str | None = None) -> tuple[list[Item], list[I
 
 
 def _of_folder(folder: Path) -> list[Item]:
-    paths = pictures(folder)
+    paths = image_files(folder)
     places = [path.relative_to(folder).parts[:-1] for path in paths]
     splits: list[str | None] = [None] * len(paths)
     if places and all(place and place[0] in QUERIES | GALLERY for place in places):

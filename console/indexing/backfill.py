@@ -1,4 +1,4 @@
-"""`likeness index s3://bucket/prefix`: hints at every object there, as fast as they are indexed."""
+"""Backfill: sends hints for the objects of a bucket, as fast as they are indexed."""
 
 from __future__ import annotations
 
@@ -13,110 +13,90 @@ import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.table import Table
-from rich.text import Text
 
+from likeness.adapters.sqs import SqsQueue
 from likeness.feeding import HintFeeder, batches, may_be_image
 from likeness.ports import ObjectListing
 from likeness.records import ListedObject, ObjectRef
 
 from ..client import ServiceError
-from ..cost.pricing import lambda_usd, price_list
+from ..terminal import rate_progress
+from .estimate import LISTING_PAGE, Plan
 
-# More are fed by the state machine of template.yaml: a laptop closes before they are through.
-MOST_OBJECTS = 1_000_000
-_PAGE = 1000
-# The index function's: messages of one invocation, and of one call to SQS.
-_BATCH = 10
-# For each picture a HeadObject before and after the write, and a GetObject.
-_READS = 3
+# Above this the state machine of template.yaml sends the hints: a laptop may not stay on so long.
+MAX_OBJECTS = 1_000_000
+_PAGE = LISTING_PAGE
 
 Advance = Callable[[int], None]
 
 
 @dataclass(frozen=True)
 class Source:
-    """What is to be indexed. With `takes_all`, also what can be no picture by its name."""
+    """What to index. With `include_all`, objects that cannot be images are included."""
 
     bucket: str
     prefix: str
-    takes_all: bool = False
+    include_all: bool = False
 
     def entries(self, store: ObjectListing, after: str = "") -> Iterator[ListedObject]:
         return store.entries(self.bucket, self.prefix, after)
 
-    def takes(self, entry: ListedObject) -> bool:
-        return self.takes_all or may_be_image(entry.ref.key, entry.size)
+    def includes(self, entry: ListedObject) -> bool:
+        return self.include_all or may_be_image(entry.ref.key, entry.size)
 
 
 class Cursor:
-    """The last key whose hints the queue has taken, on disk: one for each source and queue."""
+    """The last key for which a hint was sent, on disk; one for each source and queue."""
 
     def __init__(self, folder: Path, source: Source, queue_url: str) -> None:
-        self._what = {
+        self._identity = {
             "bucket": source.bucket,
             "prefix": source.prefix,
-            "all": source.takes_all,
+            "all": source.include_all,
             "queue": queue_url,
         }
-        name = hashlib.sha256(json.dumps(self._what).encode()).hexdigest()[:16]
+        name = hashlib.sha256(json.dumps(self._identity).encode()).hexdigest()[:16]
         self._file = folder / f"backfill-{name}.json"
 
     def read(self) -> str:
-        """Empty where nothing was sent yet. Raises ServiceError for a file that is damaged."""
+        """The key, empty if nothing was sent yet. Raises ServiceError if the file is damaged."""
         if not self._file.exists():
             return ""
         try:
             return str(json.loads(self._file.read_text())["after"])
         except (ValueError, KeyError, TypeError) as error:
-            raise ServiceError(f"{self._file} is damaged; remove it to begin anew") from error
+            raise ServiceError(f"{self._file} is damaged; delete it to start again") from error
 
     def write(self, after: str) -> None:
-        """Atomically: a process killed here leaves the old one or the new one."""
+        """Replace the key atomically: a process killed here leaves the old or the new one."""
         self._file.parent.mkdir(parents=True, exist_ok=True)
         draft = self._file.with_suffix(".new")
-        draft.write_text(json.dumps({**self._what, "after": after}))
+        draft.write_text(json.dumps({**self._identity, "after": after}))
         draft.replace(self._file)
 
-    def forget(self) -> None:
+    def delete(self) -> None:
         self._file.unlink(missing_ok=True)
 
 
-@dataclass(frozen=True)
-class Plan:
-    """How much there is to do. `objects` will be indexed, and hold `size` bytes."""
-
-    objects: int = 0
-    size: int = 0
-    skipped: int = 0
-
-    @property
-    def listed(self) -> int:
-        return self.objects + self.skipped
+def open_queue(
+    queue_url: str, max_waiting: int, folder: Path, source: Source
+) -> tuple[HintFeeder, Cursor]:
+    """What sends hints to a queue, and the cursor, in `folder`, of this source and queue."""
+    return HintFeeder(SqsQueue(queue_url), max_waiting), Cursor(folder, source, queue_url)
 
 
 def count(
     store: ObjectListing, source: Source, after: str, advance: Advance, most: float = float("inf")
 ) -> Plan:
-    """List what comes after a key; it ends early once there are more than `most`."""
+    """Count the objects after a key; stops early once there are more than `most`."""
     plan = Plan()
     for page in batches(source.entries(store, after), _PAGE):
-        taken = [entry for entry in page if source.takes(entry)]
+        included = [entry for entry in page if source.includes(entry)]
         plan = replace(
             plan,
-            objects=plan.objects + len(taken),
-            size=plan.size + sum(entry.size for entry in taken),
-            skipped=plan.skipped + len(page) - len(taken),
+            objects=plan.objects + len(included),
+            size=plan.size + sum(entry.size for entry in included),
+            skipped=plan.skipped + len(page) - len(included),
         )
         advance(len(page))
         if plan.objects > most:
@@ -124,98 +104,30 @@ def count(
     return plan
 
 
-def feed(
+def count_with_progress(
+    store: ObjectListing, source: Source, after: str, out: Console, most: float = float("inf")
+) -> Plan:
+    if after:
+        out.print(f"continuing after {escape(after)}", soft_wrap=True)
+    with rate_progress(out) as progress:
+        task = progress.add_task("counting", total=None)
+        return count(store, source, after, lambda n: progress.advance(task, n), most)
+
+
+def send_hints(
     store: ObjectListing, source: Source, feeder: HintFeeder, cursor: Cursor, advance: Advance
 ) -> Iterator[ObjectRef]:
-    """Send the hints page by page, on from the cursor; yields what was hinted at.
+    """Send hints page by page, from the cursor on; yields their objects.
 
-    A process that is killed sends at most one page again, which does no harm.
+    A process that is killed repeats one page at most, which does no harm.
     """
     for page in batches(source.entries(store, cursor.read()), _PAGE):
-        refs = [entry.ref for entry in page if source.takes(entry)]
+        refs = [entry.ref for entry in page if source.includes(entry)]
         feeder.send(refs)
         cursor.write(page[-1].ref.key)
         advance(len(page))
         yield from refs
-    cursor.forget()
-
-
-@dataclass(frozen=True)
-class Work:
-    """What a picture costs the index function: measured milliseconds, and how it is set up."""
-
-    ms: float
-    functions: int
-    memory_mb: int
-
-
-def expected_s(plan: Plan, work: Work) -> float:
-    return plan.objects * work.ms / 1000 / work.functions
-
-
-def expected_cost(plan: Plan, work: Work) -> dict[str, float]:
-    """Dollars by service, without free tiers; Qdrant's node is paid for by the month."""
-    usd = price_list().usd
-    calls = plan.objects / _BATCH
-    time_usd = plan.objects * lambda_usd(work.ms, work.memory_mb)
-    return {
-        "lambda": time_usd + calls * usd("lambda_request"),
-        "sqs": 3 * calls * usd("queue_request"),  # sent, received, deleted
-        "s3": plan.objects * _READS * usd("bucket_get") + plan.listed / _PAGE * usd("bucket_put"),
-    }
-
-
-def show(plan: Plan, work: Work, out: Console) -> None:
-    """What a backfill would take: how many, how long, how much."""
-    cost = expected_cost(plan, work)
-    table = Table(show_header=False, box=None)
-    for name, text in (
-        ("objects", f"{plan.objects:,}, and {plan.skipped:,} that can be no pictures"),
-        ("bytes", f"{plan.size:,}"),
-        ("time", f"{_span(expected_s(plan, work))} with {work.functions} index functions"),
-        ("cost", f"$ {sum(cost.values()):.2f}"),
-        ("", ", ".join(f"{service} {dollars:.2f}" for service, dollars in cost.items())),
-    ):
-        table.add_row(f"[dim]{name}[/dim]", text)
-    out.print(table)
-    out.print(
-        f"[dim]at {work.ms:g} ms a picture, {work.memory_mb} MB, x86_64; list prices "
-        f"of {price_list().region}, {price_list().as_of}; without Qdrant and free tiers[/dim]",
-        soft_wrap=True,
-    )
-
-
-def _span(seconds: float) -> str:
-    minutes, hours = seconds / 60, seconds / 3600
-    if minutes < 1:
-        return "less than a minute"
-    return f"{minutes:.0f} minutes" if hours < 2 else f"{hours:.0f} hours"
-
-
-def workflow_input(source: Source) -> str:
-    return json.dumps({"bucket": source.bucket, "prefix": source.prefix, "all": source.takes_all})
-
-
-def start_workflow(arn: str, source: Source, out: Console) -> None:
-    """Raises ServiceError where the state machine was not started."""
-    try:
-        started = boto3.client("stepfunctions").start_execution(
-            stateMachineArn=arn, input=workflow_input(source)
-        )
-    except (BotoCoreError, ClientError) as error:
-        raise ServiceError(f"the state machine was not started: {error}") from error
-    out.print(f"started {started['executionArn']}", soft_wrap=True)
-
-
-def prepare(
-    store: ObjectListing, source: Source, after: str, out: Console, most: float = float("inf")
-) -> Plan:
-    """Count what is still to be done, with a progress bar."""
-    if after:
-        out.print(f"going on after {escape(after)}", soft_wrap=True)
-    with bar(out) as shown:
-        task = shown.add_task("counting", total=None)
-        return count(store, source, after, lambda n: shown.advance(task, n), most)
+    cursor.delete()
 
 
 def run(
@@ -223,49 +135,46 @@ def run(
     source: Source,
     feeder: HintFeeder,
     cursor: Cursor,
-    anyway: bool,
+    force: bool,
     out: Console,
 ) -> list[str]:
-    """Feed with a progress bar; returns the keys. On Ctrl-C the cursor stays, and is told.
+    """Send all hints, with a progress bar; returns the keys. On Ctrl-C the cursor stays.
 
-    Raises ServiceError, which says what to do instead, above a million objects; not `anyway`.
+    Above a million objects, unless `force` is set, raises ServiceError, which says how to start
+    the state machine instead.
     """
-    most = float("inf") if anyway else MOST_OBJECTS
-    plan = prepare(store, source, cursor.read(), out, most)
+    most = float("inf") if force else MAX_OBJECTS
+    plan = count_with_progress(store, source, cursor.read(), out, most)
     if plan.objects > most:
         raise ServiceError(
-            f"s3://{source.bucket}/{source.prefix} holds more than {MOST_OBJECTS:,} objects: let "
-            "the stack feed them (BackfillArn is in its outputs)\n"
+            f"s3://{source.bucket}/{source.prefix} has more than {MAX_OBJECTS:,} objects: let the "
+            "stack's state machine send the hints (its ARN is the output BackfillArn)\n"
             "  aws stepfunctions start-execution --state-machine-arn ARN "
             f"--input {shlex.quote(workflow_input(source))}\n"
-            "or the same with --workflow ARN; --anyway feeds them from here"
+            "or repeat this command with --workflow ARN; --force sends them from this machine"
         )
-    with bar(out) as shown:
-        task = shown.add_task("hinting", total=plan.listed)
-        refs = feed(store, source, feeder, cursor, lambda n: shown.advance(task, n))
+    with rate_progress(out) as progress:
+        task = progress.add_task("sending hints", total=plan.listed)
+        refs = send_hints(store, source, feeder, cursor, lambda n: progress.advance(task, n))
         try:
             return [ref.key for ref in refs]
         except KeyboardInterrupt:
-            shown.stop()
+            progress.stop()
             out.print(f"stopped after {escape(cursor.read() or 'nothing')}", soft_wrap=True)
-            out.print("the same command goes on from there")
+            out.print("the same command continues from there")
             raise
 
 
-class _Rate(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text(f"{speed:,.0f}/s" if speed else "", style="progress.data.speed")
+def workflow_input(source: Source) -> str:
+    return json.dumps({"bucket": source.bucket, "prefix": source.prefix, "all": source.include_all})
 
 
-def bar(out: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description:>12}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _Rate(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=out,
-        speed_estimate_period=300.0,  # hints are sent in waves
-    )
+def start_workflow(arn: str, source: Source, out: Console) -> None:
+    """Start the stack's state machine. Raises ServiceError if AWS refuses."""
+    try:
+        started = boto3.client("stepfunctions").start_execution(
+            stateMachineArn=arn, input=workflow_input(source)
+        )
+    except (BotoCoreError, ClientError) as error:
+        raise ServiceError(f"the state machine was not started: {error}") from error
+    out.print(f"started {started['executionArn']}", soft_wrap=True)

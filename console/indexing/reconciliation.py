@@ -1,4 +1,4 @@
-"""`likeness reconcile`: the drift function's work by hand, with a report."""
+"""Compares a bucket with the index, as the drift function does, and reports the differences."""
 
 from __future__ import annotations
 
@@ -23,29 +23,31 @@ from likeness.settings import MAX_WAITING, Settings
 from likeness.sync import settings_digest
 
 from ..local.index_sharing import RunningIndex
-from .backfill import bar
+from ..terminal import rate_progress
 
 if TYPE_CHECKING:
-    from ..local.runner import LocalService
+    from ..local.data_folder import LocalService
 
-_KEPT, _SHOWN = 10_000, 20
+_MAX_REPORTED, _MAX_PRINTED = 10_000, 20
 _MEANING = {
     Kind.MISSING: "in the bucket, not in the index",
-    Kind.CHANGED: "indexed as it was before",
+    Kind.CHANGED: "indexed in another version or under other settings",
     Kind.EXTRA: "in the index, not in the bucket",
 }
 
 
-class Wanted(Struct, frozen=True):
+class Options(Struct, frozen=True):
     bucket: str | None
     prefix: str
     lag_s: float
     dry_run: bool
 
 
-class Side(Struct, frozen=True):
-    """What is compared: `settings` is the digest that points are indexed under, `prefix` what the
-    keys of all objects begin with.
+class Service(Struct, frozen=True):
+    """What to compare with what, and where hints go.
+
+    `settings` is the digest of the settings that points are indexed with, `prefix` the prefix of
+    every key that the service indexes.
     """
 
     index: VectorIndex
@@ -56,90 +58,90 @@ class Side(Struct, frozen=True):
     prefix: str = ""
 
 
-def deployed(env: Mapping[str, str]) -> Side:
+def deployed(env: Mapping[str, str]) -> Service:
     settings = Settings.from_env(env)
     digest = settings_digest(settings.schema, settings.limits, settings.tenant_prefix)
     index = open_index(settings)
     most = settings.max_waiting
-    return Side(index, settings.bucket, settings.queue_url, digest, most, settings.prefix)
+    return Service(index, settings.bucket, settings.queue_url, digest, most, settings.prefix)
 
 
-def local(service: LocalService) -> Side:
+def local(service: LocalService) -> Service:
     index = cast("VectorIndex", RunningIndex(service.index_port, service.index_key.encode()))
-    return Side(index, service.bucket, service.queue_url, service.settings)
+    return Service(index, service.bucket, service.queue_url, service.settings)
 
 
-def run(wanted: Wanted, side: Side, out: Console) -> dict[str, Any]:
-    """The report, and the first 10,000 differences; with progress bars.
+def run(options: Options, service: Service, out: Console) -> dict[str, Any]:
+    """Compare, with progress bars; returns the report with the first 10,000 differences.
 
-    Raises ConfigurationError where bucket or queue are not named, Unavailable where one is down.
+    Raises ConfigurationError if the bucket or the queue is not set, Unavailable if one is down.
     """
-    bucket = wanted.bucket or side.bucket
+    bucket = options.bucket or service.bucket
     if not bucket:
-        raise ConfigurationError("LIKENESS_BUCKET is not set; or name a --bucket")
+        raise ConfigurationError("LIKENESS_BUCKET is not set; set it, or pass --bucket")
     differences: list[Difference] = []
-    send = None if wanted.dry_run else _feeder(side).send
+    send = None if options.dry_run else _feeder(service).send
 
     def mend(found: list[Difference]) -> None:
         if send:
             send([difference.ref for difference in found])
-        differences.extend(found[: _KEPT - len(differences)])
+        differences.extend(found[: _MAX_REPORTED - len(differences)])
 
     total = None
     with contextlib.suppress(IndexMissing):
-        total = side.index.info().points
-    with bar(out) as shown:
+        total = service.index.info().points
+    with rate_progress(out) as progress:
         tasks = {
-            "points": shown.add_task("index", total=total),
-            "objects": shown.add_task("bucket", total=None),
+            "points": progress.add_task("index", total=total),
+            "objects": progress.add_task("bucket", total=None),
         }
         report = Audit(
             S3Store(),
-            side.index,
+            service.index,
             bucket,
-            wanted.prefix or side.prefix,
-            side.settings,
+            options.prefix or service.prefix,
+            service.settings,
             mend,
-            wanted.lag_s,
-            sweep=not wanted.dry_run,
-            tell=lambda what, count: shown.advance(tasks[what], count),
+            options.lag_s,
+            sweep=not options.dry_run,
+            tell=lambda what, count: progress.advance(tasks[what], count),
         ).run()
     return {
         "bucket": bucket,
-        "prefix": wanted.prefix or side.prefix,
-        "dry_run": wanted.dry_run,
+        "prefix": options.prefix or service.prefix,
+        "dry_run": options.dry_run,
         "drift": report.drift,
         **msgspec.to_builtins(report),
         "differences": [{"key": d.ref.key, "kind": d.kind.value} for d in differences],
     }
 
 
-def _feeder(side: Side) -> HintFeeder:
-    if not side.queue_url:
-        raise ConfigurationError("LIKENESS_QUEUE_URL is not set; --dry-run needs none")
-    return HintFeeder(SqsQueue(side.queue_url), side.max_waiting)
+def _feeder(service: Service) -> HintFeeder:
+    if not service.queue_url:
+        raise ConfigurationError("LIKENESS_QUEUE_URL is not set; only --dry-run works without it")
+    return HintFeeder(SqsQueue(service.queue_url), service.max_waiting)
 
 
-def show(found: Mapping[str, Any], out: Console) -> None:
+def print_report(found: Mapping[str, Any], out: Console) -> None:
     table = Table("", "", "", show_header=False, box=None)
     for kind, meaning in _MEANING.items():
         count = found[kind.value]
         colour = "yellow" if count else "green"
         table.add_row(kind.value, f"[{colour}]{count:,}[/{colour}]", f"[dim]{meaning}[/dim]")
     rest = {
-        "young": "left to their events",
-        "ignored": "in the bucket, can be no pictures",
+        "young": "changed recently, left to their events",
+        "ignored": "in the bucket, cannot be images",
         "swept": "tombstones older than 30 days",
     }
     for name, meaning in rest.items():
         table.add_row(name, f"{found[name]:,}", f"[dim]{meaning}[/dim]")
     out.print(f"{found['objects']:,} objects, {found['points']:,} points")
     out.print(table)
-    for difference in found["differences"][:_SHOWN]:
+    for difference in found["differences"][:_MAX_PRINTED]:
         out.print(f"  [yellow]{difference['kind']:>7}[/yellow]  {escape(difference['key'])}")
-    if found["drift"] > _SHOWN:
-        out.print(f"  … and {found['drift'] - _SHOWN:,} more; --json lists {_KEPT:,}")
+    if found["drift"] > _MAX_PRINTED:
+        out.print(f"  … and {found['drift'] - _MAX_PRINTED:,} more; --json lists {_MAX_REPORTED:,}")
     if found["drift"]:
         out.print(
-            "nothing was changed" if found["dry_run"] else "hints are on the queue; compare again"
+            "nothing was changed" if found["dry_run"] else "hints were sent; compare again later"
         )

@@ -1,4 +1,4 @@
-"""`likeness index FOLDER`: pictures go into the bucket, until they are searchable."""
+"""Uploads a folder's images to the bucket, and waits until they are searchable."""
 
 from __future__ import annotations
 
@@ -12,38 +12,57 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+from rich.markup import escape
+
 from likeness.adapters.s3 import S3Store
 from likeness.feeding import IMAGE_SUFFIXES
 from likeness.filters import header_text
 from likeness.records import ObjectRef
 
-from ..client import Client
+from ..client import Client, ServiceError
 
 _CHUNK = 100
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 1.0
 _PATIENCE_S = 120.0
+_MAX_REJECTED = 20
 
-Progress = Callable[[int], None]
+Advance = Callable[[int], None]
 
 
 @dataclass
 class Summary:
-    """What became of the objects: counts by state, and why some were rejected."""
+    """What became of the objects: counts by state, reasons of rejection, keys still waiting."""
 
     states: Counter[str] = field(default_factory=Counter)
     rejected: dict[str, str] = field(default_factory=dict)
     pending: list[str] = field(default_factory=list)
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is pending and at least one image is searchable."""
+        return not self.pending and self.states["live"] > 0
 
     def add(self, status: Mapping[str, Any]) -> None:
         self.states[status["state"]] += 1
         if status["state"] == "rejected":
             self.rejected[status["key"]] = f"{status['reason']}: {status.get('detail', '')}"
 
+    def print(self, out: Console) -> None:
+        out.print(f"[green]{self.states['live']} searchable[/green]", end="")
+        out.print(f", {len(self.rejected)} rejected, {len(self.pending)} still waiting")
+        for key, reason in list(self.rejected.items())[:_MAX_REJECTED]:
+            out.print(f"  [yellow]{escape(key)}[/yellow]  {escape(reason)}")
+        if len(self.rejected) > _MAX_REJECTED:
+            out.print(f"  … and {len(self.rejected) - _MAX_REJECTED} more")
+        if self.pending:
+            out.print("  no progress for two minutes: `likeness doctor` looks for the reason")
 
-def pictures(folder: Path) -> list[Path]:
-    """Every file under a folder that is named as a picture; a single file stands for itself.
 
-    A name that is not UTF-8 can be no key: such a file is left out.
+def image_files(folder: Path) -> list[Path]:
+    """Every file under a folder whose suffix is an image's; or the file, if it is one.
+
+    Files whose names are not UTF-8 are left out: such a name cannot be a key.
     """
     if folder.is_file():
         return [folder]
@@ -59,6 +78,32 @@ def _is_utf8(name: str) -> bool:
     return True
 
 
+def upload_folder(
+    store: S3Store,
+    bucket: str,
+    folder: Path,
+    prefix: str,
+    metadata: Mapping[str, str],
+    on_start: Callable[[int], Advance],
+) -> dict[str, str | None]:
+    """Upload a folder's images; returns each key's ETag.
+
+    `on_start` gets the number of files and returns what is called after each. Raises ServiceError
+    if there are none.
+    """
+    files = image_files(folder)
+    if not files:
+        raise ServiceError(f"{folder} contains no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+    root = folder if folder.is_dir() else folder.parent
+    advance = on_start(len(files))
+    etags: dict[str, str | None] = {}
+    for path in files:
+        key = f"{prefix}{path.relative_to(root).as_posix()}"
+        etags[key] = upload(store, ObjectRef(bucket, key), path.read_bytes(), metadata)
+        advance(1)
+    return etags
+
+
 def upload(
     store: S3Store,
     ref: ObjectRef,
@@ -68,18 +113,20 @@ def upload(
     """Put one object, unless it is there already; returns the ETag that its status will show."""
     etag = hashlib.md5(data, usedforsecurity=False).hexdigest()
     present = store.head(ref)
-    # as S3 gives them back
-    wanted = {name.lower(): header_text(text) for name, text in (metadata or {}).items()}
-    if present is None or present.etag != etag or dict(present.metadata) != wanted:
+    # the form in which S3 returns metadata
+    stored = {name.lower(): header_text(text) for name, text in (metadata or {}).items()}
+    if present is None or present.etag != etag or dict(present.metadata) != stored:
         kind = mimetypes.guess_type(ref.key)[0] or "application/octet-stream"
         store.put(ref, data, kind, metadata or {})
     return etag
 
 
-def wait(client: Client, etags: Mapping[str, str | None], progress: Progress) -> Summary:
-    """Until each key is live or rejected, in the version that has its ETag where one is given.
+def wait_until_indexed(
+    client: Client, etags: Mapping[str, str | None], advance: Advance
+) -> Summary:
+    """Wait until each key is live or rejected, in the version with its ETag if one is given.
 
-    Gives up on what is left once nothing has moved for two minutes.
+    Gives up on the rest if there is no progress for two minutes.
     """
     summary, waiting = Summary(), dict(etags)
     pause_s, last_s = _FIRST_PAUSE_S, time.monotonic()
@@ -89,7 +136,7 @@ def wait(client: Client, etags: Mapping[str, str | None], progress: Progress) ->
             summary.add(status)
             del waiting[status["key"]]
         if settled:
-            progress(len(settled))
+            advance(len(settled))
             pause_s, last_s = _FIRST_PAUSE_S, time.monotonic()
         else:
             time.sleep(pause_s)
@@ -99,7 +146,7 @@ def wait(client: Client, etags: Mapping[str, str | None], progress: Progress) ->
 
 
 def _settled(client: Client, waiting: Mapping[str, str | None]) -> Iterator[dict[str, Any]]:
-    """Those of the oldest waiting objects that are done; the queue works roughly in order."""
+    """Statuses of the oldest waiting objects that are done; the queue works roughly in order."""
     for key, etag in list(islice(waiting.items(), _CHUNK)):
         status = client.status(key)
         if status["state"] in ("live", "rejected") and etag in (None, status.get("etag")):

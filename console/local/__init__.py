@@ -1,1 +1,1 @@
-"""The whole service on this machine."""
+"""The whole service on this machine, for `likeness serve` and the demo."""

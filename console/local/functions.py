@@ -1,14 +1,14 @@
 """The deployed functions' own entry points, as the local service runs them.
 
 Their package is called `functions` in the repository, where the template's handlers name it, and
-`likeness_functions` in a wheel, where nothing so generic may be installed.
+`likeness_functions` in a wheel: a package named `functions` could clash with another one.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-# The composition roots read the environment when they are imported: so must this module be.
+# The composition roots read the environment when they are imported, so import this module late.
 if TYPE_CHECKING or __name__.startswith("console."):
     from functions.index.app import handler as index_handler
     from functions.search.app import app as search_app

@@ -1,7 +1,7 @@
-"""The local service's index, for commands in other processes: the embedded engine takes one only.
+"""Access to the local service's index from other processes: the embedded engine allows only one.
 
-Calls are pickled, over loopback, between processes that know a key; only this machine's user can
-read it.
+Calls are pickled and sent over loopback. Both processes must know a key, which only this machine's
+user can read.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from likeness.ports import VectorIndex
 
 
 @contextlib.contextmanager
-def shared(index: VectorIndex, key: bytes) -> Iterator[int]:
-    """Answer calls while this lasts; yields the port."""
+def share(index: VectorIndex, key: bytes) -> Iterator[int]:
+    """Answer other processes' calls in a thread; yields the port."""
     stop = threading.Event()
     with Listener(("127.0.0.1", 0), authkey=key) as listener:
         threading.Thread(target=_accept, args=(listener, index, stop), daemon=True).start()
@@ -33,7 +33,7 @@ def _accept(listener: Listener, index: VectorIndex, stop: threading.Event) -> No
     while not stop.is_set():
         try:
             connection = listener.accept()
-        # a caller without the key, one that went away, or the listener was closed
+        # a wrong key, a caller that disconnected, or the listener was closed
         except (AuthenticationError, EOFError, OSError):
             continue
         threading.Thread(target=_answer, args=(connection, index), daemon=True).start()
@@ -50,7 +50,10 @@ def _answer(connection: Connection, index: VectorIndex) -> None:
 
 
 class RunningIndex:
-    """The VectorIndex that a running service shares."""
+    """A client of the VectorIndex that a running service shares, with the same methods.
+
+    Every call raises IndexUnavailable if the service does not answer.
+    """
 
     def __init__(self, port: int, key: bytes, model: str | None = None) -> None:
         self._port = port

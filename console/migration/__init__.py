@@ -1,1 +1,1 @@
-"""From one model to another while searches go on."""
+"""Changing the model without downtime."""

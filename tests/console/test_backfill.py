@@ -1,4 +1,4 @@
-"""`likeness index s3://…`: nothing is left out, whenever it is stopped."""
+"""`likeness backfill`: no object is left out, whenever the command is stopped."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from rich.console import Console
 
 from console.client import ServiceError
 from console.indexing import backfill
-from console.indexing.backfill import Cursor, Plan, Source, Work
+from console.indexing.backfill import Cursor, Source
+from console.indexing.estimate import Capacity, Plan, expected_cost, expected_s
 from functions.index.events import parse_message
 from likeness.feeding import HintFeeder
 from likeness.records import ObjectRef
@@ -31,7 +32,7 @@ QUEUE = "https://sqs.test/queue"
 
 
 class Queue:
-    """Keeps what it took; `stop_at` raises instead of taking that page."""
+    """Records what is sent; the call number `stop_at` raises instead."""
 
     def __init__(self, stop_at: int | None = None, how: type[BaseException] = OSError) -> None:
         self.sent: list[str] = []
@@ -43,9 +44,9 @@ class Queue:
         self._calls += 1
         if self._calls == self._stop_at:
             raise self._how
-        taken = [ref.key for ref in refs]
-        self.sent += taken
-        return len(taken)
+        keys = [ref.key for ref in refs]
+        self.sent += keys
+        return len(keys)
 
     def depth(self) -> int:
         return 0
@@ -71,37 +72,37 @@ def bucket() -> FakeBucket:
     return bucket
 
 
-PICTURES = [f"in/{i}.jpg" for i in range(10)]
+IMAGES = [f"in/{i}.jpg" for i in range(10)]
 SOURCE = Source("photos", "in/")
 
 
-def feed(bucket: FakeBucket, queue: Queue, folder: Path, source: Source = SOURCE) -> list[str]:
+def run(bucket: FakeBucket, queue: Queue, folder: Path, source: Source = SOURCE) -> list[str]:
     quiet = Console(quiet=True)
     cursor = Cursor(folder, source, QUEUE)
     return backfill.run(bucket, source, HintFeeder(queue), cursor, False, quiet)
 
 
-def test_pictures_are_hinted_at_once_and_what_can_be_none_is_skipped_and_counted(
+def test_each_image_gets_one_hint_and_other_objects_are_skipped_and_counted(
     bucket: FakeBucket, tmp_path: Path
 ) -> None:
     queue = Queue()
-    assert feed(bucket, queue, tmp_path) == queue.sent == PICTURES
+    assert run(bucket, queue, tmp_path) == queue.sent == IMAGES
     assert backfill.count(bucket, SOURCE, "", lambda n: None) == Plan(10, 50, skipped=3)
-    everything = Source("photos", "in/", takes_all=True)
-    assert len(feed(bucket, Queue(), tmp_path, everything)) == 13
+    everything = Source("photos", "in/", include_all=True)
+    assert len(run(bucket, Queue(), tmp_path, everything)) == 13
 
 
 @pytest.mark.parametrize("how", [OSError, KeyboardInterrupt])
 @pytest.mark.parametrize("stop_at", range(1, 6))
-def test_a_stopped_backfill_goes_on_where_the_queue_had_taken_all(
+def test_a_stopped_backfill_continues_after_the_last_page_sent(
     bucket: FakeBucket, tmp_path: Path, stop_at: int, how: type[BaseException]
 ) -> None:
     first, second = Queue(stop_at, how), Queue()
     try:
-        feed(bucket, first, tmp_path)
+        run(bucket, first, tmp_path)
     except how:
-        feed(bucket, second, tmp_path)
-    assert first.sent + second.sent == PICTURES
+        run(bucket, second, tmp_path)
+    assert first.sent + second.sent == IMAGES
     assert list(tmp_path.iterdir()) == []
 
 
@@ -115,9 +116,9 @@ def test_a_backfill_killed_before_its_cursor_is_written_repeats_one_page(
     with monkeypatch.context() as patch:
         patch.setattr(Cursor, "write", killed)
         with pytest.raises(SystemExit):
-            feed(bucket, queue, tmp_path)
-    feed(bucket, queue, tmp_path)
-    assert queue.sent == PICTURES[:2] + PICTURES
+            run(bucket, queue, tmp_path)
+    run(bucket, queue, tmp_path)
+    assert queue.sent == IMAGES[:2] + IMAGES
 
 
 def test_each_bucket_prefix_and_queue_has_a_cursor_of_its_own(tmp_path: Path) -> None:
@@ -140,21 +141,21 @@ def test_a_damaged_cursor_is_named(tmp_path: Path) -> None:
     [file] = tmp_path.iterdir()
     for text in ("{", "[]", "{}"):
         file.write_text(text)
-        with pytest.raises(ServiceError, match="remove it to begin anew"):
+        with pytest.raises(ServiceError, match="delete it to start again"):
             cursor.read()
 
 
-def test_above_a_million_the_command_for_the_state_machine_is_told_and_nothing_sent(
+def test_above_a_million_objects_nothing_is_sent_and_the_state_machine_is_named(
     bucket: FakeBucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backfill, "MOST_OBJECTS", 4)
+    monkeypatch.setattr(backfill, "MAX_OBJECTS", 4)
     queue = Queue()
-    with pytest.raises(ServiceError) as told:
-        feed(bucket, queue, tmp_path)
+    with pytest.raises(ServiceError) as refused:
+        run(bucket, queue, tmp_path)
     assert queue.sent == []
-    wanted = '{"bucket": "photos", "prefix": "in/", "all": false}'
-    assert f"aws stepfunctions start-execution --state-machine-arn ARN --input '{wanted}'" in str(
-        told.value
+    expected = '{"bucket": "photos", "prefix": "in/", "all": false}'
+    assert f"aws stepfunctions start-execution --state-machine-arn ARN --input '{expected}'" in str(
+        refused.value
     )
     backfill.run(
         bucket,
@@ -164,14 +165,14 @@ def test_above_a_million_the_command_for_the_state_machine_is_told_and_nothing_s
         True,
         Console(quiet=True),
     )
-    assert queue.sent == PICTURES
+    assert queue.sent == IMAGES
 
 
-def test_time_and_cost_are_those_of_the_arithmetic() -> None:
-    work = Work(ms=100, functions=10, memory_mb=1024)
+def test_the_estimate_equals_the_arithmetic() -> None:
+    capacity = Capacity(ms=100, functions=10, memory_mb=1024)
     plan = Plan(objects=1_000_000, size=0, skipped=0)
-    assert backfill.expected_s(plan, work) == pytest.approx(10_000)
-    cost = backfill.expected_cost(plan, work)
+    assert expected_s(plan, capacity) == pytest.approx(10_000)
+    cost = expected_cost(plan, capacity)
     # 100,000 GB-seconds and 100,000 calls; 300,000 of SQS; 3 million reads and 1,000 / page lists
     assert cost["lambda"] == pytest.approx(1.667 + 0.02, abs=0.01)
     assert cost["sqs"] == pytest.approx(0.12, abs=0.001)
@@ -206,9 +207,9 @@ class Aws:
 
     def command(self, *options: str) -> Sequence[str]:
         source = f"s3://{self.bucket}/in/"
-        return [*LIKENESS, "index", source, "--data", str(self.folder / "data"), *options]
+        return [*LIKENESS, "backfill", source, "--data", str(self.folder / "data"), *options]
 
-    def index(self, *options: str) -> subprocess.CompletedProcess[str]:
+    def backfill(self, *options: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             self.command(*options), env=self.env, capture_output=True, text=True, check=False
         )
@@ -230,22 +231,22 @@ def bare(aws: str, tmp_path: Path) -> Iterator[Aws]:
     bare.sqs.close()
 
 
-def test_a_dry_run_says_how_many_how_long_how_much_and_sends_nothing(bare: Aws) -> None:
+def test_a_dry_run_estimates_count_time_and_cost_and_sends_nothing(bare: Aws) -> None:
     bare.put("in/a.jpg", "in/b ü+.png", "in/c.txt", "out.jpg")
-    said = bare.index("--dry-run", "--ms", "600000")
+    said = bare.backfill("--dry-run", "--ms", "600000")
     assert said.returncode == 0, said.stderr
-    for shown in ("2, and 1 that can be no pictures", "14", "4 minutes", "$ 0.03", "lambda 0.03"):
+    for shown in ("2, and 1 that cannot be images", "14", "4 minutes", "$ 0.03", "lambda 0.03"):
         assert shown in said.stdout
     assert bare.received() == set()
 
 
-def test_a_backfill_interrupted_while_it_waits_for_room_is_finished_by_the_same_command(
+def test_a_backfill_interrupted_while_the_queue_is_full_is_finished_by_the_same_command(
     bare: Aws,
 ) -> None:
     bare.put("in/a.jpg", "in/b ü+.png")
     bare.sqs.send_message(QueueUrl=bare.queue, MessageBody=json.dumps({"Event": "s3:TestEvent"}))
     process = subprocess.Popen(
-        bare.command("--most-waiting", "1"),
+        bare.command("--max-waiting", "1"),
         env=bare.env,
         stdout=subprocess.PIPE,
         text=True,
@@ -262,22 +263,24 @@ def test_a_backfill_interrupted_while_it_waits_for_room_is_finished_by_the_same_
     process.send_signal(signal.SIGINT)
     said += process.communicate()[0]
     assert process.returncode == 130
-    assert "the same command goes on from there" in said
+    assert "the same command continues from there" in said
     assert bare.received() == set()
-    done = bare.index()
+    done = bare.backfill()
     assert done.returncode == 0, done.stderr
-    assert "hinted at 2" in done.stdout
+    assert "sent 2 hints" in done.stdout
     assert bare.received() == {"in/a.jpg", "in/b ü+.png"}
 
 
-def test_without_a_queue_it_is_told_which_setting_is_missing(bare: Aws) -> None:
+def test_without_a_queue_the_missing_setting_is_named(bare: Aws) -> None:
     del bare.env["LIKENESS_QUEUE_URL"]
-    said = bare.index()
+    said = bare.backfill()
     assert said.returncode == 1
     assert "LIKENESS_QUEUE_URL is not set" in said.stderr
 
 
-def test_the_help_says_how_live_events_are_spared(capfd: Any) -> None:
-    subprocess.run([*LIKENESS, "index", "--help"], env={**os.environ, "COLUMNS": "200"}, check=True)
+def test_the_help_says_that_new_uploads_hardly_wait(capfd: Any) -> None:
+    subprocess.run(
+        [*LIKENESS, "backfill", "--help"], env={**os.environ, "COLUMNS": "200"}, check=True
+    )
     said = " ".join(capfd.readouterr().out.split())
-    assert "no faster than they are worked off" in said
+    assert "no faster than they are indexed" in said

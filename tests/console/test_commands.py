@@ -15,15 +15,15 @@ from typing import Any
 import pytest
 import urllib3
 
-from console.local.runner import LocalService
+from console.local.data_folder import LocalService
 from tests.fault_server import closed_port
 from tests.lambda_runtime import client
 from tests.pictures import jpeg, png
 
 LIKENESS = (sys.executable, "-c", "from console.app import main; main()")
 COMMANDS = (
-    "serve", "demo", "index", "reconcile", "search", "status", "doctor", "model", "migrate",
-    "explain", "cost",
+    "serve", "demo", "doctor", "upload", "backfill", "search", "status", "reconcile", "evaluate",
+    "calibrate", "explain", "cost", "model", "migrate",
 )  # fmt: skip
 
 
@@ -95,20 +95,20 @@ def test_without_arguments_it_teaches() -> None:
 
 
 def test_a_folder_becomes_searchable_and_rejects_are_listed(local: Local, folder: Path) -> None:
-    done = local.run("index", folder, "--meta", "brand=acme")
+    done = local.run("upload", folder, "--meta", "brand=acme")
     assert done.returncode == 0, done.stderr
     assert "5 searchable, 1 rejected" in done.stdout
     assert "not-an-image" in done.stdout
 
 
-def test_indexing_again_changes_nothing(local: Local, folder: Path) -> None:
+def test_uploading_again_changes_nothing(local: Local, folder: Path) -> None:
     before = json.loads(local.run("status", "query.jpg", "--json").stdout)
-    done = local.run("index", folder, "--meta", "brand=acme")
+    done = local.run("upload", folder, "--meta", "brand=acme")
     assert "5 searchable, 1 rejected" in done.stdout
     assert json.loads(local.run("status", "query.jpg", "--json").stdout) == before
 
 
-def test_a_photo_finds_its_like(local: Local, folder: Path) -> None:
+def test_a_photo_finds_its_copies(local: Local, folder: Path) -> None:
     answer = found(local.run("search", folder / "query.jpg", "--json"))
     assert [result["key"] for result in answer["results"]][:2] == ["query.jpg", "sub dir/2 ü+.png"]
     assert answer["results"][0]["payload"]["brand"] == "acme"
@@ -142,12 +142,12 @@ def test_filters_reach_the_service(local: Local, folder: Path) -> None:
 
 def test_hints_for_a_bucket_prefix_end_searchable(local: Local) -> None:
     service = json.loads((local.data / "service.json").read_text())
-    done = local.run("index", f"s3://{service['bucket']}/sub dir/")
+    done = local.run("backfill", f"s3://{service['bucket']}/sub dir/")
     assert done.returncode == 0, done.stderr
     assert "4 searchable, 0 rejected" in done.stdout
 
 
-def test_an_object_that_no_event_told_of_is_found_by_reconcile(local: Local) -> None:
+def test_an_object_whose_event_was_lost_is_found_by_reconcile(local: Local) -> None:
     service = json.loads((local.data / "service.json").read_text())
     s3 = client("s3", service["aws_url"])
     told = s3.get_bucket_notification_configuration(Bucket=service["bucket"])
@@ -226,7 +226,7 @@ def test_nothing_is_lost_when_the_service_stops_or_is_killed(
     local.start()
     answer = found(local.run("search", folder / "query.jpg", "--json"))
     assert answer["results"][0]["key"] == "query.jpg"
-    assert "5 searchable, 1 rejected" in local.run("index", folder, "--meta", "brand=acme").stdout
+    assert "5 searchable, 1 rejected" in local.run("upload", folder, "--meta", "brand=acme").stdout
 
 
 @pytest.mark.parametrize(
@@ -234,12 +234,15 @@ def test_nothing_is_lost_when_the_service_stops_or_is_killed(
     [
         (("search", "nowhere.jpg"), "neither a file nor an id"),
         (("search", "README.md", "--filter", "{"), "not JSON"),
-        (("index", "nowhere"), "there is no file or folder"),
-        (("index", "events"), "holds no pictures"),
-        (("index", "s3://"), "name a bucket"),
-        (("index", "events", "--dry-run"), "go with s3://"),
-        (("index", "s3://photos", "--meta", "a=b"), "go with a folder"),
-        (("index", "README.md", "--meta", "ü=1"), "ASCII"),
+        (("upload", "nowhere"), "there is no file or folder"),
+        (("upload", "events"), "contains no images"),
+        (("upload", "README.md", "--meta", "ü=1"), "ASCII"),
+        (("upload", "README.md", "--meta", "brand"), "name=value"),
+        (("upload", "s3://photos/"), "use `likeness backfill`"),
+        (("upload", "events", "--dry-run"), "No such option"),
+        (("backfill", "s3://"), "write s3://bucket/prefix"),
+        (("backfill", "events"), "use `likeness upload`"),
+        (("backfill", "s3://photos", "--meta", "a=b"), "No such option"),
         (("search", "README.md", "--url", "nowhere"), "http://"),
         (("status",), "Missing argument"),
         (("serve", "--schema", '{"brand": "colour"}', "--port", "0"), "colour"),
@@ -255,7 +258,27 @@ def test_mistakes_get_one_clear_line(
     assert "Traceback" not in done.stderr
 
 
-def test_a_service_that_is_not_there_is_told_at_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "arguments", [("folder",), ("s3://photos/", "--dry-run"), ("--anyway",), ("--help",), ()]
+)
+def test_index_names_the_two_commands_that_replace_it(arguments: tuple[str, ...]) -> None:
+    done = run("index", *arguments)
+    assert done.returncode == 2
+    assert "`likeness upload FOLDER`" in done.stderr
+    assert "`likeness backfill s3://bucket/prefix`" in done.stderr
+    assert done.stderr.count("\n") == 1 and done.stdout == ""
+
+
+def test_help_and_version_load_neither_networks_nor_aws_nor_arrays() -> None:
+    code = (
+        "import sys; import console.app; "
+        "print([m for m in ('numpy', 'boto3', 'onnxruntime', 'PIL') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_service_that_does_not_answer_is_reported_at_once(tmp_path: Path) -> None:
     start_s = time.monotonic()
     done = run("search", "README.md", "--url", closed_port(), "--data", tmp_path)
     assert done.returncode != 0 and "Traceback" not in done.stderr
@@ -268,22 +291,22 @@ def test_a_second_service_on_the_same_data_is_refused_and_harms_nothing(
     done = local.run("serve", "--port", "0")
     assert done.returncode == 1
     assert "stop it with Ctrl-C there" in done.stderr
-    assert "rejected" in local.run("index", folder, "--meta", "brand=acme").stdout
+    assert "rejected" in local.run("upload", folder, "--meta", "brand=acme").stdout
 
 
 def test_the_doctor_checks_the_model_without_any_service(tmp_path: Path) -> None:
     said = run("doctor", "--data", tmp_path)
     assert said.returncode == 1
-    assert "none is running here" in said.stdout
+    assert "no local service is running" in said.stdout
     assert "likeness-small" in said.stdout
 
 
-def test_the_demo_wants_a_folder_with_pictures(tmp_path: Path) -> None:
+def test_the_demo_needs_a_folder_with_images(tmp_path: Path) -> None:
     (tmp_path / "x[").mkdir()
     (tmp_path / "x[" / "[bold].png").write_bytes(png(1))
     done = run("demo", tmp_path, "--data", tmp_path / "data")
     assert done.returncode == 1
-    assert "holds 1 pictures; the demo needs" in done.stderr
+    assert "contains 1 images; the demo needs" in done.stderr
 
 
 def test_the_demo_leaves_folders_of_the_user_alone(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from console.app import app
 from console.cost import cost_report, pricing
 from console.cost.pricing import Measured, Run, index_usd, lambda_usd, price_list, search_usd
-from console.local.runner import http_server
+from console.local.service import http_server
 from tests.pictures import jpeg, png
 from tests.service import ROOT, Service
 
@@ -114,7 +114,7 @@ def test_without_milliseconds_it_says_where_they_come_from(tmp_path: Path) -> No
     assert done.exit_code == 1
     assert "--search-ms" in str(done.exception) and "benchmarks/memory.py" in str(done.exception)
     (tmp_path / "none.json").write_text("{}")
-    assert "not what" in str(run("--measured", tmp_path / "none.json").exception)
+    assert "was not written by" in str(run("--measured", tmp_path / "none.json").exception)
 
 
 def test_a_running_service_is_asked_with_a_photo(tmp_path: Path) -> None:

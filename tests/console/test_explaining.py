@@ -13,8 +13,8 @@ from rich.console import Console
 
 from console.client import ServiceError
 from console.diagnostics import answer_log
-from console.local import runner
-from console.local.runner import ANSWERS
+from console.local.aws import ministack
+from console.local.data_folder import ANSWERS
 from tests import lambda_runtime
 from tests.pictures import png
 from tests.service import Service
@@ -123,7 +123,7 @@ def test_a_deployed_services_answers_are_read_from_its_log(
 ) -> None:
     wanted = answered(service, data, key="3.png")
     text = service.recorded[-1].decode()
-    with runner.ministack(tmp_path, "logs") as url:
+    with ministack(tmp_path, "logs") as url:
         logs = lambda_runtime.client("logs", url)
         group = "/aws/lambda/likeness-search"
         logs.create_log_group(logGroupName=group)

@@ -16,11 +16,11 @@ import pytest
 from typer.testing import CliRunner
 
 from console.app import app
-from console.bundles import packaging
+from console.bundles.publishing import publish_next_layer
 from console.client import Client, ServiceError
-from console.local import runner as local_service
+from console.local.aws import ministack, use_aws
+from console.local.data_folder import LocalService
 from console.local.index_sharing import RunningIndex
-from console.local.runner import LocalService
 from likeness.errors import IndexUnavailable, LikenessError
 from likeness.model import load_golden, load_spec
 from tests.console.test_commands import Local
@@ -39,7 +39,7 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Local]:
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The command points this process at a local AWS; afterwards it is as it was."""
+    """The command points this process at a local AWS; afterwards it is restored."""
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)  # one that knows another AWS
     before = dict(os.environ)
     os.environ["COLUMNS"] = "200"
@@ -49,7 +49,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def migrate(*arguments: str | Path, ok: bool = True) -> str:
-    """Here, not in a process of its own, which takes seconds to load; what it said, as one line."""
+    """Run in this process, because a new one takes seconds to load; the output as one line."""
     done = CliRunner().invoke(app, ["migrate", *map(str, arguments)])
     assert (done.exit_code == 0) is ok, done
     said = done.output
@@ -64,13 +64,13 @@ def client(local: Local) -> Client:
     return Client(service.api_url)
 
 
-def test_a_model_is_changed_and_back_and_for_good(local: Local, tmp_path: Path) -> None:
+def test_a_model_is_changed_back_and_finally_changed(local: Local, tmp_path: Path) -> None:
     old, new = load_spec(BUNDLED).fingerprint, load_spec(FIXED_FILTERS).fingerprint
     os.environ["LIKENESS_DATA"] = str(local.data)
     for seed in range(6):
         (tmp_path / f"{seed}.jpg").write_bytes(jpeg(seed))
     assert "no migration is under way" in migrate("status", ok=False)
-    assert local.run("index", tmp_path).returncode == 0
+    assert local.run("upload", tmp_path).returncode == 0
 
     said = migrate("start", FIXED_FILTERS)
     assert f"from model {old} to fixed-filters {new}" in said
@@ -83,9 +83,11 @@ def test_a_model_is_changed_and_back_and_for_good(local: Local, tmp_path: Path) 
     assert client(local).ready()["models"] == [old, new]
     migrate("fill")
     while "100.0% filled: 6 of 6 objects, 0 remain" not in (said := migrate("status")):
-        assert "wait, or `likeness migrate fill`" in said
+        assert "wait; if the number no longer changes" in said
     said = migrate("compare", "--sample", "6")
-    assert "of the 10 nearest, both models name 1.000" in said  # six pictures have five others
+    assert (
+        "share of the 10 nearest that both models return: 1.000" in said
+    )  # six pictures have five others
     assert re.search(r"old model \d\.\d+ \[.*\] new model \d\.\d+ \[", said)
 
     assert f"searches are answered by model {new}" in migrate("switch")
@@ -99,7 +101,7 @@ def test_a_model_is_changed_and_back_and_for_good(local: Local, tmp_path: Path) 
     assert (found["model"], found["results"][0]["score"] > 0) == (new, True)
 
 
-def test_only_who_has_the_key_reaches_the_index(local: Local) -> None:
+def test_the_index_answers_only_callers_with_the_key(local: Local) -> None:
     service = LocalService.running(local.data)
     assert service is not None
     assert (local.data / "service.json").stat().st_mode & 0o077 == 0
@@ -110,9 +112,7 @@ def test_only_who_has_the_key_reaches_the_index(local: Local) -> None:
 
 
 def test_without_a_service_or_an_index_it_says_what_to_set(tmp_path: Path) -> None:
-    assert "name the index of yours with QDRANT_URL" in migrate(
-        "status", "--data", tmp_path, ok=False
-    )
+    assert "name your index with QDRANT_URL" in migrate("status", "--data", tmp_path, ok=False)
 
 
 def test_a_broken_bundle_is_not_started(local: Local, tmp_path: Path) -> None:
@@ -124,11 +124,11 @@ def test_a_broken_bundle_is_not_started(local: Local, tmp_path: Path) -> None:
 
 def test_a_bundle_becomes_a_layer(tmp_path: Path) -> None:
     spec = load_spec(BUNDLED)
-    with local_service.ministack(tmp_path, "s3,lambda") as url:
-        local_service.use_aws(url)
+    with ministack(tmp_path, "s3,lambda") as url:
+        use_aws(url)
         boto3.client("s3").create_bucket(Bucket="staging")
         for staging in (None, ("staging", "layers/")):
-            arn = packaging.as_next_layer(BUNDLED, spec, "next-model", staging)
+            arn = publish_next_layer(BUNDLED, spec, "next-model", staging)
             assert re.fullmatch(r"arn:aws:lambda:us-east-1:\d+:layer:next-model:\d+", arn)
             where = boto3.client("lambda").get_layer_version_by_arn(Arn=arn)["Content"]["Location"]
             with urllib.request.urlopen(where) as layer:

@@ -176,7 +176,7 @@ def test_a_bundle_that_is_there_is_not_downloaded_again(tmp_path: Path) -> None:
         assert len(server.requests) == asked
 
 
-def test_a_damaged_bundle_is_fetched_anew(tmp_path: Path) -> None:
+def test_a_damaged_bundle_is_fetched_again(tmp_path: Path) -> None:
     with serve(hub({DINOV2: NETWORK})) as server:
         done(pull(server, tmp_path))
         (tmp_path / "dinov2-small" / "image.onnx").write_bytes(b"damaged")
@@ -330,7 +330,7 @@ def test_a_token_opens_the_hub_and_goes_nowhere_else(tmp_path: Path) -> None:
     [
         ("mobileclip-s0", (), "not among the known bundles"),
         ("sscd-disc-mixup", (), "export that to ONNX"),
-        ("dinov2-small", ("--text",), "has no text tower"),
+        ("dinov2-small", ("--text",), "has no text encoder"),
     ],
 )
 def test_what_is_not_offered_is_refused_without_asking_anyone(
@@ -461,7 +461,7 @@ def test_what_the_network_leaves_open_the_preset_or_the_user_says(
 
 
 @pytest.mark.parametrize("mask", [False, True])
-def test_a_text_tower_is_taken_in(tmp_path: Path, mask: bool) -> None:
+def test_a_text_encoder_is_imported(tmp_path: Path, mask: bool) -> None:
     tower = write(tmp_path, text_tower(length="T", mask=mask), "text.onnx")
     words = tmp_path / "words.json"
     tokenizer().save(str(words))
@@ -472,7 +472,7 @@ def test_a_text_tower_is_taken_in(tmp_path: Path, mask: bool) -> None:
     assert "captions" in done(model("check", tmp_path / "bundle"))
 
 
-def test_clips_own_tokenizer_is_taken_in(tmp_path: Path) -> None:
+def test_clips_own_tokenizer_is_imported(tmp_path: Path) -> None:
     words = SHARED / "clip_tokenizer" / "tokenizer.json"
     if not words.is_file():
         pytest.skip("the tokenizer is not here: ../shared/models/clip_tokenizer/tokenizer.json")
@@ -490,7 +490,7 @@ REAL = {
 
 
 @pytest.mark.parametrize("name", REAL)
-def test_a_network_that_others_trained_is_taken_in_as_it_is(tmp_path: Path, name: str) -> None:
+def test_published_networks_are_imported_unchanged(tmp_path: Path, name: str) -> None:
     network = SHARED / f"{name}.onnx"
     if not network.is_file():
         pytest.skip(f"the network is not here: ../shared/models/{network.name}")
@@ -553,22 +553,22 @@ def rows_first() -> Any:
     [
         (combined(), (), "takes image, text: export the image network alone"),
         (half_floats(), (), "tensor(float16): export it as float32"),
-        (grey(), (), "that is no RGB picture"),
-        (clip(batch=4), (), "the first one free or 1"),
+        (grey(), (), "which is not an RGB image"),
+        (clip(batch=4), (), "the first one dynamic or 1"),
         (clip(), ("--size", "96"), "the network takes 224 x 224 only"),
         (clip(), ("--output", "nothing"), "no output nothing, but embedding (1, 512)"),
         (clip(), ("--pooling", "cls"), "there is nothing to pool"),
         (clip(), ("--int8",), "training/quantise.py"),
         (clip(), ("--name", "../up"), "letters, digits"),
         (clip(), ("--text", "README.md"), "go together"),
-        (rows_first(), (), "a map must have its channels first"),
+        (rows_first(), (), "a feature map must have its channels first"),
         (two_outputs("a", "b"), ("--output", "c"), "a (1, 196, 768)"),
         (one_vector(), (), "find their original"),
         (dice(), (), "two vectors"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_network_that_cannot_be_a_bundle_is_told_why_and_leaves_nothing(
+def test_a_network_that_cannot_be_a_bundle_is_refused_with_a_reason_and_leaves_nothing(
     tmp_path: Path, network: Any, more: tuple[str, ...], said: str
 ) -> None:
     path = write(tmp_path, network)
@@ -578,22 +578,22 @@ def test_a_network_that_cannot_be_a_bundle_is_told_why_and_leaves_nothing(
     assert not models.exists() or left(models) == []
 
 
-def test_weights_in_a_second_file_are_told_how_to_be_joined(tmp_path: Path) -> None:
+def test_for_weights_in_a_second_file_the_error_says_how_to_merge_them(tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
     onnx.save(clip(), path, save_as_external_data=True, location="net.data", size_threshold=0)
     said = refused(model("import", path, "--preset", "clip", "--out", tmp_path / "bundle"))
-    assert "make one of both" in said
+    assert "merge both" in said
 
 
 @pytest.mark.parametrize(
     ("preset", "tower", "said"),
     [
-        ("dinov2", text_tower(), "share no space with words"),
+        ("dinov2", text_tower(), "have no text encoder"),
         ("clip", text_tower(dim=384), "512 dimensions"),
-        ("clip", clip(), "not token numbers"),
+        ("clip", clip(), "not token ids"),
     ],
 )
-def test_a_text_tower_that_does_not_fit_is_told_why(
+def test_a_text_encoder_that_does_not_fit_is_refused_with_a_reason(
     tmp_path: Path, preset: str, tower: Any, said: str
 ) -> None:
     text, words = write(tmp_path, tower, "text.onnx"), tmp_path / "words.json"
@@ -710,7 +710,7 @@ def test_a_bundle_that_fits_takes_the_layers_place_whole(layer: Path, bundle: Pa
     assert "of the 250 MB" in said
 
 
-def test_a_bundle_over_the_builds_own_limit_is_told_how_to_build_it(
+def test_for_a_bundle_above_the_builds_own_limit_the_output_says_how_to_build(
     layer: Path, bundle: Path
 ) -> None:
     said = done(model("package", padded(bundle, 90), "--layer", layer))
@@ -725,7 +725,7 @@ def test_a_bundle_that_does_not_fit_changes_nothing(layer: Path, bundle: Path) -
     assert left(layer) == before
 
 
-def test_what_does_not_fit_is_stored_in_s3_and_told_honestly(
+def test_a_bundle_that_does_not_fit_is_stored_in_s3_and_reported_as_not_deployed(
     layer: Path, bundle: Path, aws: str
 ) -> None:
     padded(bundle, 126)
@@ -750,9 +750,9 @@ def test_what_fits_is_not_uploaded(layer: Path, bundle: Path) -> None:
     assert "nothing was uploaded" in said
 
 
-def test_a_folder_that_is_no_layer_is_left_alone(tmp_path: Path, bundle: Path) -> None:
+def test_a_folder_that_is_not_a_layer_is_left_unchanged(tmp_path: Path, bundle: Path) -> None:
     (tmp_path / "diary.txt").write_text("mine")
-    assert "is no model layer" in refused(model("package", bundle, "--layer", tmp_path))
+    assert "is not a model layer" in refused(model("package", bundle, "--layer", tmp_path))
     assert (tmp_path / "diary.txt").read_text() == "mine"
     wrong = model("package", bundle, "--layer", tmp_path, "--s3", "bucket/prefix")
     assert "s3://bucket/prefix" in refused(wrong)

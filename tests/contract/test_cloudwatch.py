@@ -13,7 +13,7 @@ import pytest
 from botocore.config import Config
 
 from console.diagnostics.log_group import lines_of
-from console.local import runner
+from console.local.aws import ministack
 from likeness.adapters.cloudwatch import AnswerMetrics
 from likeness.answer_shift import BANDS, VERDICTS
 from likeness.errors import ConfigurationError, Unavailable
@@ -24,7 +24,7 @@ GROUP = "/aws/lambda/likeness-search"
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with runner.ministack(tmp_path_factory.mktemp("aws"), "cloudwatch,logs") as url:
+    with ministack(tmp_path_factory.mktemp("aws"), "cloudwatch,logs") as url:
         yield url
 
 

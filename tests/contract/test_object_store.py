@@ -13,7 +13,7 @@ import pytest
 import urllib3
 
 from console.indexing import uploads
-from console.local import runner
+from console.local.aws import ministack, use_aws
 from functions.index.events import parse_message
 from likeness.adapters.s3 import S3Store
 from likeness.adapters.sqs import SqsQueue
@@ -57,8 +57,8 @@ def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(boto3, "DEFAULT_SESSION", None)  # it would remember other credentials
         patch.setattr(os, "environ", os.environ.copy())
-        with runner.ministack(tmp_path_factory.mktemp("aws")) as url:
-            runner.use_aws(url)
+        with ministack(tmp_path_factory.mktemp("aws")) as url:
+            use_aws(url)
             yield url
 
 

@@ -13,7 +13,7 @@ from contextlib import closing
 from typing import Any
 from urllib.parse import quote
 
-from console.local.runner import feed
+from console.local.aws import poll_once
 from likeness.adapters.qdrant_mapping import Layout
 from likeness.adapters.qdrant_rest import RestIndex
 from likeness.adapters.qdrant_transport import Transport
@@ -142,7 +142,7 @@ class Bucket:
         def invoke(event: Any, _: Any) -> Any:
             return self._functions.index.invoke(event, timeout_s)
 
-        return feed(self._sqs, self._queue, invoke, wait_s=0)
+        return poll_once(self._sqs, self._queue, invoke, wait_s=0)
 
     def lose(self) -> None:
         """All messages go to functions that die."""
@@ -167,7 +167,7 @@ class Bucket:
             self._sqs.send_message(QueueUrl=self._queue, MessageBody=body)
 
     def hint(self, *keys: str) -> None:
-        """What `likeness index s3://…` and the drift job send."""
+        """What `likeness backfill s3://…` and the drift job send."""
         SqsQueue(self._queue, self._sqs).send(ObjectRef(self.name, key) for key in keys)
 
     def take(self) -> list[str]:

@@ -221,7 +221,7 @@ def test_events_lost_in_the_middle_do_not_matter(bucket: Bucket) -> None:
 @pytest.mark.fault(
     "an object's last event is lost",
     seen="the object is not found, or found though it is deleted, until the drift job has run",
-    heals="the drift job, or `likeness index s3://…`, sends a hint on the same queue",
+    heals="the drift job, or `likeness backfill s3://…`, sends a hint on the same queue",
 )
 def test_a_lost_last_event_is_mended_by_a_hint(bucket: Bucket) -> None:
     bucket.put(new=jpeg(160), deleted=jpeg(161))

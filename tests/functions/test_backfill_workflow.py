@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from cfnlint.decode import cfn_yaml
 
-from console.local import runner
+from console.local.aws import ministack
 from functions.index.events import parse_message
 from likeness.errors import InvalidRequest, QueueFull
 from tests.lambda_runtime import CREDENTIALS, REGION, ROOT, client
@@ -183,7 +183,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory, listing: Any) -> Iterator[St
         # its Lambda runs handlers with the python3 of the PATH
         patch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
         patch.setenv("SFN_WAIT_SCALE", "0.02")
-        with runner.ministack(folder, "s3,sqs,stepfunctions,lambda,iam,logs") as url:
+        with ministack(folder, "s3,sqs,stepfunctions,lambda,iam,logs") as url:
             stack = Stack(url, listing)
             yield stack
             for opened in (stack.s3, stack.sqs, stack.states, stack.lambdas):
@@ -197,7 +197,7 @@ def test_the_state_machine_hints_at_every_picture_and_waits_while_the_queue_is_f
     for key in [*pictures, "in/notes.txt", "out.jpg"]:
         stack.s3.put_object(Bucket="photos", Key=key, Body=b"x")
     started = subprocess.run(
-        [*LIKENESS, "index", "s3://photos/in/", "--workflow", stack.machine, "--data", tmp_path],
+        [*LIKENESS, "backfill", "s3://photos/in/", "--workflow", stack.machine, "--data", tmp_path],
         env={
             **os.environ,
             **CREDENTIALS,

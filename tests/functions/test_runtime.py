@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from console.migration import lifecycle
+from console.migration import filling, lifecycle
 from likeness.adapters.qdrant_mapping import Layout
 from likeness.adapters.qdrant_rest import RestIndex
 from likeness.adapters.qdrant_transport import Transport
@@ -158,10 +158,10 @@ def test_a_model_is_changed_while_both_functions_run(
         migration = lifecycle.begin(index, new, "unused", keep_patches=False)
         indexing.invoke(bucket.put(c=jpeg(3)))
         indexing.invoke(bucket.put(a=jpeg(1), b=jpeg(2)))
-        assert lifecycle.filling(index, migration, lambda done: None).share == 1
+        assert filling.measure(index, migration, lambda done: None).share == 1
         lifecycle.switch(index, new.fingerprint)
         # the search function has seen the alias a moment ago: its collection is gone meanwhile
-        lifecycle.end(index, migration)
+        lifecycle.finish(index, migration)
         status, answer = search(searching, jpeg(3))
         assert (status, answer["model"], answer["results"][0]["key"]) == (200, new.fingerprint, "c")
         indexing.invoke(bucket.put(d=jpeg(4)))

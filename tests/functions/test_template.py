@@ -13,7 +13,7 @@ import pytest
 from cfnlint.api import ManualArgs, lint_file
 from cfnlint.decode import cfn_yaml
 
-from console.bundles.packaging import NEXT_MODEL
+from console.bundles.publishing import NEXT_MODEL
 from functions.search import openapi
 from likeness.adapters.qdrant_mapping import Layout
 from likeness.filters import Schema

@@ -18,7 +18,7 @@ from playwright.sync_api import Browser, BrowserContext, BrowserType, Error, Pag
 
 from console.client import Client
 from console.demo import sample_images
-from console.local.runner import LocalService
+from console.local.data_folder import LocalService
 from tests.page.site import Site, Visit, gallery
 
 _START_S = 60

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from console.bundles.packaging import write_golden
+from console.bundles.golden import write_golden
 from likeness.embedding import Embedder
 from likeness.errors import ModelBundleError
 from likeness.images import decode

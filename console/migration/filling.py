@@ -1,0 +1,71 @@
+"""How much of the new model's collection is filled: each object of one compared with the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from msgspec import Struct
+
+from likeness.ports import VectorIndex
+from likeness.records import ObjectRef, Point, State
+
+from .lifecycle import Migration
+
+_PAGE = 500
+
+
+class FillStatus(Struct, frozen=True):
+    """Number of objects in the old collection, and of those in the same version in the new one.
+
+    `rejected` maps the keys that only the new model rejected to the reasons; they count as equal.
+    """
+
+    objects: int = 0
+    equal: int = 0
+    rejected: Mapping[str, str] = {}
+
+    @property
+    def share(self) -> float:
+        return self.equal / self.objects if self.objects else 1.0
+
+    @property
+    def remaining(self) -> int:
+        return self.objects - self.equal
+
+
+def measure(
+    index: VectorIndex,
+    migration: Migration,
+    advance: Callable[[int], None],
+    on_missing: Callable[[list[ObjectRef]], object] = lambda refs: None,
+) -> FillStatus:
+    """Compare the two collections; `on_missing` gets the objects that differ, page by page."""
+    objects, equal, rejected = 0, 0, dict[str, str]()
+    for olds in _pages(index.for_model(migration.source)):
+        news = index.retrieve(migration.target, [old.id for old in olds])
+        same = [old for old in olds if _same_version(old, news.get(old.id))]
+        # deleted objects are not counted: the new collection needs no record of them
+        objects += sum(old.object is not None for old in olds)
+        equal += sum(old.object is not None for old in same)
+        for old, new in ((old, news[old.id]) for old in same if old.id in news):
+            if (old.state, new.state) == (State.LIVE, State.REJECTED):
+                rejected[old.ref.key] = f"{new.reason}: {new.detail}"
+        same_ids = {old.id for old in same}
+        if differing := [old.ref for old in olds if old.id not in same_ids]:
+            on_missing(differing)
+        advance(len(olds))
+    return FillStatus(objects, equal, rejected)
+
+
+def _same_version(old: Point, new: Point | None) -> bool:
+    return old.object == (new.object if new else None)
+
+
+def _pages(index: VectorIndex) -> Iterator[Sequence[Point]]:
+    cursor = None
+    while True:
+        page = index.scroll(_PAGE, cursor)
+        yield page.points
+        cursor = page.next_cursor
+        if cursor is None:
+            return
