@@ -173,10 +173,10 @@ def test_the_estimate_equals_the_arithmetic() -> None:
     plan = Plan(objects=1_000_000, size=0, skipped=0)
     assert expected_s(plan, capacity) == pytest.approx(10_000)
     cost = expected_cost(plan, capacity)
-    # 100,000 GB-seconds and 100,000 calls; 300,000 of SQS; 3 million reads and 1,000 / page lists
+    # 100,000 GB-seconds and 100,000 calls; 300,000 of SQS; 3 million reads and 1,000 listings
     assert cost["lambda"] == pytest.approx(1.667 + 0.02, abs=0.01)
     assert cost["sqs"] == pytest.approx(0.12, abs=0.001)
-    assert cost["s3"] == pytest.approx(1.2 + 1_000_000 / 3 * 0.000005, abs=0.001)
+    assert cost["s3"] == pytest.approx(1.2 + 1_000_000 / 1000 * 0.000005, abs=0.001)
 
 
 # The command, against a real S3 and SQS
