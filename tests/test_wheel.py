@@ -19,7 +19,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from console.local.runner import LocalService
+from console.local.data_folder import LocalService
 from tests.pictures import jpeg
 
 ROOT = Path(__file__).parents[1]
@@ -132,7 +132,7 @@ def test_an_image_is_uploaded_and_found_by_the_installed_command(
     (folder / "photos").mkdir()
     for n in range(3):
         (folder / "photos" / f"{n}.jpg").write_bytes(jpeg(n))
-    run(binaries / "likeness", "index", "photos", cwd=folder)
+    run(binaries / "likeness", "upload", "photos", cwd=folder)
     found = run(binaries / "likeness", "search", "photos/1.jpg", cwd=folder, COLUMNS="120")
     assert "1.jpg" in found
 
