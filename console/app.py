@@ -76,5 +76,5 @@ def main() -> None:
     try:
         app()
     except (ServiceError, HubError, LikenessError, RuntimeError, OSError) as error:
-        err.print(f"[red]error[/red] {escape(str(error))}")
+        err.print(f"[red]error[/red] {escape(str(error))}", soft_wrap=True)
         raise SystemExit(1) from None

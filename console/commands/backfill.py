@@ -8,6 +8,7 @@ import typer
 
 from likeness.settings import MAX_WAITING
 
+from ..client import Client
 from ..local.data_folder import DEFAULT_DATA
 from ..terminal import count_progress, out
 from .connection import connect, require_setting, use_local
@@ -110,11 +111,13 @@ def backfill(
     keys = bucket_backfill.run(store, objects, feeder, cursor, force, out)
     if len(keys) > _MAX_WATCHED or (url is None and service is None):
         out.print(f"sent {len(keys):,} hints; `likeness reconcile` shows what is not indexed yet")
-        return
+    else:
+        _wait_until_indexed(connect(service, url, api_key), keys)
 
+
+def _wait_until_indexed(client: Client, keys: list[str]) -> None:
     from ..indexing import uploads  # noqa: PLC0415
 
-    client = connect(service, url, api_key)
     with count_progress() as progress:
         task = progress.add_task("searchable", total=len(keys))
         expected = dict.fromkeys(keys)

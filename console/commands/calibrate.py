@@ -16,7 +16,12 @@ def calibrate(
         Path, typer.Argument(help="A folder of images, or a CSV: path, label, instance, split.")
     ],
     model: Annotated[
-        Path, typer.Option(envvar="LIKENESS_MODEL_DIR", help="The bundle to calibrate.")
+        Path,
+        typer.Option(
+            envvar="LIKENESS_MODEL_DIR",
+            help="The bundle to calibrate.",
+            show_default="the included model",
+        ),
     ] = BUNDLED_MODEL,
     split: Annotated[str | None, typer.Option(help="Use only this split of a CSV.")] = None,
     pictures: Annotated[int, typer.Option(min=20, help="Number of images to use.")] = 300,

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 Photo = Annotated[
     Path | None,
     typer.Argument(
-        help="An image to search with, to measure the service.", exists=True, dir_okay=False
+        metavar="PHOTO",
+        help="An image to search with, to measure the service.",
+        exists=True,
+        dir_okay=False,
     ),
 ]
 Sweep = Annotated[

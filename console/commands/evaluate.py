@@ -27,7 +27,14 @@ Synthetic = Annotated[
 Feedback = Annotated[
     bool, typer.Option("--feedback", help="Search the index at QDRANT_URL for callers' feedback.")
 ]
-Model = Annotated[Path, typer.Option(envvar="LIKENESS_MODEL_DIR", help="The bundle to evaluate.")]
+Model = Annotated[
+    Path,
+    typer.Option(
+        envvar="LIKENESS_MODEL_DIR",
+        help="The bundle to evaluate.",
+        show_default="the included model",
+    ),
+]
 Queries = Annotated[int, typer.Option(min=1, help="Number of queries.")]
 Split = Annotated[
     str | None,
@@ -62,9 +69,9 @@ def evaluate(
     searched in those named gallery, train or iconic; without splits, each image is searched among
     the others. Vectors are kept in --out.
 
-    - `likeness evaluate photos/ --synthetic`: any images: are edited copies found?
-    - `likeness evaluate products.csv --baseline old/evaluation.json`: a gate for CI:
-      exits with 1 if R@1 or mAP of a profile fell
+    - `likeness evaluate photos/ --synthetic`: are edited copies found? Works with any images
+    - `likeness evaluate products.csv --baseline old/evaluation.json`: for CI; exits with
+      1 if R@1 or mAP of a profile fell
     - `likeness evaluate --feedback`: repeat the queries that POST /v1/feedback judged
     """
     from ..evaluation import evaluator, reporting  # noqa: PLC0415 - loads onnxruntime

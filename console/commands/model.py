@@ -157,7 +157,9 @@ def package(
         str | None,
         typer.Option(metavar="s3://BUCKET/PREFIX", help="Store a bundle that is too large here."),
     ] = None,
-    layer: Annotated[Path, typer.Option(help="Folder of the model layer.")] = BUNDLED_MODEL,
+    layer: Annotated[
+        Path, typer.Option(help="Folder of the model layer.", show_default="layers/model")
+    ] = BUNDLED_MODEL,
     models: Models = DEFAULT_MODELS,
 ) -> None:
     """Put a bundle into the model layer of the next deployment, if it fits on Lambda.

@@ -76,7 +76,7 @@ def test_a_model_is_changed_back_and_finally_changed(local: Local, tmp_path: Pat
     assert f"from model {old} to fixed-filters {new}" in said
     assert "stop `likeness serve`" in said
     said = migrate("switch", ok=False)
-    assert "only 0.0% of the objects" in said and "was not deployed with it" in said
+    assert "only 0.0% of the objects" in said and "was not deployed with the new model" in said
 
     local.stop()
     local.start()
