@@ -1,4 +1,4 @@
-"""`likeness explain`: why an answer is as it is."""
+"""`likeness explain`: how an answer came about."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def _service(client: Client | None) -> Finding:
         if "LIKENESS_MODEL_DIR" in str(error):  # another model's index: the error says what to do
             fix = ""
         return Finding("service", False, str(error), fix)
-    points = ready.get("points", "an undisclosed number of")  # not told with tenants
+    points = ready.get("points", "an undisclosed number of")  # absent with tenants
     return Finding("service", True, f"{points} points in {ready['collection']}")
 
 
