@@ -261,8 +261,8 @@ def test_filters_take_ranges_and_negations(service: Service) -> None:
             "invalid-request",
             "`at`",
         ),
-        ({"text": "a mug"}, 400, "invalid-request", "no text tower"),
-        ({"text": "a mug", "detect": True}, 400, "invalid-request", "need the picture"),
+        ({"text": "a mug"}, 400, "invalid-request", "no text encoder"),
+        ({"text": "a mug", "detect": True}, 400, "invalid-request", "need an image"),
         ({"query_id": "AAAA"}, 400, "invalid-request", "query_id"),
         ({"positive": []}, 400, "invalid-request", "$.positive"),
         ({"positive": ["x"]}, 404, "not-indexed", "'x'"),
@@ -505,7 +505,7 @@ def test_an_index_of_another_model_is_refused_not_searched(tmp_path: Path, dim_c
     service.index.prepare("f" * 16, service.embedder.dim + dim_change)
     headers = {"content-type": "image/png"}
     refused = problem(service.http.get("/v1/ready"), 503, "model-mismatch")
-    assert "`likeness migrate start` leads to another" in refused
+    assert "change models with `likeness migrate start`" in refused
     empty = service.http.post("/v1/search", content=png(1), headers=headers)
     problem(empty, 503, "model-mismatch")
     if not dim_change:
@@ -628,7 +628,7 @@ def test_an_answers_query_id_asks_the_same_again(gallery: Service) -> None:
     second_page = gallery.search(query_id=first["query_id"], offset=first["next_offset"])
     assert not set(keys(again)) & set(keys(second_page))
     with_box = gallery.search(query_id=first["query_id"], box=[0, 0, 1, 0.5])
-    assert "need the picture" in problem(with_box, 400, "invalid-request")
+    assert "need an image" in problem(with_box, 400, "invalid-request")
 
 
 def scores(response: Any) -> dict[str, float]:

@@ -17,7 +17,9 @@ from starlette.testclient import TestClient
 
 from functions.search.api import create_app
 from functions.search.gateway import create_handler
-from likeness.search import MAX_QUERY_BYTES, Searcher
+from likeness.gallery import Gallery
+from likeness.queries import MAX_QUERY_BYTES
+from likeness.search import Searcher
 from likeness.searchers import Searchers
 from likeness.settings import Limits
 from tests.lambda_runtime import http_event
@@ -242,7 +244,8 @@ def test_limits_hold_for_what_was_indexed_under_others(
     service: Service, limits: Limits, expected: tuple[int, str]
 ) -> None:
     bucket = service.bucket
-    searcher = Searcher(service.index, service.embedder, lambda: bucket, SCHEMA, limits)
+    gallery = Gallery(service.index, lambda: bucket, SCHEMA, limits)
+    searcher = Searcher(gallery, service.embedder)
     logger = Logger(service="strict", logger_handler=logging.NullHandler())
     strict = create_app(
         Searchers(service.index, [searcher]),
