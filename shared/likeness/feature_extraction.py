@@ -1,4 +1,4 @@
-"""A picture, or a part of it, → all that is compared of it."""
+"""An image, or a part of it → its features."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from likeness.stopwatch import Stage, untimed
 
 def extract_features(
     embedder: Embedder,
-    picture: Image.Image,
+    image: Image.Image,
     box: Box = WHOLE,
     sha256: str | None = None,
     stage: Stage = untimed,
 ) -> ImageFeatures:
-    """A part of an upright RGB picture, by one run of the network.
+    """The features of a part of an upright RGB image, by one run of the network.
 
-    `stage` is entered for what is timed: decode, embed. Raises NoDetail for a part without any.
+    `stage` times the stages decode and embed. Raises NoDetail for a part of one flat colour.
     """
     with stage("decode"):
-        part = picture if box == WHOLE else cropped(picture, box)
+        part = image if box == WHOLE else cropped(image, box)
         prepared = embedder.preprocess(part)
     with stage("embed"):
         found = embedder.extract([prepared.tensor])

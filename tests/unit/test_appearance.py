@@ -139,7 +139,7 @@ def test_another_models_token_is_refused_with_both_models() -> None:
 def test_another_form_is_refused_before_its_model_is_looked_at() -> None:
     _, model, views = parts()
     for other in (model, "of the future"):
-        with pytest.raises(InvalidRequest, match="not one that an answer gave"):
+        with pytest.raises(InvalidRequest, match="not a token from an answer"):
             restored(encoded([2, other, views]))
 
 
@@ -165,7 +165,7 @@ def test_no_view_and_three_views_are_refused() -> None:
     ],
 )
 def test_text_that_is_no_token_is_refused(text: str) -> None:
-    with pytest.raises(InvalidRequest, match="query_id: not one that an answer gave"):
+    with pytest.raises(InvalidRequest, match="query_id: not a token from an answer"):
         restored(text)
 
 

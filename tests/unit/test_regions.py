@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from likeness.records import WHOLE, Box
-from likeness.regions import PROPOSALS, distinct, standing_out, subject
+from likeness.regions import PROPOSALS, distinct, salience, subject
 from tests.appearances import unit
 
 SIDE, DIM = 14, 16
@@ -53,9 +53,9 @@ def overlap(one: Box, other: Box) -> float:
 def test_a_patch_stands_out_by_its_distance_from_the_nearest_of_the_border() -> None:
     patches = np.tile(np.eye(DIM, dtype=np.float32)[0], (9, 1))
     patches[4] = 0.6 * np.eye(DIM)[0] + 0.8 * np.eye(DIM)[1]
-    np.testing.assert_allclose(standing_out(patches), np.diag([0, 0.4, 0]), atol=1e-6)
+    np.testing.assert_allclose(salience(patches), np.diag([0, 0.4, 0]), atol=1e-6)
     patches[0] = patches[4]  # the same thing at the border: background
-    np.testing.assert_allclose(standing_out(patches), np.zeros((3, 3)), atol=1e-6)
+    np.testing.assert_allclose(salience(patches), np.zeros((3, 3)), atol=1e-6)
 
 
 @pytest.mark.parametrize("thing", [(5, 5, 9, 9), (2, 3, 6, 6), (7, 4, 12, 12), (1, 8, 12, 11)])
