@@ -7,7 +7,6 @@ from PIL import Image
 from likeness.descriptor_packing import pack
 from likeness.embedding import Embedder, check_vector
 from likeness.features import ImageFeatures
-from likeness.preprocessing import cropped, seen
 from likeness.records import WHOLE, Box
 from likeness.stopwatch import Stage, untimed
 
@@ -24,8 +23,7 @@ def extract_features(
     `stage` times the stages decode and embed. Raises NoDetail for a part of one flat colour.
     """
     with stage("decode"):
-        part = image if box == WHOLE else cropped(image, box)
-        prepared = embedder.preprocess(part)
+        prepared = embedder.preprocess(image, box)
     with stage("embed"):
         found = embedder.extract([prepared.tensor])
     check_vector(found.vectors[0])
@@ -39,5 +37,5 @@ def extract_features(
         prepared.colours.tobytes(),
         sha256,
         box,
-        seen(part.size, embedder.spec),
+        prepared.seen,
     )
