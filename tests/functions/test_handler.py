@@ -271,7 +271,7 @@ def test_an_image_that_fails_by_our_own_fault_fails_alone(
             raise faults.pop()
         return look(image)
 
-    monkeypatch.setattr(service.embedder, "look", failing_first)
+    monkeypatch.setattr(service.embedder, "preprocess", failing_first)
     assert len(service.deliver("a.png", "b.png")["batchItemFailures"]) == 1
     assert service.point("b.png") is not None
     assert service.deliver("a.png") == {"batchItemFailures": []}
@@ -289,7 +289,7 @@ def test_an_image_without_a_vector_is_rejected_alone(
         found.vectors[0] = np.nan
         return found
 
-    monkeypatch.setattr(service.embedder, "describe", nan_first)
+    monkeypatch.setattr(service.embedder, "extract", nan_first)
     assert service.deliver("a.png", "b.png") == {"batchItemFailures": []}
     a, b = service.point("a.png"), service.point("b.png")
     assert a is not None and (a.state, a.reason) == (State.REJECTED, "no-detail")
