@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from . import schemas
+from . import schemas, search_schemas
 
 _REF = "#/components/schemas/{name}"
 # Options that are JSON also in a query string or a form.
@@ -78,11 +78,11 @@ OPERATIONS = (
         "/v1/search",
         "Find the most similar images. Send the image itself (image/*, with options in the query "
         "string), a form with a file named `image`, or JSON.",
-        schemas.SearchAnswer,
+        search_schemas.SearchAnswer,
         (400, 404, 409, 413, 415, 422, 503),
-        body=schemas.SearchRequest,
+        body=search_schemas.SearchRequest,
         images=True,
-        options=schemas.SearchOptions,
+        options=search_schemas.SearchOptions,
     ),
     Operation(
         "image",
@@ -109,9 +109,9 @@ OPERATIONS = (
         "GET",
         "/v1/images/{id}/similar",
         "Images similar to an indexed image, which is not in the results itself.",
-        schemas.SearchAnswer,
+        search_schemas.SearchAnswer,
         (400, 404, 409, 413, 415, 422, 503),
-        options=schemas.SearchOptions,
+        options=search_schemas.SearchOptions,
         parameters=(_ID_PARAMETER,),
     ),
     Operation(
@@ -155,9 +155,9 @@ OPERATIONS = (
         "POST",
         "/v1/compare",
         "Compare two images: verdict, overlap, matched regions.",
-        schemas.Comparison,
+        search_schemas.Comparison,
         (400, 404, 409, 413, 415, 422, 503),
-        body=schemas.CompareRequest,
+        body=search_schemas.CompareRequest,
     ),
     Operation(
         "duplicates",

@@ -22,7 +22,7 @@ from likeness.filters import header_text
 from likeness.queries import MAX_QUERY_BYTES, ById, Source
 from likeness.records import ObjectRef, Page, State
 
-from . import request_parsing, responses, schemas, signals
+from . import request_parsing, responses, schemas, search_schemas, signals
 from .invocation import deadline_s, request_id
 from .request_parsing import parse_json, parse_options, path_id
 from .responses import json_response
@@ -44,7 +44,7 @@ async def search(service: Service, request: Request) -> Response:
 
 async def similar(service: Service, request: Request) -> Response:
     cold_start = service.is_first_search()
-    options = parse_options(request, schemas.SearchOptions)
+    options = parse_options(request, search_schemas.SearchOptions)
     return await _answer(service, request, ById(path_id(request)), options, cold_start)
 
 
@@ -52,7 +52,7 @@ async def _answer(
     service: Service,
     request: Request,
     source: Source,
-    options: schemas.SearchOptions,
+    options: search_schemas.SearchOptions,
     cold_start: bool,
 ) -> Response:
     query, deadline = request_parsing.parse_query(source, options), deadline_s(request)
@@ -69,7 +69,7 @@ async def _answer(
 
 
 async def compare(service: Service, request: Request) -> Response:
-    body = await parse_json(request, schemas.CompareRequest)
+    body = await parse_json(request, search_schemas.CompareRequest)
     first, second = [
         await request_parsing.parse_source(image, service) for image in (body.first, body.second)
     ]

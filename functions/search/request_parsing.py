@@ -31,22 +31,24 @@ from likeness.records import Box, ObjectRef
 from likeness.rerank.profiles import Profile
 from likeness.settings import MIB
 
-from . import openapi, schemas
+from . import openapi, search_schemas
 from .service import Service
 
 _MAX_KEY_BYTES = 1024
 # Twice the known ones: an unknown field is still named in the error.
-_MAX_FIELDS = 2 * len(schemas.SearchOptions.__struct_fields__)
+_MAX_FIELDS = 2 * len(search_schemas.SearchOptions.__struct_fields__)
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 S = TypeVar("S", bound=msgspec.Struct)
 
 
-async def parse_search(request: Request, service: Service) -> tuple[Source, schemas.SearchOptions]:
+async def parse_search(
+    request: Request, service: Service
+) -> tuple[Source, search_schemas.SearchOptions]:
     """A raw image with its options in the query string, a form, or JSON."""
     content_type = _content_type(request)
     if content_type.startswith("image/") or content_type == "application/octet-stream":
-        options = parse_options(request, schemas.SearchOptions)
+        options = parse_options(request, search_schemas.SearchOptions)
         return ByImage(_checked_size(await request.body())), options
     if content_type not in ("multipart/form-data", "application/json"):
         raise UnsupportedFormat(
@@ -58,16 +60,16 @@ async def parse_search(request: Request, service: Service) -> tuple[Source, sche
         )
     if content_type == "multipart/form-data":
         return await _parse_form(request)
-    body = _decoded(await request.body(), schemas.SearchRequest)
+    body = _decoded(await request.body(), search_schemas.SearchRequest)
     return await parse_source(body, service), body
 
 
 async def parse_source(
-    body: schemas.SearchRequest | schemas.ComparedPicture, service: Service
+    body: search_schemas.SearchRequest | search_schemas.ComparedPicture, service: Service
 ) -> Source:
     """The one source that the request names. Raises InvalidRequest for none or several."""
     names = ["image", "image_url", "id", "key", "query_id"]
-    if isinstance(body, schemas.SearchRequest):
+    if isinstance(body, search_schemas.SearchRequest):
         names += ["text", "vector", "positive"]
         if (body.vector is None) != (body.model is None):
             raise InvalidRequest("vector needs model, the fingerprint of the model that made it")
@@ -98,7 +100,7 @@ _SOURCES: Mapping[str, Callable[[Any, Service], Source]] = {
 }
 
 
-def parse_query(source: Source, options: schemas.SearchOptions) -> Query:
+def parse_query(source: Source, options: search_schemas.SearchOptions) -> Query:
     return Query(
         source,
         limit=options.limit,
@@ -146,7 +148,7 @@ def parse_key(key: str) -> str:
     return key
 
 
-def parse_box(sides: schemas.Sides | None) -> Box | None:
+def parse_box(sides: search_schemas.Sides | None) -> Box | None:
     if sides is None:
         return None
     box = Box(*sides)
@@ -164,7 +166,7 @@ def too_large(size: int) -> QueryTooLarge:
     )
 
 
-def _parse_cutoff(cutoff: schemas.Cutoff | None) -> Cutoff | None:
+def _parse_cutoff(cutoff: search_schemas.Cutoff | None) -> Cutoff | None:
     if cutoff is None:
         return None
     if cutoff.method == "relative" and cutoff.value > 1:
@@ -172,7 +174,7 @@ def _parse_cutoff(cutoff: schemas.Cutoff | None) -> Cutoff | None:
     return Cutoff(cutoff.method, cutoff.value)
 
 
-async def _parse_form(request: Request) -> tuple[Source, schemas.SearchOptions]:
+async def _parse_form(request: Request) -> tuple[Source, search_schemas.SearchOptions]:
     try:
         form = await request.form(max_files=1, max_fields=_MAX_FIELDS)
     except (UnicodeError, LookupError) as error:  # an unknown charset
@@ -186,7 +188,7 @@ async def _parse_form(request: Request) -> tuple[Source, schemas.SearchOptions]:
         image = _checked_size(await files["image"].read())
     finally:
         await form.close()
-    return ByImage(image), _from_texts(texts, schemas.SearchOptions)
+    return ByImage(image), _from_texts(texts, search_schemas.SearchOptions)
 
 
 def _content_type(request: Request) -> str:

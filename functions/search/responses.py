@@ -15,7 +15,7 @@ from likeness.queries import Answer, Hit
 from likeness.records import Box, ObjectRef, Point, State
 from likeness.rerank.profiles import Proof
 
-from . import schemas
+from . import schemas, search_schemas
 
 Presign = Callable[[ObjectRef], str]
 
@@ -26,18 +26,18 @@ def json_response(value: msgspec.Struct, status: int = 200) -> Response:
 
 def search_answer(
     answer: Answer,
-    options: schemas.SearchOptions,
+    options: search_schemas.SearchOptions,
     request_id: str,
     model: str,
     cold_start: bool,
     presign: Presign,
-) -> schemas.SearchAnswer:
+) -> search_schemas.SearchAnswer:
     """`presign` makes the download URLs that `with_url` asks for."""
 
-    def results(hits: list[Hit]) -> list[schemas.Result]:
+    def results(hits: list[Hit]) -> list[search_schemas.Result]:
         return [_result(hit, options, presign) for hit in hits]
 
-    return schemas.SearchAnswer(
+    return search_schemas.SearchAnswer(
         request_id=request_id,
         model=model,
         took_ms={**answer.took_ms, "cold_start": cold_start},
@@ -47,15 +47,16 @@ def search_answer(
         next_offset=answer.next_offset,
         skipped=list(answer.skipped),
         regions=[
-            schemas.Region(box=_sides(box), results=results(hits)) for box, hits in answer.regions
+            search_schemas.Region(box=_sides(box), results=results(hits))
+            for box, hits in answer.regions
         ],
     )
 
 
 def comparison(
     request_id: str, model: str, cosine: float, proof: Proof | None
-) -> schemas.Comparison:
-    answer = schemas.Comparison(request_id=request_id, model=model, score=round(cosine, 6))
+) -> search_schemas.Comparison:
+    answer = search_schemas.Comparison(request_id=request_id, model=model, score=round(cosine, 6))
     if proof:
         answer.verdict, answer.probability = _verdict(proof)
         answer.explain = _explanation(proof, {"cosine": cosine, "geometry": proof.geometry})
@@ -113,9 +114,11 @@ def _member(point: Point) -> schemas.Member:
     return member
 
 
-def _result(hit: Hit, options: schemas.SearchOptions, presign: Presign) -> schemas.Result:
+def _result(
+    hit: Hit, options: search_schemas.SearchOptions, presign: Presign
+) -> search_schemas.Result:
     point = hit.point
-    result = schemas.Result(id=point.id, key=point.ref.key, score=round(hit.score, 6))
+    result = search_schemas.Result(id=point.id, key=point.ref.key, score=round(hit.score, 6))
     if hit.rerank_score is not None:
         result.rerank_score = round(hit.rerank_score, 6)
     if hit.proof:
@@ -135,12 +138,12 @@ def _verdict(proof: Proof) -> tuple[Any, float]:
     return proof.verdict.level.value, round(proof.verdict.probability, 4)
 
 
-def _explanation(proof: Proof, scores: Mapping[str, float]) -> schemas.Explanation:
+def _explanation(proof: Proof, scores: Mapping[str, float]) -> search_schemas.Explanation:
     matches = []
     if proof.boxes:
         query, target = proof.boxes
-        matches.append(schemas.Match(query=_sides(query), target=_sides(target)))
-    return schemas.Explanation(
+        matches.append(search_schemas.Match(query=_sides(query), target=_sides(target)))
+    return search_schemas.Explanation(
         inliers=proof.inliers,
         overlap_query=round(100 * proof.overlap_query, 1),
         overlap_target=round(100 * proof.overlap_target, 1),
@@ -159,7 +162,7 @@ def _payload(point: Point) -> dict[str, Any]:
     return payload
 
 
-def _sides(box: Box) -> schemas.Sides:
+def _sides(box: Box) -> search_schemas.Sides:
     return round(box.left, 4), round(box.top, 4), round(box.right, 4), round(box.bottom, 4)
 
 

@@ -29,7 +29,8 @@ COLOURS = 16  # cells a side of the layout of colours: 768 bytes
 
 class Prepared(NamedTuple):
     """`tensor`: (1, C, H, W) or (1, H, W, C), float32 or uint8, as `spec.input` says. `colours`:
-    the mean colours of the same on a grid, uint8 (COLOURS, COLOURS, 3). `seen`: see `seen`.
+    the mean colours of the same on a grid, uint8 (COLOURS, COLOURS, 3). `seen`: the part of
+    the image that the network receives.
     """
 
     tensor: NDArray[np.float32] | NDArray[np.uint8]
