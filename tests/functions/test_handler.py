@@ -263,7 +263,7 @@ def test_an_image_that_fails_by_our_own_fault_fails_alone(
 ) -> None:
     service.bucket.put("a.png", png(1))
     service.bucket.put("b.png", png(2))
-    look = service.embedder.look
+    look = service.embedder.preprocess
     faults = [fault]
 
     def failing_first(image: Image.Image) -> Any:
@@ -282,7 +282,7 @@ def test_an_image_without_a_vector_is_rejected_alone(
 ) -> None:
     service.bucket.put("a.png", png(1))
     service.bucket.put("b.png", png(2))
-    describe = service.embedder.describe
+    describe = service.embedder.extract
 
     def nan_first(tensors: Any) -> Any:
         found = describe(tensors)
