@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 
 from likeness.embedding import Embedder
 from likeness.errors import ConfigurationError, ImageError, ModelBundleError, ObjectChanged
+from likeness.gallery import Gallery
 from likeness.images import decode
 from likeness.model import load_spec
 from likeness.ports import ObjectReader, VectorIndex
 from likeness.proof.verdicts import Calibration, Level, load_calibration
+from likeness.queries import ByImage, Query
 from likeness.records import NearestQuery, Point, State
-from likeness.search import ByImage, Query, Searcher
+from likeness.search import Searcher
 from likeness.settings import Limits
 
 from ..evaluation.bench import no_store
@@ -94,7 +96,7 @@ def compare(
         overlaps.append(NeighbourOverlap(pair[0].ref.key, _overlap(*nearest)))
         advance(1)
     searchers = [
-        Searcher(view, model.embedder, no_store, calibration=model.calibration)
+        Searcher(Gallery(view, no_store), model.embedder, model.calibration)
         for view, model in zip(views, models, strict=True)
     ]
     found = []
