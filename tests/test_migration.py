@@ -266,7 +266,7 @@ def vector_of(embedder: Embedder, seed: int) -> Vector:
     return np.asarray(vector)
 
 
-def test_a_whole_migration_is_seen_by_nobody(world: World) -> None:
+def test_no_user_notices_a_whole_migration(world: World) -> None:
     lasting(world)
     old, new = models(world)
     users = Users(world)
@@ -309,7 +309,7 @@ def test_nothing_is_written_for_a_model_before_it_starts(world: World) -> None:
     assert world.held(models(world)[1]).keys() == {"late"}
 
 
-def test_both_models_are_made_of_one_read(world: World) -> None:
+def test_both_models_share_one_read_of_an_object(world: World) -> None:
     lasting(world)
     begin(world)
     reads: list[str] = []
@@ -343,7 +343,7 @@ def test_an_object_is_acknowledged_once_both_models_have_it(
     assert world.held(new).keys() == {"a"}
 
 
-def test_while_the_index_does_not_say_what_it_holds_nothing_is_acknowledged(
+def test_nothing_is_acknowledged_while_the_index_cannot_list_its_models(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lasting(world)
@@ -356,7 +356,7 @@ def test_while_the_index_does_not_say_what_it_holds_nothing_is_acknowledged(
     assert world.deliver("a", "b") == ["a", "b"]
 
 
-def test_a_duplicate_is_announced_once_and_a_filled_one_never(world: World) -> None:
+def test_a_duplicate_is_announced_once_and_never_while_filling(world: World) -> None:
     lasting(world)
     world.put(again=drawn(0))
     assert world.announced == ["again"]
@@ -375,7 +375,7 @@ def test_a_duplicate_is_announced_once_and_a_filled_one_never(world: World) -> N
     assert world.announced == ["again", "third", "fourth"]
 
 
-def test_what_was_dropped_does_not_come_back(world: World) -> None:
+def test_a_dropped_collection_does_not_come_back(world: World) -> None:
     lasting(world)
     migration = begin(world)
     world.put(a=drawn(51))  # both indexers have prepared their collections
@@ -434,7 +434,7 @@ def test_a_query_id_of_the_other_model_is_refused_clearly(world: World) -> None:
     assert world.http.post("/v1/search", json={"query_id": again["query_id"]}).status_code == 200
 
 
-def test_the_service_says_what_it_can_search_with(world: World) -> None:
+def test_the_service_lists_the_models_it_can_search_with(world: World) -> None:
     lasting(world)
     ready = world.http.get("/v1/ready").json()
     assert (ready["model"], ready["models"]) == (models(world)[0], list(models(world)))
@@ -465,7 +465,7 @@ def test_a_migration_that_makes_no_sense_is_refused(world: World, other: Path) -
         lifecycle.begin(world.index, load_spec(BUNDLED), "unused", False)
 
 
-def test_a_bundle_that_was_moved_is_known_by_its_new_place(world: World) -> None:
+def test_a_moved_bundle_is_recorded_at_its_new_folder(world: World) -> None:
     lasting(world)
     first = begin(world)
     world.index.switch(first.target)
@@ -486,7 +486,7 @@ def test_a_new_collection_keeps_patches_where_the_old_one_does(tmp_path: Path) -
         assert index.for_model(spec.fingerprint).info().patches == spec.patches.dim
 
 
-def test_what_is_missing_is_counted_and_hinted_at(world: World) -> None:
+def test_missing_objects_are_counted_and_get_hints(world: World) -> None:
     lasting(world)
     world.put(overwritten=drawn(51), broken=b"no picture", deleted=drawn(52))
     migration = begin(world)
@@ -508,7 +508,7 @@ def test_what_is_missing_is_counted_and_hinted_at(world: World) -> None:
     assert world.held(migration.target) == world.held(migration.source)
 
 
-def test_what_only_the_new_model_rejects_is_told(
+def test_objects_that_only_the_new_model_rejects_are_reported(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lasting(world)

@@ -140,7 +140,7 @@ def test_filters_reach_the_service(local: Local, folder: Path) -> None:
     assert "'x' is not a declared key" in refused.stderr
 
 
-def test_hints_for_a_bucket_prefix_end_searchable(local: Local) -> None:
+def test_a_backfilled_prefix_becomes_searchable(local: Local) -> None:
     service = json.loads((local.data / "service.json").read_text())
     done = local.run("backfill", f"s3://{service['bucket']}/sub dir/")
     assert done.returncode == 0, done.stderr
@@ -208,7 +208,7 @@ def test_status_says_why_something_is_not_live(local: Local) -> None:
     assert "absent" in local.run("status", "nowhere.jpg").stdout
 
 
-def test_the_doctor_finds_a_healthy_service_healthy(local: Local) -> None:
+def test_doctor_reports_a_healthy_service(local: Local) -> None:
     said = local.run("doctor")
     assert said.returncode == 0, said.stdout + said.stderr
     for subject in ("versions", "model", "service", "bucket", "queue"):

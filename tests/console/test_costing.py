@@ -60,7 +60,7 @@ def test_a_million_images_add_up_as_by_hand() -> None:
     assert parts["bucket, uploads"] == pytest.approx(5.0)
 
 
-def test_what_a_month_costs_counts_what_the_template_makes() -> None:
+def test_the_monthly_cost_counts_the_templates_resources() -> None:
     template: Any = cfn_yaml.load(str(ROOT / "template.yaml"))
     kinds = [found["Type"] for found in template["Resources"].values()]
     assert kinds.count("AWS::CloudWatch::Alarm") == pricing.ALARMS
@@ -102,14 +102,14 @@ def test_the_command_reads_what_the_sweep_wrote(tmp_path: Path) -> None:
     assert set(told["a_month"]) == set(pricing.month_usd(1769))
 
 
-def test_milliseconds_may_be_given() -> None:
+def test_milliseconds_can_be_passed_as_options() -> None:
     told = json.loads(run("--search-ms", "80", "--memory-mb", "2048", "--json").output)
     [query] = told["a_million"]["queries"]
     assert (query["memory_mb"], query["billed_ms"]) == (2048, 80.0)
     assert told["a_million"]["images"] == []
 
 
-def test_without_milliseconds_it_says_where_they_come_from(tmp_path: Path) -> None:
+def test_without_milliseconds_the_error_names_their_sources(tmp_path: Path) -> None:
     done = run("--measured", tmp_path / "none.json")
     assert done.exit_code == 1
     assert "--search-ms" in str(done.exception) and "benchmarks/memory.py" in str(done.exception)
@@ -117,7 +117,7 @@ def test_without_milliseconds_it_says_where_they_come_from(tmp_path: Path) -> No
     assert "was not written by" in str(run("--measured", tmp_path / "none.json").exception)
 
 
-def test_a_running_service_is_asked_with_a_photo(tmp_path: Path) -> None:
+def test_a_running_service_is_measured_with_a_photo(tmp_path: Path) -> None:
     (tmp_path / "photo.jpg").write_bytes(jpeg(1))
     with Service(tmp_path / "index") as service:
         service.fill({f"{n}.png": png(n) for n in range(3)})

@@ -111,7 +111,7 @@ def test_the_index_answers_only_callers_with_the_key(local: Local) -> None:
     assert RunningIndex(service.index_port, service.index_key.encode()).models()
 
 
-def test_without_a_service_or_an_index_it_says_what_to_set(tmp_path: Path) -> None:
+def test_without_a_service_or_an_index_the_error_names_the_settings(tmp_path: Path) -> None:
     assert "name your index with QDRANT_URL" in migrate("status", "--data", tmp_path, ok=False)
 
 

@@ -86,7 +86,7 @@ def test_without_arguments_it_teaches() -> None:
         assert "Usage" in model(command, "--help").stdout
 
 
-def test_the_list_tells_licence_size_dimensions_and_use(tmp_path: Path) -> None:
+def test_the_list_shows_licence_size_dimensions_and_purpose(tmp_path: Path) -> None:
     said = done(model("list", "--models", tmp_path))
     [line] = [line for line in said.splitlines() if "dinov2-small" in line]
     for word in ("Apache-2.0", "24.4 MB", "384", "landmarks"):
@@ -700,7 +700,7 @@ def bucket(url: str) -> Iterator[tuple[Any, str]]:
     yield s3, name
 
 
-def test_a_bundle_that_fits_takes_the_layers_place_whole(layer: Path, bundle: Path) -> None:
+def test_a_bundle_that_fits_replaces_the_layers_content(layer: Path, bundle: Path) -> None:
     said = done(model("package", bundle, "--layer", layer))
     assert left(layer) == ["Makefile", "golden.json", "image.onnx", "model.json"]
     assert (layer / "Makefile").read_text() == "build-ModelLayer:\n"

@@ -96,7 +96,7 @@ def deployed(aws: str) -> Iterator[Deployed]:
     server.server_close()
 
 
-def test_a_report_comes_first_and_hints_when_they_are_asked_for(deployed: Deployed) -> None:
+def test_a_dry_run_only_reports_and_a_full_run_sends_hints(deployed: Deployed) -> None:
     said = deployed.run("--dry-run")
     assert said.returncode == 1, said.stderr
     for shown in ("lost ü+.jpg", "gone.jpg", "nothing was changed", "2 objects, 1 points"):
