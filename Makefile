@@ -111,15 +111,15 @@ fuzz: .venv-fuzz/.ready ## FUZZ_S=60 seconds of damaged files, events and tokens
 			-max_total_time=$(FUZZ_S) -max_len=16384 -timeout=20 -rss_limit_mb=2048 -print_final_stats=1; \
 	done
 
-sbom: .venv-audit/.ready .venv-deployed/.ready ## build/sbom.json and docs/licences.md of what is deployed; fails on other licences
+sbom: .venv-audit/.ready .venv-deployed/.ready ## build/sbom.json and docs/reference/licences.md of what is deployed; fails on other licences
 	@mkdir -p build
 	@.venv-deployed/bin/python -m pip --quiet uninstall --yes setuptools pip 2>/dev/null || true # not deployed
 	@.venv-audit/bin/cyclonedx-py environment --output-reproducible -o build/sbom.json .venv-deployed/bin/python
 	@{ printf '# Licences of what is deployed\n\nMade by `make sbom`, from the packages of layers/runtime/requirements.txt.\n\n'; \
 		.venv-audit/bin/pip-licenses --python .venv-deployed/bin/python --allow-only "$(LICENCES)" \
 			--format markdown --with-urls; } > build/licences.md
-	@mv build/licences.md docs/licences.md
-	@echo "build/sbom.json (CycloneDX), docs/licences.md: $$(grep -c '^| [a-z]' docs/licences.md) packages, no licence but those allowed"
+	@mv build/licences.md docs/reference/licences.md
+	@echo "build/sbom.json (CycloneDX), docs/reference/licences.md: $$(grep -c '^| [a-z]' docs/reference/licences.md) packages, no licence but those allowed"
 
 gate: $(READY) ## does the bundled model find what it found before? a part of `make test`
 	@$(BIN)/python -m pytest tests/quality $(ARGS)
@@ -131,11 +131,11 @@ page: $(READY) ## try the page in a browser, and renew its picture for the READM
 	@$(BIN)/python -m pytest tests/page $(ARGS)
 	@cp .likeness/page/readme.png docs/page.png
 
-faults: $(READY) ## write docs/faults.md anew: what the tests of faults show
+faults: $(READY) ## write docs/reference/faults.md anew: what the tests of faults show
 	@$(BIN)/python -m tests.faults.page
 
-openapi: $(READY) ## write docs/openapi.json anew
-	@$(BIN)/python -c 'from functions.search.openapi import document_json; print(document_json().decode())' > docs/openapi.json
+openapi: $(READY) ## write docs/reference/openapi.json anew
+	@$(BIN)/python -c 'from functions.search.openapi import document_json; print(document_json().decode())' > docs/reference/openapi.json
 
 lock: ## renew the lock files (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \

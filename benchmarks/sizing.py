@@ -1,8 +1,8 @@
 """What an index of a hundred thousand to a hundred million images needs, and costs in a month.
 
-Prints docs/sizing.md, with every input and formula in it; each input can be given as an option:
+Prints docs/reference/sizing.md, with every input and formula in it; each input can be given as an option:
 
-    .venv/bin/python benchmarks/sizing.py > docs/sizing.md
+    .venv/bin/python benchmarks/sizing.py > docs/reference/sizing.md
     .venv/bin/python benchmarks/sizing.py --queries-s 200 --memory-bytes 900
 """
 

@@ -2,7 +2,7 @@
 
 Pillow reads headers in Python, adds pieces of EXIF up one by one and unpacks what is packed;
 libjpeg passes over the whole picture once for each scan. Small files took minutes
-(docs/decisions.md).
+(docs/decisions).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""docs/faults.md, as the tests tell it: one row for each mark `fault`. `make faults` writes it.
+"""docs/reference/faults.md, as the tests tell it: one row for each mark `fault`. `make faults` writes it.
 
     @pytest.mark.fault("what fails", seen="…", heals="…", lost="nothing")
 
@@ -15,7 +15,7 @@ from typing import NamedTuple
 import pytest
 
 TESTS = Path(__file__).parents[1]
-PAGE = TESTS.parent / "docs" / "faults.md"
+PAGE = TESTS.parent / "docs" / "reference" / "faults.md"
 # The order of the page; what others have comes after them.
 _FIRST = ("faults/test_indexing.py", "faults/test_searching.py")
 _HEAD = """\

@@ -1,6 +1,6 @@
 """The index equals the bucket after every fault between an upload and its point.
 
-Each test with the mark `fault` is a row of docs/faults.md (`make faults`).
+Each test with the mark `fault` is a row of docs/reference/faults.md (`make faults`).
 """
 
 from __future__ import annotations

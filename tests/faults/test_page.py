@@ -1,4 +1,4 @@
-"""docs/faults.md says what the tests show."""
+"""docs/reference/faults.md says what the tests show."""
 
 from __future__ import annotations
 

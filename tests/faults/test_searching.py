@@ -1,6 +1,6 @@
 """The search function answers within its time limit whatever it depends on does.
 
-Each test with the mark `fault` is a row of docs/faults.md (`make faults`).
+Each test with the mark `fault` is a row of docs/reference/faults.md (`make faults`).
 """
 
 from __future__ import annotations
