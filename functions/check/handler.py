@@ -24,7 +24,7 @@ from likeness.rerank.appearance import from_token
 from likeness.settings import Settings
 
 _OK, _UNAVAILABLE = 200, 503
-# Processors agree to .999999 (docs/decisions), and a query_id keeps half precision.
+# Processors agree to .999999 (decision 0024), and a query_id keeps half precision.
 _SAME_COSINE = 0.999
 # What S3 sends when a notification is set: it names no object, so nothing is read or written.
 _TEST_EVENT = {"Service": "Amazon S3", "Event": "s3:TestEvent"}

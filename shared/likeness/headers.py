@@ -1,8 +1,7 @@
 """What a picture's file may hold beside its pixels, looked at before a decoder reads any of it.
 
 Pillow reads headers in Python, adds pieces of EXIF up one by one and unpacks what is packed;
-libjpeg passes over the whole picture once for each scan. Small files took minutes
-(docs/decisions).
+libjpeg passes over the whole picture once for each scan. Small files took minutes (decision 0014).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Bytes → upright RGB image, or a small one. The only Image.open; every limit lives here, or in
 headers.py where a file's bytes are looked at before a decoder reads them.
 
-Order (see docs/decisions): byte cap → signature → allow-list → costly headers → pixel cap from
+Order (decision 0014): byte cap → signature → allow-list → costly headers → pixel cap from
 the header → first frame only → scaled decode → EXIF orientation → RGB.
 """
 
@@ -59,7 +59,7 @@ _EXTRAS = {"HEIF", "AVIF"}
 
 # libjpeg scales by powers of two in the transform domain. At 1.5 times the model's input or more,
 # the embedding stays the same to cos ≥ .995 (benchmarks/embed.py measures it); Pillow's customary
-# twice takes half as long again, and gains .0001 (docs/decisions).
+# twice takes half as long again, and gains .0001 (decision 0041).
 _DRAFT_FACTOR = 1.5
 
 # What a JPEG can have. Decoders keep a pointer for each row: a PNG of 243 kB, one pixel wide and 50

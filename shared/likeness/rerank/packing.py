@@ -1,6 +1,6 @@
 """Local descriptors in few bytes: the most salient spots, four bits a value.
 
-Four bits lose nothing that geometric verification could use (docs/decisions), and 64 spots of
+Four bits lose nothing that geometric verification could use (decision 0026), and 64 spots of
 64 values are 2,112 bytes.
 """
 

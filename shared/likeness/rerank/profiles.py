@@ -31,7 +31,7 @@ from likeness.rerank.verdicts import (
     judge,
 )
 
-# Of the refined list, those that geometry puts into order: more gain nothing (docs/decisions).
+# Of the refined list, those that geometry puts into order: more gain nothing (decision 0032).
 VERIFIED = 50
 # A best answer so near and so far ahead is right: only what is shown is verified then.
 _CLEAR, _AHEAD = 0.95, 0.1

@@ -3,7 +3,7 @@
 SuperGlobal (Shao et al., ICCV 2023, arXiv 2308.06954, section 3.3), without its regional pooling:
 each candidate's vector is drawn towards its neighbours in the list, and the query towards the best.
 It assumes several right answers a query; with one picture of each product it costs accuracy alone,
-but not as half of the global score (docs/decisions).
+but not as half of the global score (decision 0030).
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ One subject is told by the coarse map of the embedding's own pass: what stands a
 taken for background, and a patch that looks like none of it belongs to something. A cluttered photo
 is then searched as a whole and by its subject. Several are told by searching: the map is too coarse
 to keep two things apart, but of many parts of a picture those that are most like something indexed
-show one thing each (docs/decisions).
+show one thing each (decision 0039).
 """
 
 from __future__ import annotations
