@@ -22,10 +22,13 @@ _LINK = re.compile(r"!?\[(?:[^\]\[]|\[[^\]]*\])*\]\(([^)\s]+)\)")
 _ELSEWHERE = re.compile(r"[a-z][a-z0-9+.-]*:")
 
 
+def without_fences(markdown: str) -> str:
+    return re.sub(r"^( *)```.*?^\1```", "", markdown, flags=re.MULTILINE | re.DOTALL)
+
+
 def prose(markdown: str) -> str:
     """A document without its code: blocks, and spans within lines."""
-    text = re.sub(r"^```.*?^```", "", markdown, flags=re.MULTILINE | re.DOTALL)
-    text = re.sub(r"(?<=\n\n)(?: {4}.*\n|\n(?= {4}))+", "\n", text)
+    text = re.sub(r"(?<=\n\n)(?: {4}.*\n|\n(?= {4}))+", "\n", without_fences(markdown))
     return re.sub(r"(`+)[^`]+?\1", "", text)
 
 
@@ -35,9 +38,11 @@ def links(markdown: str) -> list[str]:
 
 
 def anchors(markdown: str) -> set[str]:
-    """The anchors that GitHub gives a document's headings (github/html-pipeline, its TOC filter)."""
-    found: dict[str, int] = {}
-    text = re.sub(r"^```.*?^```", "", markdown, flags=re.MULTILINE | re.DOTALL)
+    """Anchors that are written as <a id="…">, and those that GitHub gives a document's headings
+    (github/html-pipeline, its filter for tables of contents).
+    """
+    text = without_fences(markdown)
+    found = dict.fromkeys(re.findall(r'<a id="([^"]+)">', text), 0)
     for heading in re.findall(r"^#{1,6} +(.+?) *#*$", text, re.MULTILINE):
         shown = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", heading)
         name = re.sub(r"[^\w\- ]", "", shown.lower()).replace(" ", "-")
@@ -52,9 +57,10 @@ def test_links_and_anchors_are_found() -> None:
     markdown = (
         "# One `two`: three\n\n## Same\n\n## Same\n\n[a](b.md#c), [`d`](e.md) and ![f](g.png)\n"
         "[h\ni](j/), [k](https://example.com), `[l](m)`\n\n    [n](o)\n\n```\n[p](q)\n```\n"
+        '<a id="0001"></a>\n'
     )
     assert links(markdown) == ["b.md#c", "e.md", "g.png", "j/"]
-    assert anchors(markdown) == {"one-two-three", "same", "same-1"}
+    assert anchors(markdown) == {"one-two-three", "same", "same-1", "0001"}
 
 
 def _broken(page: Path) -> Iterator[str]:
