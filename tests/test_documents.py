@@ -67,9 +67,8 @@ def _broken(page: Path) -> Iterator[str]:
     for link in links(page.read_text()):
         path, _, anchor = link.partition("#")
         target = (page.parent / unquote(path)).resolve() if path else page
-        if not target.exists():
-            yield link
-        elif anchor and anchor not in anchors(target.read_text()):
+        missing = not target.exists()
+        if missing or (anchor and anchor not in anchors(target.read_text())):
             yield link
 
 

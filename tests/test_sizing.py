@@ -1,4 +1,4 @@
-"""docs/reference/sizing.md is what benchmarks/sizing.py prints, and its nodes hold what they must."""
+"""docs/reference/sizing.md is what benchmarks/sizing.py prints; its nodes are large enough."""
 
 from __future__ import annotations
 
