@@ -24,7 +24,7 @@ import numpy as np
 from likeness.drift import Audit
 from likeness.records import (
     CollectionInfo,
-    Listed,
+    ListedObject,
     ObjectRef,
     ObjectState,
     Page,
@@ -51,7 +51,7 @@ class Side:
             ids += uuid.UUID(ref(number).point_id).bytes
         self.order = np.argsort(np.frombuffer(ids, "S16"))  # a scroll goes by id
 
-    def of(self, model: str) -> Side:
+    def for_model(self, model: str) -> Side:
         return self
 
     def info(self) -> CollectionInfo:
@@ -67,11 +67,11 @@ class Side:
         ]
         return Page(points, str(at + limit) if at + limit < self.count else None)
 
-    def entries(self, bucket: str, prefix: str, start_after: str = "") -> Iterator[Listed]:
+    def entries(self, bucket: str, prefix: str, start_after: str = "") -> Iterator[ListedObject]:
         start = int(start_after[-14:-4]) + 1 if start_after else 0
         for number in range(start, self.count):
             etag = "other" if number % 100_000 == 0 else ETAG
-            yield Listed(ref(number), etag, 7, 5.0)
+            yield ListedObject(ref(number), etag, 7, 5.0)
 
 
 def resident_bytes() -> int:

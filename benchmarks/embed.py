@@ -86,13 +86,13 @@ def measure() -> dict[str, float]:
 
     def ours(data: bytes) -> np.ndarray:
         image, _ = decode(data, limits, embedder.decode_size)
-        return embedder.embed([embedder.prepare(image)])[0]
+        return embedder.embed([embedder.to_tensor(image)])[0]
 
     def floor(data: bytes) -> np.ndarray:
         return session.run(names[0], {names[1]: bare_tensor(data, spec)})[0][0]
 
     def our_tensor(data: bytes) -> np.ndarray:
-        return embedder.prepare(decode(data, limits, embedder.decode_size)[0])
+        return embedder.to_tensor(decode(data, limits, embedder.decode_size)[0])
 
     small, large = jpegs(640, 480), jpegs(4000, 3000)
     fast = interleaved_ms({"ours": ours, "floor": floor}, small, rounds=60)

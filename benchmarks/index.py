@@ -27,9 +27,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.embed import MODEL, bare_session, bare_tensor, jpegs
 from functions.index.handler import Handler
-from likeness.adapters.qdrant import Layout
 from likeness.adapters.qdrant_embedded import EmbeddedIndex
-from likeness.adapters.qdrant_rest import RestIndex, Transport
+from likeness.adapters.qdrant_mapping import Layout
+from likeness.adapters.qdrant_rest import RestIndex
+from likeness.adapters.qdrant_transport import Transport
 from likeness.adapters.sqs import hint_message
 from likeness.embedding import Embedder
 from likeness.filters import Schema

@@ -33,7 +33,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.embed import MODEL, jpegs
-from console.local import DEFAULT_DATA
+from console.local.runner import DEFAULT_DATA
 from likeness.records import ObjectRef
 
 SPAWN = multiprocessing.get_context("spawn")

@@ -36,8 +36,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT)]
 
 from benchmarks.coldstart import API_KEY, INDEX, SEARCH, StandIn, check, photo  # noqa: E402
-from console import costing  # noqa: E402
-from console.pricing import Measured, Run  # noqa: E402
+from console.cost import cost_report  # noqa: E402
+from console.cost.pricing import Measured, Run  # noqa: E402
 from tests import qdrant_server  # noqa: E402
 from tests.lambda_runtime import (  # noqa: E402
     LambdaProcess,
@@ -76,9 +76,9 @@ def main() -> None:
         measured = sweep(env, aws, stand_in, arguments.repeat, progress)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_bytes(msgspec.json.format(msgspec.json.encode(measured)))
-    costing.show(measured, Console())
-    for name, found in costing.costs(measured).items():
-        cheapest, fastest = (cost.run for cost in costing.best(found))
+    cost_report.show(measured, Console())
+    for name, found in cost_report.costs(measured).items():
+        cheapest, fastest = (cost.run for cost in cost_report.best(found))
         print(f"{name}: cheapest {_named(cheapest)}, fastest {_named(fastest)}")
     print(f"written: {arguments.out}, for `likeness cost`")
     if arguments.json:

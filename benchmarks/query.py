@@ -39,10 +39,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.embed import MODEL, bare_session, bare_tensor, jpegs
 from benchmarks.rerank import calibrated, indexed, least_ms
-from console import catalogue
-from console.local import DEFAULT_DATA
-from likeness.adapters.qdrant import Layout
+from console.demo import sample_images
+from console.local.runner import DEFAULT_DATA
 from likeness.adapters.qdrant_embedded import EmbeddedIndex
+from likeness.adapters.qdrant_mapping import Layout
 from likeness.embedding import Embedder
 from likeness.filters import Schema
 from likeness.ports import ObjectStore
@@ -66,7 +66,7 @@ def made(folder: Path, count: int, embedder: Embedder) -> Path:
     shutil.rmtree(draft, ignore_errors=True)
     index = EmbeddedIndex(draft, LAYOUT)
     index.prepare(embedder.fingerprint, embedder.dim)
-    pictures = [item.data for item in (*catalogue.photographs(), *catalogue.products())]
+    pictures = [item.data for item in (*sample_images.photographs(), *sample_images.products())]
     real = indexed(pictures, embedder)
     rng = np.random.default_rng(0)
     for first in track(range(0, count, BATCH), f"writing {count} points"):

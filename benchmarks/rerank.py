@@ -38,26 +38,22 @@ from rich.progress import track
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.embed import MODEL
-from console import catalogue
-from console.edits import EDITS
-from likeness.adapters.qdrant import Layout, to_payload, to_vectors
+from console.demo import sample_images
+from console.evaluation.edits import EDITS
+from console.evaluation.k_reciprocal import reciprocal
+from console.evaluation.query_expansion import expand
 from likeness.adapters.qdrant_embedded import EmbeddedIndex
+from likeness.adapters.qdrant_mapping import Layout, to_payload, to_vectors
+from likeness.descriptor_packing import unpack
 from likeness.embedding import Embedder
+from likeness.feature_extraction import extract_features
+from likeness.features import ImageFeatures, features_of_point
 from likeness.filters import Schema
 from likeness.images import decode
 from likeness.indexing import Indexer
-from likeness.looking import appearance
 from likeness.preprocessing import COLOURS
-from likeness.records import Point
-from likeness.rerank.appearance import Appearance, of_point
-from likeness.rerank.diversity import diversify
-from likeness.rerank.expansion import expand
-from likeness.rerank.geometry import grid, verify
-from likeness.rerank.packing import unpack
-from likeness.rerank.profiles import Profile, Ranker
-from likeness.rerank.reciprocity import reciprocal
-from likeness.rerank.refinement import refine
-from likeness.rerank.verdicts import (
+from likeness.proof.geometry import grid, verify
+from likeness.proof.verdicts import (
     FEATURES,
     FITTED,
     Calibration,
@@ -68,6 +64,10 @@ from likeness.rerank.verdicts import (
     judge,
     load_calibration,
 )
+from likeness.records import Point
+from likeness.rerank.diversity import diversify
+from likeness.rerank.profiles import Profile, Ranker
+from likeness.rerank.refinement import refine
 from likeness.settings import Limits
 from tests.fake_bucket import FakeBucket
 
@@ -122,10 +122,10 @@ def indexed(pictures: Sequence[bytes], embedder: Embedder) -> list[Point]:
     return [point for point in points if point.vector is not None]
 
 
-def looked_at(data: bytes, embedder: Embedder) -> Appearance:
+def looked_at(data: bytes, embedder: Embedder) -> ImageFeatures:
     """A query's picture, with all its descriptors."""
     image, info = decode(data, Limits(), embedder.decode_size)
-    return appearance(embedder, image, sha256=info.sha256)
+    return extract_features(embedder, image, sha256=info.sha256)
 
 
 def calibrated(embedder: Embedder) -> Calibration:
@@ -151,7 +151,7 @@ def edited_copies(pictures: Sequence[bytes]) -> list[Copy]:
 
 
 def stages(
-    query: Appearance, candidates: list[Appearance], embedder: Embedder
+    query: ImageFeatures, candidates: list[ImageFeatures], embedder: Embedder
 ) -> dict[str, Callable[[], object]]:
     """Each stage as a call, on what the stages before it found."""
     spec, calibration = embedder.spec, calibrated(embedder)
@@ -299,11 +299,11 @@ def measure(data: Path | None, pictures: int, rounds: int) -> dict[str, float]:
     embedder, orb = Embedder(MODEL), open_peer()
     files = [item.data for item in taken(data, pictures)]
     copies = edited_copies(files)
-    fill = [item.data for item in catalogue.products()] if data is None else []
+    fill = [item.data for item in sample_images.products()] if data is None else []
     listed = [*files, *fill, *(copy.data for copy in copies)][:CANDIDATES]
     points = indexed(listed, embedder)
     query = looked_at(copies[0].data, embedder)
-    works = stages(query, [of_point(point, embedder.spec) for point in points], embedder)
+    works = stages(query, [features_of_point(point, embedder.spec) for point in points], embedder)
     if orb:
         pixels = orb.pixels(copies[0].data)
         mine, others = orb.detect(pixels), [orb.describe(file) for file in listed[:VERIFIED]]
@@ -316,9 +316,9 @@ def measure(data: Path | None, pictures: int, rounds: int) -> dict[str, float]:
     return found | separation(copies, files, embedder, orb) | sizes(points, query.patches)
 
 
-def taken(data: Path | None, most: int) -> list[catalogue.Item]:
+def taken(data: Path | None, most: int) -> list[sample_images.Item]:
     """Evenly from a folder's pictures, or the photographs that scikit-image carries."""
-    items = list(catalogue.from_folder(data) if data else catalogue.photographs())
+    items = list(sample_images.from_folder(data) if data else sample_images.photographs())
     return items[:: -(-len(items) // most)]
 
 

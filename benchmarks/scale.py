@@ -43,10 +43,10 @@ from rich.progress import track
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.embed import MODEL
-from console import catalogue
-from console.local import DEFAULT_DATA
-from likeness.adapters.qdrant import VECTOR, Layout
+from console.demo import sample_images
+from console.local.runner import DEFAULT_DATA
 from likeness.adapters.qdrant_embedded import EmbeddedIndex
+from likeness.adapters.qdrant_mapping import VECTOR, Layout
 from likeness.embedding import Embedder
 from likeness.errors import ImageError
 from likeness.filters import Schema
@@ -54,7 +54,7 @@ from likeness.preprocessing import cropped
 from likeness.records import (
     Box,
     ImageInfo,
-    Lookup,
+    NearestQuery,
     ObjectRef,
     ObjectState,
     OlderThan,
@@ -90,7 +90,7 @@ def looks(photos: Path | None, count: int, embedder: Embedder) -> Vector:
         left, top = rng.uniform(0, 1 - width), rng.uniform(0, 1 - height)
         try:
             part = cropped(item.image, Box(left, top, left + width, top + height))
-            found.append(embedder.embed([embedder.prepare(part)]))
+            found.append(embedder.embed([embedder.to_tensor(part)]))
         except ImageError:
             continue  # broken, or a part of one colour
     return np.concatenate(found)
@@ -106,13 +106,13 @@ def kept(folder: Path, photos: Path | None, embedder: Embedder) -> Vector:
     return real
 
 
-def pictures(photos: Path | None) -> Iterator[catalogue.Item]:
+def pictures(photos: Path | None) -> Iterator[sample_images.Item]:
     """Again and again, in the same random order."""
     if photos is None:
-        return cycle([*catalogue.photographs(), *catalogue.products()])
+        return cycle([*sample_images.photographs(), *sample_images.products()])
     files = sorted(photos.rglob("*.jpg"))
     order = np.random.default_rng(0).permutation(len(files)).tolist()
-    return (catalogue.Item(files[n].name, files[n].read_bytes()) for n in cycle(order))
+    return (sample_images.Item(files[n].name, files[n].read_bytes()) for n in cycle(order))
 
 
 def drawn(real: Vector, count: int, seed: int) -> Vector:
@@ -223,7 +223,7 @@ def searched(place: Path, queries: Vector, truth: NDArray[np.int64], count: int)
 
     def ask(limit: int, full: bool) -> Ask:
         def asked(vector: Vector) -> list[str]:
-            [found] = index.nearest([Lookup([vector], limit, full=full)])
+            [found] = index.nearest([NearestQuery([vector], limit, full=full)])
             return [candidate.point.id for candidate in found]
 
         return asked

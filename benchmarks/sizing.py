@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from console.pricing import lambda_usd, price_list
+from console.cost.pricing import lambda_usd, price_list
 
 MILLION = 1_000_000
 GIB = 1024**3
@@ -70,7 +70,7 @@ class Inputs(NamedTuple):
     shard_images: int = 10 * MILLION
     queries_s: float = 10.0
     peak: float = 5.0
-    lookups: float = 2.0
+    queries: float = 2.0
     changed: float = 0.05
     index_functions: int = 5
     memory_headroom: float = 1.5
@@ -93,7 +93,7 @@ SOURCES = {
     "shard_images": "most images in one shard: its graph can be rebuilt in hours",
     "queries_s": "searches a second, mean of a month",
     "peak": "peak over mean",
-    "lookups": "queries to Qdrant per search: the whole image, and its subject",
+    "queries": "queries to Qdrant per search: the whole image, and its subject",
     "changed": "share of the images that are new each month",
     "index_functions": "concurrent functions, the template's `IndexConcurrency`",
     "memory_headroom": "for the system, its cache, and segments that are being rebuilt",
@@ -128,7 +128,7 @@ def plan(images: int, given: Inputs) -> Plan:
     shards = math.ceil(images / given.shard_images)
     peak_s = given.queries_s * given.peak
     memory_gib = copies * given.memory_bytes * given.memory_headroom / GIB
-    cores = peak_s * given.lookups * shards * given.lookup_ms / 1000 / given.busy
+    cores = peak_s * given.queries * shards * given.lookup_ms / 1000 / given.busy
     nodes, node = machines(memory_gib, cores, given.replicas, shards)
     disk = copies * (given.disk_bytes + given.rerank_bytes) * given.disk_headroom / 1e9
     disk_gb = 10 * nodes * math.ceil(disk / nodes / 10)
@@ -236,7 +236,7 @@ def worked(of: Plan, given: Inputs) -> dict[str, str]:
         f"{of.memory_gib:.1f} GiB",
         "disk": f"{copies} × {disk_bytes:,.0f} bytes × {given.disk_headroom} = "
         f"{of.images * given.replicas * disk_bytes * given.disk_headroom / 1e9:,.0f} GB",
-        "cores": f"{peak_s} × {given.lookups} × {of.shards} × "
+        "cores": f"{peak_s} × {given.queries} × {of.shards} × "
         f"{given.lookup_ms:.1f} ms / {given.busy} = {of.cores:.2f} cores",
         "searches": f"{peak_s} × {given.search_ms:.0f} ms = {of.searches}",
         "filling": f"{of.images:,} × {given.index_ms:.0f} ms / {given.index_functions} = "
@@ -281,7 +281,7 @@ With the figures of ten million images:
   on disk.
 - **Disk**: images × replicas × (`disk_bytes` + `rerank_bytes`) × `disk_headroom` =
   {disk}.
-- **Cores**: searches at the peak × `lookups` × shards × `lookup_ms` / `busy` =
+- **Cores**: searches at the peak × `queries` × shards × `lookup_ms` / `busy` =
   {cores}. A search queries every shard, one replica of each.
 - **Nodes**: the cheapest set of equal nodes with that memory and those cores, at least one per
   replica, and all with the same number of shard copies.

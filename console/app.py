@@ -26,14 +26,16 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from console import backfill, migrate, models, uploads
-from console import doctor as checks
-from console.client import Client, ServiceError
-from console.hub import HubError
-from console.local import BUNDLED_MODEL, DEFAULT_DATA, LocalService, use_aws
 from likeness.errors import LikenessError
-from likeness.feeding import SUFFIXES, Feeder
-from likeness.settings import EVENT_LAG_S, MOST_WAITING
+from likeness.feeding import IMAGE_SUFFIXES, HintFeeder
+from likeness.settings import EVENT_LAG_S, MAX_WAITING
+
+from .bundles.hub import HubError
+from .client import Client, ServiceError
+from .commands import migrate, model
+from .diagnostics import doctor as checks
+from .indexing import backfill, uploads
+from .local.runner import BUNDLED_MODEL, DEFAULT_DATA, LocalService, use_aws
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -47,7 +49,7 @@ app = typer.Typer(
     A deployed service is named by LIKENESS_URL and LIKENESS_API_KEY; to index, by LIKENESS_BUCKET
     and LIKENESS_QUEUE_URL too.""",
 )
-app.add_typer(models.app, name="model")
+app.add_typer(model.app, name="model")
 app.add_typer(migrate.app, name="migrate")
 out = Console()
 err = Console(stderr=True)
@@ -91,14 +93,14 @@ def serve(
     A local S3 and SQS, both functions' real handlers, the embedded Qdrant engine, and the page to
     search with in a browser, at the address that is printed.
     """
-    from console import local  # noqa: PLC0415 - loads the functions' dependencies
+    from .local import runner  # noqa: PLC0415 - loads the functions' dependencies
 
     environment = {"LIKENESS_PAYLOAD_SCHEMA": schema}
     for how in (signal.SIGTERM, signal.SIGINT):  # in the background, SIGINT is ignored at first
         signal.signal(how, signal.default_int_handler)
     with contextlib.ExitStack() as running, contextlib.suppress(KeyboardInterrupt):
         with out.status("starting …"):
-            service = running.enter_context(local.run(data, port, environment))
+            service = running.enter_context(runner.run(data, port, environment))
         out.print(f"[bold green]Likeness is up[/bold green]  data in {data}/")
         out.print(f"  page     {service.api_url}/")
         out.print(f"  search   POST {service.api_url}/v1/search")
@@ -124,9 +126,9 @@ def demo(
 
     Exits with 1 if a known answer is not found.
     """
-    from console import demo as show  # noqa: PLC0415 - loads scikit-image
+    from .demo import walkthrough  # noqa: PLC0415 - loads scikit-image
 
-    raise typer.Exit(0 if show.run(images, data, out) else 1)
+    raise typer.Exit(0 if walkthrough.run(images, data, out) else 1)
 
 
 @app.command()
@@ -152,7 +154,7 @@ def index(
         str | None,
         typer.Option("--queue", help="Its URL; otherwise LIKENESS_QUEUE_URL.", rich_help_panel=_S3),
     ] = None,
-    most_waiting: Annotated[
+    max_waiting: Annotated[
         int,
         typer.Option(
             envvar="LIKENESS_MOST_WAITING",
@@ -160,7 +162,7 @@ def index(
             help="Pause while so many messages wait in the queue: a new upload waits behind them.",
             rich_help_panel=_S3,
         ),
-    ] = MOST_WAITING,
+    ] = MAX_WAITING,
     workflow: Annotated[
         str | None,
         typer.Option(
@@ -195,7 +197,7 @@ def index(
     a bucket's objects go on where they were stopped.
 
     Hints go to the queue that new uploads go through, no faster than they are worked off, so that
-    an upload waits for [bold]--most-waiting[/bold] messages at most. A hint says only where to
+    an upload waits for [bold]--max-waiting[/bold] messages at most. A hint says only where to
     look: it cannot undo what an upload or a deletion did, however late it comes.
 
     [bold]likeness index s3://bucket/2024/ --dry-run[/bold]  how many, how long, how much
@@ -229,7 +231,7 @@ def index(
             return
         local_url = service.queue_url if service else None
         queue_url = queue_url or _needed("LIKENESS_QUEUE_URL", local_url)
-        feeder = Feeder(SqsQueue(queue_url), most_waiting)
+        feeder = HintFeeder(SqsQueue(queue_url), max_waiting)
         keys = backfill.run(
             store, wanted, feeder, backfill.Cursor(data, wanted, queue_url), anyway, out
         )
@@ -278,17 +280,19 @@ def reconcile(
     LIKENESS_PREFIX, LIKENESS_TENANT_CLAIM, LIKENESS_ALIAS and the limits, which must be as the
     stack has them.
     """
-    from console import reconciling  # noqa: PLC0415 - loads the adapters
+    from .indexing import reconciliation  # noqa: PLC0415 - loads the adapters
 
-    wanted = reconciling.Wanted(bucket, prefix, lag_minutes * 60, dry_run)
+    wanted = reconciliation.Wanted(bucket, prefix, lag_minutes * 60, dry_run)
     service = _use_local(data)
     ours = service and bucket in (None, service.bucket)
-    side = reconciling.local(service) if service and ours else reconciling.deployed(os.environ)
-    found = reconciling.run(wanted, side, err if as_json else out)
+    side = (
+        reconciliation.local(service) if service and ours else reconciliation.deployed(os.environ)
+    )
+    found = reconciliation.run(wanted, side, err if as_json else out)
     if as_json:
         out.print_json(data=found)
     else:
-        reconciling.show(found, out)
+        reconciliation.show(found, out)
     raise typer.Exit(1 if dry_run and found["drift"] else 0)
 
 
@@ -311,7 +315,7 @@ def search(
     api_key: Key = None,
 ) -> None:
     """Find the pictures most like one, and what each is to it: a copy, edited, the same item."""
-    from console import report  # noqa: PLC0415 - loads the decoder
+    from . import html_report  # noqa: PLC0415 - loads the decoder
 
     client = _client(LocalService.running(data), url, api_key)
     options: dict[str, Any] = {"limit": limit}
@@ -334,7 +338,7 @@ def search(
     table = Table("", "score", "verdict", "key", "payload")
     for rank, result in enumerate(answer["results"], 1):
         payload = "  ".join(f"{k}={v}" for k, v in result["payload"].items())
-        row = (f"{result['score']:.3f}", report.verdict(result), result["key"], payload)
+        row = (f"{result['score']:.3f}", html_report.verdict(result), result["key"], payload)
         table.add_row(str(rank), *map(escape, row))
     out.print(table if answer["results"] else "nothing found")
     if answer["skipped"]:
@@ -382,13 +386,13 @@ def explain(
 
     [bold]likeness explain 6f1d3a0e2c585b8e9a440c4e5ad1b7c3 --image ID[/bold]
     """
-    from console import explaining  # noqa: PLC0415
+    from .diagnostics import answer_log  # noqa: PLC0415
 
-    found = explaining.lines(data, log_group, request_id, days)
+    found = answer_log.lines(data, log_group, request_id, days)
     if as_json:
         out.print_json(data=found)
     else:
-        explaining.show(found, image, out)
+        answer_log.show(found, image, out)
 
 
 @app.command()
@@ -416,9 +420,9 @@ def calibrate(
 
     [bold]likeness calibrate photos/[/bold]
     """
-    from console import calibrating  # noqa: PLC0415 - loads onnxruntime
+    from .evaluation import calibrator  # noqa: PLC0415 - loads onnxruntime
 
-    calibrating.run(dataset, split, model, target or model, pictures, seed, dry_run, out)
+    calibrator.run(dataset, split, model, target or model, pictures, seed, dry_run, out)
 
 
 @app.command()
@@ -445,7 +449,8 @@ def evaluate(
         typer.Option(help="Only these rows of a CSV; test:iconic are queries and gallery."),
     ] = None,
     target: Annotated[
-        Path, typer.Option("--out", help="Folder for evaluation.json, report.html and vectors.")
+        Path,
+        typer.Option("--out", help="Folder for evaluation.json, html_report.html and vectors."),
     ] = DEFAULT_DATA / "evaluate",
     baseline: Annotated[
         Path | None, typer.Option(help="An earlier evaluation.json to compare with.")
@@ -468,7 +473,7 @@ def evaluate(
 
     [bold]likeness evaluate --feedback[/bold]  what POST /v1/feedback was told, asked again
     """
-    from console import evaluating, evaluation_report  # noqa: PLC0415 - loads onnxruntime
+    from .evaluation import evaluator, reporting  # noqa: PLC0415 - loads onnxruntime
 
     if feedback:
         if dataset or synthetic or split or baseline:
@@ -479,16 +484,16 @@ def evaluate(
         return
     if dataset is None:
         raise typer.BadParameter("name a folder or a CSV; or --feedback, to ask the live index")
-    before = evaluating.read(baseline) if baseline else None
-    options = evaluating.Options(model, target, synthetic, split, queries, seed)
+    before = evaluator.read(baseline) if baseline else None
+    options = evaluator.Options(model, target, synthetic, split, queries, seed)
     with _progress() as progress:
-        found, misses = evaluating.evaluate(dataset, options, progress, before)
-    evaluation_report.show(found, out)
-    evaluating.write(found, target / evaluating.RESULTS)
-    page = target / evaluation_report.PAGE
-    page.write_text(evaluation_report.page(found, misses), encoding="utf-8")
-    out.print(f"written: {target / evaluating.RESULTS}, and with pictures {page}", soft_wrap=True)
-    fallen = evaluating.falls(before, found, tolerance) if before else []
+        found, misses = evaluator.evaluate(dataset, options, progress, before)
+    reporting.show(found, out)
+    evaluator.write(found, target / evaluator.RESULTS)
+    page = target / reporting.PAGE
+    page.write_text(reporting.page(found, misses), encoding="utf-8")
+    out.print(f"written: {target / evaluator.RESULTS}, and with pictures {page}", soft_wrap=True)
+    fallen = evaluator.falls(before, found, tolerance) if before else []
     for line in fallen:
         err.print(f"[red]fell by more than {tolerance:g}[/red]  {escape(line)}", soft_wrap=True)
     if before and not fallen:
@@ -497,18 +502,19 @@ def evaluate(
 
 
 def _evaluate_feedback(model: Path, queries: int, seed: int, target: Path) -> None:
-    from console import evaluating, evaluation_report, opinions  # noqa: PLC0415
-    from likeness.adapters.qdrant import open_index  # noqa: PLC0415
+    from likeness.adapters.index import open_index  # noqa: PLC0415
     from likeness.settings import Settings  # noqa: PLC0415
+
+    from .evaluation import evaluator, feedback_evaluation, reporting  # noqa: PLC0415
 
     with (
         contextlib.closing(open_index(Settings.from_env(os.environ))) as index,
         _progress() as progress,
     ):
-        found = opinions.evaluate(index, model, queries, seed, progress)
-    evaluation_report.show_feedback(found, out)
-    evaluating.write(found, target / opinions.RESULTS)
-    out.print(f"written: {target / opinions.RESULTS}", soft_wrap=True)
+        found = feedback_evaluation.evaluate(index, model, queries, seed, progress)
+    reporting.show_feedback(found, out)
+    evaluator.write(found, target / feedback_evaluation.RESULTS)
+    out.print(f"written: {target / feedback_evaluation.RESULTS}", soft_wrap=True)
 
 
 @app.command()
@@ -551,13 +557,13 @@ def cost(
 
     [bold]python benchmarks/memory.py[/bold], then [bold]likeness cost[/bold]
     """
-    from console import costing  # noqa: PLC0415
-    from console.pricing import Measured, Run, read  # noqa: PLC0415
+    from .cost import cost_report  # noqa: PLC0415
+    from .cost.pricing import Measured, Run, read  # noqa: PLC0415
 
     if photo:
         client = _client(LocalService.running(data), url, api_key)
         with _progress() as progress:
-            run = costing.ask(client, photo.read_bytes(), memory_mb, progress)
+            run = cost_report.ask(client, photo.read_bytes(), memory_mb, progress)
         found = Measured(f"what the service told of {photo.name}", search=[run])
     elif search_ms or index_ms:
         found = Measured(
@@ -573,9 +579,9 @@ def cost(
             "measure with `python benchmarks/memory.py`"
         )
     if as_json:
-        out.print_json(data=costing.told(found))
+        out.print_json(data=cost_report.told(found))
     else:
-        costing.show(found, out)
+        cost_report.show(found, out)
 
 
 @app.command()
@@ -650,7 +656,7 @@ def _upload_folder(
         raise typer.BadParameter(f"there is no file or folder {folder}")
     found = uploads.pictures(folder)
     if not found:
-        raise ServiceError(f"{folder} holds no pictures ({', '.join(sorted(SUFFIXES))})")
+        raise ServiceError(f"{folder} holds no pictures ({', '.join(sorted(IMAGE_SUFFIXES))})")
     try:
         metadata = dict(pair.split("=", 1) for pair in meta or [])
     except ValueError:

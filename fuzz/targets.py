@@ -18,11 +18,12 @@ from PIL import Image
 
 from functions.index.events import parse_message
 from likeness.errors import ImageError, InvalidRequest, ModelMismatch
+from likeness.features import ImageFeatures
 from likeness.images import decode
 from likeness.model import load_spec
-from likeness.rerank.appearance import Appearance, from_token, to_token
+from likeness.proof.verdicts import load_calibration
+from likeness.query_tokens import decode_query_token, encode_query_token
 from likeness.rerank.profiles import Profile, Ranker
-from likeness.rerank.verdicts import load_calibration
 from likeness.settings import Limits
 from tests.appearances import made, unit
 from tests.pictures import encoded, picture
@@ -55,7 +56,7 @@ def events(data: bytes) -> None:
         assert hint.sequencer >= 0
 
 
-def look(seed: int, **of: Any) -> Appearance:
+def look(seed: int, **of: Any) -> ImageFeatures:
     numbers = np.random.default_rng(seed).normal(size=SPEC.embedding.dim)
     return made(seed, vector=unit(numbers), **of)
 
@@ -66,7 +67,7 @@ OTHERS = [look(1), look(3)]
 def tokens(data: bytes) -> None:
     """The bytes inside a token: its base64 is the standard library's."""
     try:
-        views = from_token(base64.urlsafe_b64encode(data).decode(), SPEC)
+        views = decode_query_token(base64.urlsafe_b64encode(data).decode(), SPEC)
     except (InvalidRequest, ModelMismatch):
         return
     for view in views:
@@ -108,7 +109,7 @@ def _messages() -> Iterator[bytes]:
 
 def _token_bytes() -> Iterator[bytes]:
     for views in ([look(1)], [look(1), look(2)], [look(1, local=None, colours=None)]):
-        text = to_token(views, SPEC.fingerprint)
+        text = encode_query_token(views, SPEC.fingerprint)
         yield base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
 
 

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from likeness.descriptor_packing import pack
+from likeness.features import ImageFeatures
 from likeness.model import Descriptors, Input, ModelSpec, Normalise, Output, Resize
 from likeness.preprocessing import COLOURS
-from likeness.rerank.appearance import Appearance
-from likeness.rerank.packing import pack
 
 SIDE, DIM, VECTOR = 14, 64, 32
 Floats = NDArray[np.float32]
@@ -61,7 +61,7 @@ def layout(seed: int) -> bytes:
     return Image.fromarray(small).resize(size, Image.Resampling.BICUBIC).tobytes()
 
 
-def made(seed: int, **of: Any) -> Appearance:
+def made(seed: int, **of: Any) -> ImageFeatures:
     """A picture just looked at, unlike any other seed's. `of` are fields that are to differ."""
     local = of.pop("local", descriptors(seed))
     fields = {
@@ -71,4 +71,4 @@ def made(seed: int, **of: Any) -> Appearance:
         "colours": layout(seed),
         "sha256": f"{seed:064x}",
     }
-    return Appearance(**(fields | of))
+    return ImageFeatures(**(fields | of))

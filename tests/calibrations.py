@@ -11,14 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
-from console.edits import EDITS
+from console.evaluation.edits import EDITS
 from likeness.embedding import Embedder
+from likeness.feature_extraction import extract_features
+from likeness.features import ImageFeatures
 from likeness.images import decode
-from likeness.looking import appearance
 from likeness.model import ModelSpec, load_spec
-from likeness.rerank.appearance import Appearance
+from likeness.proof.verdicts import FITTED, Calibration, Level, fit
 from likeness.rerank.profiles import Ranker
-from likeness.rerank.verdicts import FITTED, Calibration, Level, fit
 from likeness.settings import Limits
 from tests.pictures import encoded, picture
 
@@ -62,6 +62,6 @@ def _fitted(folder: Path) -> Calibration:
     )
 
 
-def _look(data: bytes, embedder: Embedder) -> Appearance:
+def _look(data: bytes, embedder: Embedder) -> ImageFeatures:
     image, info = decode(data, Limits(), embedder.decode_size)
-    return appearance(embedder, image, sha256=info.sha256)
+    return extract_features(embedder, image, sha256=info.sha256)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from likeness.errors import ImageTooLarge, ObjectChanged
-from likeness.records import Hint, Listed, ObjectBody, ObjectRef, ObjectState
+from likeness.records import Hint, ListedObject, ObjectBody, ObjectRef, ObjectState
 
 
 @dataclass
@@ -85,11 +85,11 @@ class FakeBucket:
     def list(self, bucket: str, prefix: str, start_after: str = "") -> Iterator[ObjectRef]:
         return (entry.ref for entry in self.entries(bucket, prefix, start_after))
 
-    def entries(self, bucket: str, prefix: str, start_after: str = "") -> Iterator[Listed]:
+    def entries(self, bucket: str, prefix: str, start_after: str = "") -> Iterator[ListedObject]:
         for key in sorted(self._versions):
             state = self.head(self.ref(key))
             if key.startswith(prefix) and key > start_after and state:
-                yield Listed(self.ref(key), state.etag, state.size, state.last_modified_s)
+                yield ListedObject(self.ref(key), state.etag, state.size, state.last_modified_s)
 
     def delete(self, ref: ObjectRef) -> None:
         self.remove(ref.key)

@@ -30,7 +30,7 @@ from typing import Any
 
 import boto3
 
-from console import local
+from console.local import runner
 
 ROOT = Path(__file__).resolve().parents[1]
 REGION = "us-east-1"
@@ -312,7 +312,7 @@ def local_aws() -> Iterator[str]:
     """MiniStack on loopback, empty, with what the functions use; yields the endpoint's URL."""
     with (
         tempfile.TemporaryDirectory() as folder,
-        local.ministack(Path(folder), "s3,secretsmanager,events,sqs,cloudwatch") as url,
+        runner.ministack(Path(folder), "s3,secretsmanager,events,sqs,cloudwatch") as url,
     ):
         yield url
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from console.local import http_server
+from console.local.runner import http_server
 from tests.pictures import encoded, jpeg, picture, png
 from tests.service import ROOT, Service
 

@@ -26,20 +26,20 @@ from aws_lambda_powertools import Logger, Metrics
 from msgspec import structs
 from starlette.testclient import TestClient
 
-from console import migrating
+from console.migration import lifecycle
 from functions.index.handler import Handler
 from functions.search.api import create_app
-from likeness.adapters.qdrant import Layout
 from likeness.adapters.qdrant_embedded import EmbeddedIndex
+from likeness.adapters.qdrant_mapping import Layout
 from likeness.adapters.sqs import hint_message
 from likeness.embedding import Embedder
 from likeness.errors import ConfigurationError, IndexMissing, IndexUnavailable, NoDetail
 from likeness.images import decode
-from likeness.indexers import Indexers, ReadOnce
+from likeness.indexers import CachingReader, Indexers
 from likeness.indexing import Indexer
 from likeness.model import load_spec
+from likeness.proof.verdicts import load_calibration
 from likeness.records import Hint, ObjectRef, Vector
-from likeness.rerank.verdicts import load_calibration
 from likeness.search import ByImage, Query, Searcher
 from likeness.searchers import Searchers
 from likeness.settings import Limits, Settings
@@ -75,13 +75,13 @@ class World:
         self.bucket = FakeBucket("photos")
         self.embedders = [Embedder(bundle) for bundle in bundles]
         self.announced: list[str] = []
-        store = ReadOnce(self.bucket)
+        store = CachingReader(self.bucket)
         calibration = load_calibration(BUNDLED, load_spec(BUNDLED).fingerprint)
         assert calibration is not None  # another model's: here it is enough that the gate runs
         indexers = [
             Indexer(
                 store,
-                self.index.of(embedder.fingerprint),
+                self.index.for_model(embedder.fingerprint),
                 embedder,
                 SCHEMA,
                 parallel=1,
@@ -96,7 +96,7 @@ class World:
         self.searchers = Searchers(
             self.index,
             [
-                Searcher(self.index.of(e.fingerprint), e, lambda: self.bucket, SCHEMA)
+                Searcher(self.index.for_model(e.fingerprint), e, lambda: self.bucket, SCHEMA)
                 for e in self.embedders
             ],
             clock=lambda: 20 * time.monotonic(),  # looks at the alias every tenth of a second
@@ -128,7 +128,7 @@ class World:
 
     def held(self, model: str) -> dict[str, str | None]:
         """What a model's collection has live: each key with its picture."""
-        points = self.index.of(model).scroll(1000).points
+        points = self.index.for_model(model).scroll(1000).points
         return {point.ref.key: point.sha256 for point in points if point.object}
 
 
@@ -139,19 +139,19 @@ def world(tmp_path: Path, other: Path, capsys: pytest.CaptureFixture[str]) -> It
     world.index.close()
 
 
-def begin(world: World) -> migrating.Migration:
-    return migrating.begin(world.index, world.embedders[1].spec, "unused", keep_patches=False)
+def begin(world: World) -> lifecycle.Migration:
+    return lifecycle.begin(world.index, world.embedders[1].spec, "unused", keep_patches=False)
 
 
-def fill(world: World, migration: migrating.Migration) -> migrating.Filling:
+def fill(world: World, migration: lifecycle.Migration) -> lifecycle.Filling:
     """As `likeness migrate fill` and the queue do it."""
-    migrating.filling(
+    lifecycle.filling(
         world.index,
         migration,
         lambda done: None,
         lambda refs: world.deliver(*(ref.key for ref in refs)),
     )
-    return migrating.filling(world.index, migration, lambda done: None)
+    return lifecycle.filling(world.index, migration, lambda done: None)
 
 
 class Users:
@@ -258,7 +258,7 @@ class Users:
 
 def vector_of(embedder: Embedder, seed: int) -> Vector:
     picture, _ = decode(drawn(seed), Limits(), embedder.decode_size)
-    [vector] = embedder.embed([embedder.prepare(picture)])
+    [vector] = embedder.embed([embedder.to_tensor(picture)])
     return np.asarray(vector)
 
 
@@ -271,15 +271,15 @@ def test_a_whole_migration_is_seen_by_nobody(world: World) -> None:
         migration = begin(world)
         users.until(20)
         assert fill(world, migration).share > 0.9
-        sides = [migrating.Side(embedder, None) for embedder in world.embedders]
-        migrating.compare(
+        sides = [lifecycle.Side(embedder, None) for embedder in world.embedders]
+        lifecycle.compare(
             world.index, world.bucket, (sides[0], sides[1]), 8, 5, 0, lambda done: None
         )
         assert users.models == {old}
         for model in (new, old, new):
-            migrating.switch(world.index, model)
+            lifecycle.switch(world.index, model)
             users.until(40, model)
-        migrating.end(world.index, migration)
+        lifecycle.end(world.index, migration)
         users.until(40, new)
     assert users.faults == []
     assert users.models == {new}
@@ -361,12 +361,12 @@ def test_a_duplicate_is_announced_once_and_a_filled_one_never(world: World) -> N
     assert world.announced == ["again"]
     world.put(third=drawn(0))
     assert world.announced == ["again", "third"]
-    new = world.index.of(migration.target)
+    new = world.index.for_model(migration.target)
     [point] = new.fetch([ObjectRef("photos", "third").point_id]).values()
     # found among what the new model's collection holds
     assert {partner.key for partner in point.partners} == {"again", LASTING[0]}
-    migrating.switch(world.index, migration.target)
-    migrating.end(world.index, migration)
+    lifecycle.switch(world.index, migration.target)
+    lifecycle.end(world.index, migration)
     world.put(fourth=drawn(0))
     assert world.announced == ["again", "third", "fourth"]
 
@@ -375,7 +375,7 @@ def test_what_was_dropped_does_not_come_back(world: World) -> None:
     lasting(world)
     migration = begin(world)
     world.put(a=drawn(51))  # both indexers have prepared their collections
-    migrating.end(world.index, migration)
+    lifecycle.end(world.index, migration)
     asked = world.index.models
 
     def late() -> list[str]:
@@ -404,9 +404,9 @@ def test_a_search_whose_collection_is_dropped_is_answered_by_the_other(world: Wo
         return searcher.model
 
     assert frozen.run(model_of_answer) == old
-    migrating.switch(world.index, new)
+    lifecycle.switch(world.index, new)
     assert frozen.run(model_of_answer) == old  # seen long ago, and still right
-    migrating.end(world.index, migration)
+    lifecycle.end(world.index, migration)
     assert frozen.run(model_of_answer) == new
     ref = ObjectRef("photos", LASTING[0])
     assert frozen.run(lambda searcher: searcher.status(ref)) is not None
@@ -417,7 +417,7 @@ def test_a_query_id_of_the_other_model_is_refused_clearly(world: World) -> None:
     migration = begin(world)
     fill(world, migration)
     answer = world.search(drawn(2)).json()
-    migrating.switch(world.index, migration.target)
+    lifecycle.switch(world.index, migration.target)
     time.sleep(0.2)  # the service looks at the alias again
     refused = world.http.post("/v1/search", json={"query_id": answer["query_id"]})
     assert (refused.status_code, refused.json()["type"].rpartition(":")[2]) == (
@@ -452,21 +452,21 @@ def test_a_migration_that_makes_no_sense_is_refused(world: World, other: Path) -
     with pytest.raises(IndexMissing):
         begin(world)
     with pytest.raises(ConfigurationError, match="no migration is under way"):
-        migrating.needed(world.index)
+        lifecycle.needed(world.index)
     lasting(world)
     with pytest.raises(ConfigurationError, match="searched with already"):
-        migrating.begin(world.index, world.embedders[0].spec, "unused", False)
-    assert begin(world) == begin(world) == migrating.needed(world.index)
+        lifecycle.begin(world.index, world.embedders[0].spec, "unused", False)
+    assert begin(world) == begin(world) == lifecycle.needed(world.index)
     with pytest.raises(ConfigurationError, match="is under way"):
-        migrating.begin(world.index, load_spec(BUNDLED), "unused", False)
+        lifecycle.begin(world.index, load_spec(BUNDLED), "unused", False)
 
 
 def test_a_bundle_that_was_moved_is_known_by_its_new_place(world: World) -> None:
     lasting(world)
     first = begin(world)
     world.index.switch(first.target)
-    moved = migrating.begin(world.index, world.embedders[1].spec, "elsewhere", keep_patches=False)
-    assert moved == structs.replace(first, bundle="elsewhere") == migrating.needed(world.index)
+    moved = lifecycle.begin(world.index, world.embedders[1].spec, "elsewhere", keep_patches=False)
+    assert moved == structs.replace(first, bundle="elsewhere") == lifecycle.needed(world.index)
 
 
 def test_a_new_collection_keeps_patches_where_the_old_one_does(tmp_path: Path) -> None:
@@ -474,8 +474,8 @@ def test_a_new_collection_keeps_patches_where_the_old_one_does(tmp_path: Path) -
         index.prepare("a" * 16, 8, patches=2)
         spec = load_spec(BUNDLED)
         assert spec.patches is not None
-        migrating.begin(index, spec, "unused", keep_patches=False)
-        assert index.of(spec.fingerprint).info().patches == spec.patches.dim
+        lifecycle.begin(index, spec, "unused", keep_patches=False)
+        assert index.for_model(spec.fingerprint).info().patches == spec.patches.dim
 
 
 def test_what_is_missing_is_counted_and_hinted_at(world: World) -> None:
@@ -492,7 +492,7 @@ def test_what_is_missing_is_counted_and_hinted_at(world: World) -> None:
     assert not any(outcome.error for outcome in alone.reconcile(hints).values())
 
     missing: list[ObjectRef] = []
-    found = migrating.filling(world.index, migration, lambda done: None, missing.extend)
+    found = lifecycle.filling(world.index, migration, lambda done: None, missing.extend)
     assert {ref.key for ref in missing} == {"overwritten", "late", "deleted"}
     # the twelve, broken, overwritten and late
     assert (found.objects, found.agreed, found.refused) == (15, 13, {})
@@ -510,7 +510,7 @@ def test_what_only_the_new_model_rejects_is_told(
         raise NoDetail("nothing in it")
 
     with monkeypatch.context() as patch:
-        patch.setattr(world.embedders[1], "look", blind)
+        patch.setattr(world.embedders[1], "preprocess", blind)
         world.deliver(LASTING[0])
     found = fill(world, migration)
     assert found.refused == {LASTING[0]: "no-detail: nothing in it"}
@@ -520,10 +520,10 @@ def test_what_only_the_new_model_rejects_is_told(
 def test_models_are_compared_by_neighbours_and_by_edited_copies(world: World) -> None:
     lasting(world)
     migration = begin(world)
-    sides = tuple(migrating.Side(embedder, None) for embedder in world.embedders)
+    sides = tuple(lifecycle.Side(embedder, None) for embedder in world.embedders)
 
-    def compare(steps: list[int]) -> migrating.Comparison:
-        return migrating.compare(
+    def compare(steps: list[int]) -> lifecycle.Comparison:
+        return lifecycle.compare(
             world.index, world.bucket, (sides[0], sides[1]), 50, 3, 1, steps.append
         )
 

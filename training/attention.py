@@ -23,13 +23,13 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.nn import functional
 
+from console.evaluation.metrics import Estimate, estimate
 from evaluate import Described, Task, Vectors, tasks
+from likeness.descriptor_packing import KEPT
 from likeness.embedding import Embedder
-from likeness.evaluation import Estimate, estimate
-from likeness.rerank.geometry import grid, verify
-from likeness.rerank.packing import KEPT
+from likeness.proof.geometry import grid, verify
+from likeness.proof.verdicts import Calibration, load_calibration
 from likeness.rerank.refinement import refine
-from likeness.rerank.verdicts import Calibration, load_calibration
 from likeness.search import DEPTH
 from pixels import normalised
 
@@ -85,7 +85,7 @@ def describe_views(
     for path in track(sorted((work / "shards").glob("[0-9]*.npy"))[:shards], "describing"):
         for record in np.load(path, mmap_mode="r"):
             image = Image.fromarray(record["view"]).resize((224, 224), Image.Resampling.BICUBIC)
-            found = embedder.describe([normalised(np.asarray(image))])
+            found = embedder.extract([normalised(np.asarray(image))])
             assert found.local is not None
             assert found.salience is not None
             row, place = salient(found.local, found.salience)

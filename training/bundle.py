@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from console.packaging import write_golden
+from console.bundles.packaging import write_golden
 from evaluate import BUNDLED, Cell, tables
 from network import EMBEDDING_DIM, LOCAL_DIM
 from pixels import MEAN, SIDE, STD

@@ -25,10 +25,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.progress import track
 
-from likeness.embedding import Description, Embedder
-from likeness.evaluation import Estimate, Ranking, estimate, rank
+from console.evaluation.metrics import Estimate, Ranking, estimate, rank
+from likeness.embedding import BatchFeatures, Embedder
 from likeness.images import decode
-from likeness.rerank.geometry import grid, verify
+from likeness.proof.geometry import grid, verify
 from likeness.settings import Limits
 
 _REPOSITORY = Path(__file__).resolve().parents[1]
@@ -147,10 +147,10 @@ def _rows(columns: dict[str, NDArray[np.str_]], name: str, value: str) -> NDArra
 
 def describe(folder: Path, embedder: Embedder, title: str) -> Described:
     """All photos of one set, as the service would see them."""
-    found: list[Description] = []
+    found: list[BatchFeatures] = []
     for path in track(_columns(folder)["path"], f"{title}, {folder.name}", transient=True):
         image, _ = decode((folder / path).read_bytes(), Limits(), embedder.decode_size)
-        found.append(embedder.describe([embedder.prepare(image)]))
+        found.append(embedder.extract([embedder.to_tensor(image)]))
     local = salience = None
     if embedder.spec.local:
         local = np.concatenate([d.local for d in found if d.local is not None])

@@ -15,7 +15,7 @@ from rich.progress import track
 
 from evaluate import STORED
 from likeness.embedding import Embedder
-from likeness.rerank.geometry import grid, verify
+from likeness.proof.geometry import grid, verify
 from pixels import normalised
 from validation import Validation
 
@@ -27,7 +27,7 @@ def describe(
     embedder: Embedder, images: list[NDArray[np.uint8]]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
     """Vectors (N, D), local descriptors (N, 196, d), salience (N, 196)."""
-    found = [embedder.describe([normalised(image)]) for image in images]
+    found = [embedder.extract([normalised(image)]) for image in images]
     return (
         np.concatenate([d.vectors for d in found]),
         np.concatenate([d.local for d in found if d.local is not None]),

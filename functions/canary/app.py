@@ -6,13 +6,14 @@ import os
 
 from aws_lambda_powertools import Logger, Metrics
 
-from functions.canary.handler import Canary
-from likeness.adapters.cloudwatch import AnswerCounts
-from likeness.adapters.qdrant import open_index
+from likeness.adapters.cloudwatch import AnswerMetrics
+from likeness.adapters.index import open_index
 from likeness.adapters.s3 import S3Store
 from likeness.embedding import open_embedders
 from likeness.searchers import open_searchers
 from likeness.settings import Settings
+
+from .handler import Canary
 
 settings = Settings.from_env(os.environ)
 index = open_index(settings)
@@ -23,7 +24,7 @@ handler = Canary(
     index,
     store,
     settings.limits,
-    AnswerCounts(settings.metrics_namespace).last,
+    AnswerMetrics(settings.metrics_namespace).last,
     Logger(service="canary"),
     Metrics(namespace=settings.metrics_namespace, service="canary"),
 )

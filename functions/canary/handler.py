@@ -17,8 +17,8 @@ from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
 from PIL import Image
 
+from likeness.answer_shift import AnswerDistribution, shift
 from likeness.errors import ImageError, IndexMissing, ObjectChanged
-from likeness.health import Counts, shift
 from likeness.images import decode
 from likeness.ports import ObjectStore, VectorIndex
 from likeness.records import Point, State
@@ -45,7 +45,7 @@ class Canary:
         index: VectorIndex,
         store: ObjectStore,
         limits: Limits,
-        count: Callable[[int], Counts],
+        count: Callable[[int], AnswerDistribution],
         logger: Logger,
         metrics: Metrics,
     ) -> None:
@@ -114,15 +114,15 @@ class Canary:
         reference = None if renew else self._reference()
         if reference is None:
             kept = {**msgspec.to_builtins(now), "at_s": round(time.time())}
-            self._index.note(NOTE, NOTE_ID, kept)
+            self._index.put_note(NOTE, NOTE_ID, kept)
             return {"answers": now.answers, "reference": "taken"}
         found = shift(reference, now)
         self._publish("AnswerShift", found)
         return {"answers": now.answers, "shift": round(found, 4), **msgspec.to_builtins(now)}
 
-    def _reference(self) -> Counts | None:
-        notes, _ = self._index.notes(NOTE, 1)
-        return msgspec.convert(notes[0], Counts) if notes else None
+    def _reference(self) -> AnswerDistribution | None:
+        notes, _ = self._index.list_notes(NOTE, 1)
+        return msgspec.convert(notes[0], AnswerDistribution) if notes else None
 
     def _publish(self, name: str, value: float) -> None:
         self._metrics.add_metric(name, MetricUnit.NoUnit, value)

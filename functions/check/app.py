@@ -6,9 +6,10 @@ import os
 
 from aws_lambda_powertools import Logger
 
-from functions.check.handler import Handler
 from likeness.adapters.deployment import Deployment
 from likeness.settings import Settings
+
+from .handler import Handler
 
 settings = Settings.from_env(os.environ)
 handler = Handler(Deployment(), settings, Logger(service="check"))

@@ -19,8 +19,8 @@ from aws_lambda_powertools import Logger
 from likeness.adapters.deployment import Deployment
 from likeness.errors import ConfigurationError, LikenessError, ModelMismatch
 from likeness.model import GOLDEN, ModelSpec, load_golden, load_spec
+from likeness.query_tokens import decode_query_token
 from likeness.records import Vector
-from likeness.rerank.appearance import from_token
 from likeness.settings import Settings
 
 _OK, _UNAVAILABLE = 200, 503
@@ -125,7 +125,7 @@ class Handler:
         if answer.statusCode != _OK:
             raise Unexpected(f"a search is answered with {answer.statusCode}: {answer.body[:500]}")
         found = msgspec.json.decode(answer.body, type=_Found)
-        return from_token(found.query_id, spec)[0].vector
+        return decode_query_token(found.query_id, spec)[0].vector
 
 
 def search_event(image: bytes) -> dict[str, Any]:

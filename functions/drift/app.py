@@ -6,11 +6,12 @@ import os
 
 from aws_lambda_powertools import Logger, Metrics
 
-from functions.drift.handler import Handler
-from likeness.adapters.qdrant import open_index
+from likeness.adapters.index import open_index
 from likeness.adapters.s3 import S3Store
 from likeness.adapters.sqs import SqsQueue
 from likeness.settings import Settings
+
+from .handler import Handler
 
 settings = Settings.from_env(os.environ)
 index = open_index(settings)

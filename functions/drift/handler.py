@@ -9,12 +9,12 @@ import msgspec
 from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
 
-from likeness.agreement import settings_digest
 from likeness.drift import Audit, Difference
 from likeness.errors import ConfigurationError
-from likeness.feeding import Feeder
+from likeness.feeding import HintFeeder
 from likeness.ports import HintQueue, ObjectListing, VectorIndex
 from likeness.settings import Settings
+from likeness.sync import settings_digest
 
 # Of the note that says where the next run goes on.
 _NOTE = "drift"
@@ -50,7 +50,7 @@ class Handler:
         def left_s() -> float:
             return float(context.get_remaining_time_in_millis()) / 1000
 
-        feeder = Feeder(self._queue, self._settings.most_waiting, left_s)
+        feeder = HintFeeder(self._queue, self._settings.max_waiting, left_s)
 
         def mend(found: list[Difference]) -> None:
             feeder.send([difference.ref for difference in found])
@@ -71,7 +71,7 @@ class Handler:
         start = self._start()
         report = audit.run(start, left_s)
         if report.next_start != start:
-            self._index.note(_NOTE, "next", {"start": report.next_start})
+            self._index.put_note(_NOTE, "next", {"start": report.next_start})
         facts = {**msgspec.to_builtins(report), "drift": report.drift}
         self._logger.info("compared", report=facts)
         for name, count in (
@@ -85,5 +85,5 @@ class Handler:
         return facts
 
     def _start(self) -> str:
-        notes, _ = self._index.notes(_NOTE, 1)
+        notes, _ = self._index.list_notes(_NOTE, 1)
         return str(notes[0]["start"]) if notes else ""

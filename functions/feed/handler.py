@@ -8,7 +8,7 @@ from typing import Any
 from aws_lambda_powertools import Logger
 
 from likeness.errors import ConfigurationError, InvalidRequest
-from likeness.feeding import Feeder, may_be_picture
+from likeness.feeding import HintFeeder, may_be_image
 from likeness.ports import HintQueue
 from likeness.records import ObjectRef
 from likeness.settings import Settings
@@ -38,9 +38,9 @@ class Handler:
             takes_all = bool(event.get("BatchInput", {}).get("all"))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise InvalidRequest(f"not a batch of a listing: {error!r}") from error
-        refs = [ObjectRef(bucket, k) for k, size in items if takes_all or may_be_picture(k, size)]
+        refs = [ObjectRef(bucket, k) for k, size in items if takes_all or may_be_image(k, size)]
         # no time to wait: a function that waits is paid for, a state machine is not
-        Feeder(self._queue, self._settings.most_waiting, left_s=lambda: 0.0).send(refs)
+        HintFeeder(self._queue, self._settings.max_waiting, left_s=lambda: 0.0).send(refs)
         skipped = len(items) - len(refs)
         self._logger.info("hinted", sent=len(refs), skipped=skipped)
         return {"sent": len(refs), "skipped": skipped}

@@ -12,11 +12,12 @@ import random
 from aws_lambda_powertools import Logger, Metrics
 from snapshot_restore_py import register_after_restore
 
-from functions.index.handler import Handler
-from functions.index.indexers import open_indexers
-from likeness.adapters.qdrant import open_index
+from likeness.adapters.index import open_index
 from likeness.settings import Settings
 from likeness.stopwatch import Stopwatch
+
+from .handler import Handler
+from .indexers import open_indexers
 
 settings = Settings.from_env(os.environ)
 # a batch that fails at once makes room for the next: the whole queue would use up its tries

@@ -9,12 +9,13 @@ from typing import Any
 from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import EphemeralMetrics, MetricUnit
 
-from functions.index.events import is_queue_event, parse_event, parse_message
 from likeness.errors import InvalidRequest, Unavailable
 from likeness.indexers import Indexers
 from likeness.indexing import Indexer, Outcome, Result
 from likeness.records import Hint
 from likeness.stopwatch import Stopwatch
+
+from .events import is_queue_event, parse_event, parse_message
 
 Event = Mapping[str, Any]
 _NAMES = {Result.UNCHANGED: "Skipped"}

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from likeness.adapters.eventbridge import EventBus
 from likeness.adapters.s3 import S3Store
-from likeness.duplicates import say_nothing
+from likeness.duplicates import no_announcement
 from likeness.embedding import Embedder
-from likeness.indexers import Indexers, ReadOnce
+from likeness.indexers import CachingReader, Indexers
 from likeness.indexing import Indexer
 from likeness.ports import VectorIndex
-from likeness.rerank.verdicts import load_calibration
+from likeness.proof.verdicts import load_calibration
 from likeness.settings import Settings
 from likeness.stopwatch import Stage, untimed
 from likeness.tenants import Tenants
@@ -19,14 +19,14 @@ from likeness.tenants import Tenants
 
 def open_indexers(settings: Settings, index: VectorIndex, stage: Stage = untimed) -> Indexers:
     """Raises ModelBundleError where a bundle is damaged."""
-    store = ReadOnce(S3Store(read_tags=settings.read_tags))
-    announce = EventBus(settings.event_bus).announce if settings.event_bus else say_nothing
+    store = CachingReader(S3Store(read_tags=settings.read_tags))
+    announce = EventBus(settings.event_bus).announce if settings.event_bus else no_announcement
 
     def open_indexer(folder: Path) -> Indexer:
         embedder = Embedder(folder, settings.threads)
         return Indexer(
             store,
-            index.of(embedder.fingerprint),  # duplicates are looked for among its own
+            index.for_model(embedder.fingerprint),  # duplicates are looked for among its own
             embedder,
             settings.schema,
             settings.limits,

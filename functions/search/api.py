@@ -28,7 +28,6 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from functions.search import access, openapi, pages, problems, schemas, signals
 from likeness.duplicates import Duplicates
 from likeness.errors import (
     ConfigurationError,
@@ -42,7 +41,7 @@ from likeness.errors import (
     Unavailable,
     UnsupportedFormat,
 )
-from likeness.feedback import Feedback, Opinion
+from likeness.feedback import Feedback, FeedbackEvent
 from likeness.filters import header_text
 from likeness.ports import IndexView, ObjectStore
 from likeness.records import Box, ObjectRef, Page, Point, State
@@ -65,6 +64,8 @@ from likeness.search import (
 from likeness.searchers import Searchers
 from likeness.settings import MIB, Settings
 from likeness.tenants import TenantIndex, Tenants, TenantStore
+
+from . import access, openapi, pages, problems, schemas, signals
 
 # base64 of the largest image, and room for the other fields
 _MAX_BODY_BYTES = MAX_QUERY_BYTES * 4 // 3 + MIB // 4
@@ -254,7 +255,7 @@ class Api:
     async def config(self, request: Request) -> Response:
         limits = self._settings.limits
         model_name, text = await self._run(
-            lambda searcher: (searcher.model_name, searcher.knows_words)
+            lambda searcher: (searcher.model_name, searcher.supports_text)
         )
         return _json(
             schemas.Config(
@@ -346,7 +347,7 @@ class Api:
         if (token := wanted.query_id) is not None:
             with contextlib.suppress(ModelMismatch):  # what was asked before a change of models
                 await self._run(lambda searcher: searcher.check_token(token))
-        opinion = Opinion(
+        opinion = FeedbackEvent(
             wanted.request_id, wanted.id, wanted.kind, round(time.time(), 3), wanted.query_id
         )
         await asyncio.to_thread(self._feedback.add, opinion)
@@ -587,7 +588,7 @@ async def _document(request: Request) -> Response:
 
 
 async def _docs_page(request: Request) -> Response:
-    from functions.search import docs  # noqa: PLC0415 - for people, who can wait for it
+    from . import docs  # noqa: PLC0415 - for people, who can wait for it
 
     return HTMLResponse(docs.page(openapi.document()))
 

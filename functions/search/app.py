@@ -21,17 +21,12 @@ with ThreadPoolExecutor(1) as beside:
 
     from snapshot_restore_py import register_after_restore
 
-    from functions.search.api import create_app
-    from functions.search.gateway import create_handler
-    from functions.search.resources import (
-        open_fetch,
-        open_logger,
-        open_record,
-        open_store,
-        open_words,
-    )
-    from likeness.adapters.qdrant import open_index
+    from likeness.adapters.index import open_index
     from likeness.searchers import open_searchers
+
+    from .api import create_app
+    from .gateway import create_handler
+    from .resources import open_fetch, open_logger, open_record, open_store, open_text_embedder
 
     index = open_index(settings)
     register_after_restore(index.reconnect)
@@ -39,7 +34,7 @@ with ThreadPoolExecutor(1) as beside:
     fetch = open_fetch(settings.image_hosts)
     record = open_record(settings.answer_log)
 
-searchers = open_searchers(settings, index, loading.result(), open_store, open_words)
+searchers = open_searchers(settings, index, loading.result(), open_store, open_text_embedder)
 app = create_app(searchers, index, open_store, settings, open_logger, fetch, record)
 handler = create_handler(app)
 

@@ -11,7 +11,7 @@ from mangum import Mangum
 from mangum.types import ASGI, LambdaEvent
 from starlette.types import ASGIApp
 
-from functions.search import problems
+from . import problems
 
 _TEXT_TYPES = ["text/", "application/json", "application/problem+json", "image/svg+xml"]
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from functions.search import schemas
+from . import schemas
 
 _REF = "#/components/schemas/{name}"
 # Options that are JSON in a query string or a form too.

@@ -8,8 +8,9 @@ import math
 import msgspec
 from starlette.responses import Response
 
-from functions.search.schemas import Problem
 from likeness import errors
+
+from .schemas import Problem
 
 # Types are names, not links that would break when a service moves.
 TYPE_PREFIX = "urn:likeness:problem:"

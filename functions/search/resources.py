@@ -43,7 +43,7 @@ def open_fetch(hosts: Sequence[str]) -> Callable[[str, int], bytes] | None:
 
 
 @functools.cache
-def open_words(model_dir: Path, threads: int) -> TextEmbedder:
+def open_text_embedder(model_dir: Path, threads: int) -> TextEmbedder:
     return TextEmbedder(model_dir, threads)
 
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import msgspec
 
-from likeness.feedback import Opinion
-from likeness.health import EMPTY, UNJUDGED, band
+from likeness.answer_shift import EMPTY, UNJUDGED, band
+from likeness.feedback import FeedbackEvent
 from likeness.search import Answer, ByExamples, ById, ByObject, Hit, Query, Source
 
 SERVICE = "search"
@@ -67,7 +67,7 @@ def answered(
     return _line(namespace, sets, told)
 
 
-def opined(namespace: str, opinion: Opinion) -> bytes:
+def opined(namespace: str, opinion: FeedbackEvent) -> bytes:
     """The line of somebody's opinion: clicks over answers are the click-through."""
     told = {
         "message": "feedback",

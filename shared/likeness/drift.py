@@ -21,12 +21,12 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from likeness.agreement import mark
 from likeness.errors import IndexMissing, QueueFull
-from likeness.feeding import batches, may_be_picture
+from likeness.feeding import batches, may_be_image
 from likeness.ports import ObjectListing, VectorIndex
-from likeness.records import Listed, ObjectRef, Point, State
+from likeness.records import ListedObject, ObjectRef, Point, State
 from likeness.settings import EVENT_LAG_S
+from likeness.sync import sync_fingerprint
 
 # Longer than a message lives: 4 days in the queue, 14 in the dead-letter queue.
 TOMBSTONE_S = 30 * 24 * 3600.0
@@ -77,7 +77,7 @@ class Report(Struct, frozen=True):
         return self.missing + self.changed + self.extra
 
 
-class Held:
+class IndexSnapshot:
     """Points in id order: `ids`, S16 (N,), sorted, and `marks`, uint64 (N,)."""
 
     def __init__(self, ids: NDArray[np.bytes_], marks: NDArray[np.uint64]) -> None:
@@ -159,7 +159,7 @@ class Audit:
         finished = True
         try:
             model = self._index.info().model
-            view = self._index.of(model)  # the alias may move to another model's meanwhile
+            view = self._index.for_model(model)  # the alias may move to another model's meanwhile
             counts["swept"] = self._sweep(view, model)
             held, some_keys, end = self._hold(view, start, left_s)
         except IndexMissing:  # nothing was ever indexed
@@ -175,7 +175,7 @@ class Audit:
 
     def _hold(
         self, view: VectorIndex, start: str, left_s: Callable[[], float]
-    ) -> tuple[Held, list[str], str]:
+    ) -> tuple[IndexSnapshot, list[str], str]:
         """Points from `start` on, a sample of their keys, and the id of the first one left out."""
         ids, marks, some_keys = bytearray(), bytearray(), []
         enough_s = left_s() * (1 - _SHARE_OF_INDEX)
@@ -186,7 +186,7 @@ class Audit:
             for point in ours:
                 assert point.object is not None
                 ids += _id(point.id)
-                marks += mark(point.model, point.settings, point.object)
+                marks += sync_fingerprint(point.model, point.settings, point.object)
             some_keys += [point.ref.key for point in ours[:1]]
             self._tell("points", len(page.points))
             cursor = page.next_cursor
@@ -202,7 +202,7 @@ class Audit:
     def _compare(
         self,
         model: str,
-        held: Held,
+        held: IndexSnapshot,
         first: bytes,
         end: bytes,
         some_keys: Sequence[str],
@@ -241,16 +241,16 @@ class Audit:
     def _judge(
         self,
         model: str,
-        held: Held,
+        held: IndexSnapshot,
         first: bytes,
         end: bytes,
-        page: Sequence[Listed],
+        page: Sequence[ListedObject],
         counts: Counter[str],
     ) -> None:
         ids = [_id(entry.ref.point_id) for entry in page]
         ours = [at for at, i in enumerate(ids) if first <= i and (not end or i < end)]
         entries = [page[at] for at in ours]
-        marks = b"".join(mark(model, self._settings, entry) for entry in entries)
+        marks = b"".join(sync_fingerprint(model, self._settings, entry) for entry in entries)
         with self._lock:
             missing, changed = held.join(
                 np.array([ids[at] for at in ours], "S16"), np.frombuffer(marks, np.uint64)
@@ -263,13 +263,13 @@ class Audit:
                 entry = entries[at]
                 if self._clock() - entry.last_modified_s < self._lag_s:
                     counts["young"] += 1
-                elif kind is Kind.MISSING and not may_be_picture(entry.ref.key, entry.size):
+                elif kind is Kind.MISSING and not may_be_image(entry.ref.key, entry.size):
                     counts["ignored"] += 1
                 else:
                     found.append(Difference(entry.ref, kind))
             self._mend(found, counts)
 
-    def _find_extra(self, model: str, held: Held, counts: Counter[str]) -> None:
+    def _find_extra(self, model: str, held: IndexSnapshot, counts: Counter[str]) -> None:
         """Read anew, as they are needed for their keys: most that were deleted meanwhile are gone.
 
         A deletion tells no time. One whose event waits in the queue is found too.
@@ -290,7 +290,7 @@ class Audit:
         while True:
             page = view.scroll(_PAGE, cursor, old)
             if page.points and self._sweeps:
-                view.sweep(model, [point.id for point in page.points], before_s)
+                view.delete_tombstones(model, [point.id for point in page.points], before_s)
             swept += len(page.points)
             cursor = page.next_cursor
             if cursor is None:
@@ -301,8 +301,8 @@ def _id(point_id: str) -> bytes:
     return bytes.fromhex(point_id.replace("-", ""))
 
 
-def _held(ids: bytearray, marks: bytearray) -> Held:
-    return Held(np.frombuffer(ids, "S16"), np.frombuffer(marks, np.uint64))
+def _held(ids: bytearray, marks: bytearray) -> IndexSnapshot:
+    return IndexSnapshot(np.frombuffer(ids, "S16"), np.frombuffer(marks, np.uint64))
 
 
 def _parts(some_keys: Sequence[str], count: int) -> list[tuple[str, str | None]]:

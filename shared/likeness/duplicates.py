@@ -10,20 +10,20 @@ from typing import Any
 from msgspec import Struct, structs
 
 from likeness.errors import IndexMissing, IndexRefused, InvalidRequest, NotIndexed
+from likeness.features import features_of_point
 from likeness.model import ModelSpec
 from likeness.ports import IndexView
+from likeness.proof.verdicts import Calibration, Level
 from likeness.records import (
     POINT_NAMESPACE,
     Candidate,
-    Lookup,
-    Partner,
+    DuplicateMatch,
+    NearestQuery,
     Point,
     PointWrite,
     State,
 )
-from likeness.rerank.appearance import of_point
 from likeness.rerank.profiles import Ranker
-from likeness.rerank.verdicts import Calibration, Level
 from likeness.stopwatch import Stage, untimed
 from likeness.tenants import owned_by
 
@@ -39,11 +39,11 @@ _NO_COPY = {"is_empty": {"key": "original"}}
 Announce = Callable[[Sequence[Point]], None]
 
 
-def say_nothing(points: Sequence[Point]) -> None:
+def no_announcement(points: Sequence[Point]) -> None:
     """Where no event bus is configured."""
 
 
-class Gate:
+class DuplicateDetector:
     """Marks new images that show what an indexed one shows already."""
 
     def __init__(
@@ -55,7 +55,7 @@ class Gate:
         self._spec = spec
         self._ranker = Ranker(spec, calibration)
 
-    def marked(self, writes: Sequence[PointWrite]) -> list[PointWrite]:
+    def annotate(self, writes: Sequence[PointWrite]) -> list[PointWrite]:
         """The same writes, live points with their partners: those in the index, and those before
         them in this batch. Two functions that index one picture at the same moment miss each
         other; the next look at either of them finds the pair. Partners are of the same tenant.
@@ -81,18 +81,18 @@ class Gate:
         ]
 
     def _neighbours(self, live: list[Point]) -> list[list[Candidate]]:
-        lookups = [
-            Lookup([point.vector], _LOOKED_AT, filter=_others(point), full=True)
+        queries = [
+            NearestQuery([point.vector], _LOOKED_AT, filter=_others(point), full=True)
             for point in live
             if point.vector is not None
         ]
-        if not lookups:
+        if not queries:
             return []
         try:
             with self._stage("qdrant"):
-                return self._index.nearest(lookups)
+                return self._index.nearest(queries)
         except (IndexMissing, IndexRefused):  # the alias is another model's, or nobody's yet
-            return [[] for _ in lookups]
+            return [[] for _ in queries]
 
     def _with_partners(self, point: Point, others: list[Point]) -> Point:
         others = [
@@ -102,7 +102,8 @@ class Gate:
             and other.vector is not None
         ]
         proofs = self._ranker.prove(
-            of_point(point, self._spec), [of_point(other, self._spec) for other in others]
+            features_of_point(point, self._spec),
+            [features_of_point(other, self._spec) for other in others],
         )
         found = [
             (proof.verdict, other)
@@ -118,7 +119,9 @@ class Gate:
         return structs.replace(
             point,
             partners=tuple(
-                Partner(other.id, other.ref.key, verdict.level.value, round(verdict.probability, 4))
+                DuplicateMatch(
+                    other.id, other.ref.key, verdict.level.value, round(verdict.probability, 4)
+                )
                 for verdict, other in found[:_KEPT]
             ),
             group=first.group or _group_of(first),
@@ -175,9 +178,9 @@ class Duplicates:
             raise InvalidRequest(f"{image} is no copy of the group {group}")
         note_id = f"{group} {image}"
         if duplicate:
-            self._index.forget(_DECISION, note_id)
+            self._index.delete_note(_DECISION, note_id)
         else:
-            self._index.note(_DECISION, note_id, {"group": group, "image": image})
+            self._index.put_note(_DECISION, note_id, {"group": group, "image": image})
 
     def _listed(self, name: str, dismissed: list[str]) -> Group:
         """The group's first copies, without its original."""
@@ -210,7 +213,7 @@ class Duplicates:
         images: defaultdict[str, list[str]] = defaultdict(list)
         cursor = None
         while True:
-            notes, cursor = self._index.notes(_DECISION, _PAGE, cursor)
+            notes, cursor = self._index.list_notes(_DECISION, _PAGE, cursor)
             for note in notes:
                 images[note["group"]].append(note["image"])
             if cursor is None:

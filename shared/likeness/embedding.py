@@ -12,14 +12,21 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from likeness.errors import ModelBundleError, NoDetail
-from likeness.model import Descriptors, ModelSpec, Output, TextTower, load_spec, read_file
+from likeness.model import (
+    Descriptors,
+    ModelSpec,
+    Output,
+    TextTower,
+    load_spec,
+    read_file,
+)
 from likeness.preprocessing import Prepared, decode_size, prepare
 from likeness.records import Vector
 
 _ERRORS_ONLY = 3
 
 
-class Description(NamedTuple):
+class BatchFeatures(NamedTuple):
     """What one pass of the network says of N images; None for what the model does not have.
 
     vectors float32 (N, dim); patches and local float32 (N, side², dim): unit rows. salience
@@ -52,11 +59,11 @@ class Embedder:
         """The short side in pixels that a decoder must keep."""
         return decode_size(self.spec)
 
-    def prepare(self, image: Image.Image) -> NDArray[Any]:
+    def to_tensor(self, image: Image.Image) -> NDArray[Any]:
         """An upright RGB image as an input tensor, batch axis of 1. Raises NoDetail."""
-        return self.look(image).tensor
+        return self.preprocess(image).tensor
 
-    def look(self, image: Image.Image) -> Prepared:
+    def preprocess(self, image: Image.Image) -> Prepared:
         """The same with the layout of the image's colours. Raises NoDetail."""
         return prepare(image, self.spec)
 
@@ -67,7 +74,7 @@ class Embedder:
         [raw] = self._run(tensors, [self.spec.embedding.name])
         return self._vectors(raw)
 
-    def describe(self, tensors: Sequence[NDArray[Any]]) -> Description:
+    def extract(self, tensors: Sequence[NDArray[Any]]) -> BatchFeatures:
         """Prepared tensors, at least one → all that the model tells of them, in the same pass."""
         names = _output_names(self.spec)
         found = dict(zip(names, self._run(tensors, names), strict=True))
@@ -76,7 +83,7 @@ class Embedder:
             for d in (self.spec.patches, self.spec.local)
         )
         of_local = self.spec.local.salience if self.spec.local else None
-        return Description(
+        return BatchFeatures(
             self._vectors(found[self.spec.embedding.name]),
             patches,
             local,
@@ -94,9 +101,9 @@ class Embedder:
     def _vectors(self, raw: NDArray[np.float32]) -> Vector:
         output = self.spec.embedding
         try:
-            vectors = pooled(raw, output)
-        except (ValueError, IndexError) as error:  # a shape that cannot be pooled so
-            raise ModelBundleError(f"the network's output cannot be pooled: {error}") from error
+            vectors = pool(raw, output)
+        except (ValueError, IndexError) as error:  # a shape that cannot be pool so
+            raise ModelBundleError(f"the network's output cannot be pool: {error}") from error
         return _rows_of(vectors, output.dim)
 
 
@@ -134,7 +141,7 @@ class TextEmbedder:
         return _rows_of(raw, self._dim)
 
 
-class Port(NamedTuple):
+class TensorInfo(NamedTuple):
     """One input or output of a network; a free axis of its shape has a name, or None."""
 
     name: str
@@ -148,8 +155,8 @@ class Network:
     def __init__(self, network: bytes, name: str) -> None:
         """`name` is for messages. Raises ModelBundleError where onnxruntime cannot load it."""
         self._session = _open_session(network, name, threads=1)
-        self.inputs = [Port(i.name, i.type, i.shape) for i in self._session.get_inputs()]
-        self.outputs = [Port(o.name, o.type, o.shape) for o in self._session.get_outputs()]
+        self.inputs = [TensorInfo(i.name, i.type, i.shape) for i in self._session.get_inputs()]
+        self.outputs = [TensorInfo(o.name, o.type, o.shape) for o in self._session.get_outputs()]
 
     def run(self, feed: dict[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
         """All float outputs by their names. Raises ModelBundleError where it does not run."""
@@ -163,7 +170,7 @@ def check_vector(vector: Vector) -> None:
         raise NoDetail("the model finds nothing in the image")
 
 
-def pooled(raw: NDArray[np.float32], output: Output) -> NDArray[np.float32]:
+def pool(raw: NDArray[np.float32], output: Output) -> NDArray[np.float32]:
     """A network's raw output → (N, dim), as the bundle's pooling rule says (see model.Output)."""
     if output.pooling == "none":
         return raw.reshape(len(raw), -1)

@@ -1,8 +1,8 @@
-"""What callers thought of results: notes that `likeness evaluate --feedback` measures by."""
+"""Feedback of callers on results, kept as notes; `likeness evaluate --feedback` reads them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterator
 from typing import Literal
 
 import msgspec
@@ -14,7 +14,7 @@ _KIND = "feedback"
 _PAGE = 500
 
 
-class Opinion(Struct, frozen=True):
+class FeedbackEvent(Struct, frozen=True):
     """One result of one request. `query_id`, where it was given, lets the query be asked again."""
 
     request_id: str
@@ -24,76 +24,22 @@ class Opinion(Struct, frozen=True):
     query_id: str | None = None
 
 
-class Judgements(Struct, frozen=True):
-    """What was said of one query's results, each id in one of the sets: clicked are those that
-    nobody judged.
-    """
-
-    query_id: str
-    relevant: Set[str] = frozenset()
-    not_relevant: Set[str] = frozenset()
-    clicked: Set[str] = frozenset()
-
-    @property
-    def right(self) -> Set[str]:
-        """A click only tells what looked right: it counts where nothing was judged relevant."""
-        return self.relevant or self.clicked
-
-    @property
-    def ids(self) -> Set[str]:
-        return self.relevant | self.not_relevant | self.clicked
-
-    def among(self, ids: Set[str]) -> Judgements:
-        """What was said of these alone."""
-        kept = (each & ids for each in (self.relevant, self.not_relevant, self.clicked))
-        return Judgements(self.query_id, *kept)
-
-
 class Feedback:
     def __init__(self, index: IndexView) -> None:
         self._index = index
 
-    def add(self, opinion: Opinion) -> None:
+    def add(self, opinion: FeedbackEvent) -> None:
         """Kept once: the same again, or another judgement, replaces the first."""
         kind = "click" if opinion.kind == "click" else "judgement"
         # callers choose these texts: put together by any separator, two opinions could be one
         note_id = msgspec.json.encode((opinion.request_id, opinion.id, kind)).decode()
-        self._index.note(_KIND, note_id, msgspec.to_builtins(opinion))
+        self._index.put_note(_KIND, note_id, msgspec.to_builtins(opinion))
 
-    def all(self) -> Iterator[Opinion]:
+    def all(self) -> Iterator[FeedbackEvent]:
         """Every opinion, in no order."""
         cursor = None
         while True:
-            notes, cursor = self._index.notes(_KIND, _PAGE, cursor)
-            yield from (msgspec.convert(note, Opinion) for note in notes)
+            notes, cursor = self._index.list_notes(_KIND, _PAGE, cursor)
+            yield from (msgspec.convert(note, FeedbackEvent) for note in notes)
             if cursor is None:
                 return
-
-
-def by_query(opinions: Iterable[Opinion]) -> tuple[list[Judgements], int]:
-    """Each query once, however often it was asked, and how many opinions name none.
-
-    A request's query_id may stand in one of its opinions alone. Of two judgements on one result,
-    the later holds; both are held above clicks.
-    """
-    said = sorted(opinions, key=lambda o: (o.kind != "click", o.at_s))
-    query_of = {opinion.request_id: opinion.query_id for opinion in said if opinion.query_id}
-    last: dict[str, dict[str, str]] = {}
-    without = 0
-    for opinion in said:
-        query_id = opinion.query_id or query_of.get(opinion.request_id)
-        if query_id:
-            last.setdefault(query_id, {})[opinion.id] = opinion.kind
-        else:
-            without += 1
-
-    def of_kind(kinds: dict[str, str], wanted: str) -> frozenset[str]:
-        return frozenset(point_id for point_id, kind in kinds.items() if kind == wanted)
-
-    return [
-        Judgements(
-            query_id,
-            *(of_kind(kinds, kind) for kind in ("relevant", "not_relevant", "click")),
-        )
-        for query_id, kinds in last.items()
-    ], without

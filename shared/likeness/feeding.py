@@ -11,23 +11,25 @@ from typing import TypeVar
 from likeness.errors import QueueFull
 from likeness.ports import HintQueue
 from likeness.records import ObjectRef
-from likeness.settings import MOST_WAITING
+from likeness.settings import MAX_WAITING
 
 T = TypeVar("T")
 
 # Of the files that are taken for pictures by their names.
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".heic", ".heif", ".avif"})
+IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".heic", ".heif", ".avif"}
+)
 # SQS counts its messages approximately: what was just sent is not in the count at once.
 _SETTLE_S = 15.0
 
 
-def may_be_picture(key: str, size: int) -> bool:
+def may_be_image(key: str, size: int) -> bool:
     """Not folders' markers, empty objects and what has the suffix of another kind of file.
 
     A key without a suffix may be a picture: only its bytes would tell.
     """
     suffix = PurePosixPath(key).suffix.lower()
-    return size > 0 and not key.endswith("/") and (not suffix or suffix in SUFFIXES)
+    return size > 0 and not key.endswith("/") and (not suffix or suffix in IMAGE_SUFFIXES)
 
 
 def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
@@ -36,8 +38,8 @@ def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield batch
 
 
-class Feeder:
-    """Sends hints while fewer than `most_waiting` messages wait, whoever sent them.
+class HintFeeder:
+    """Sends hints while fewer than `max_waiting` messages wait, whoever sent them.
 
     Live events share the queue, which is worked off roughly in order: so long is what lies before
     them.
@@ -46,13 +48,13 @@ class Feeder:
     def __init__(
         self,
         queue: HintQueue,
-        most_waiting: int = MOST_WAITING,
+        max_waiting: int = MAX_WAITING,
         left_s: Callable[[], float] = lambda: float("inf"),
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         """`left_s` tells how long there is still to wait for room."""
         self._queue = queue
-        self._most_waiting = most_waiting
+        self._most_waiting = max_waiting
         self._left_s = left_s
         self._sleep = sleep
         self._room = 0

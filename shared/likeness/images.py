@@ -16,7 +16,7 @@ from importlib import import_module
 import numpy as np
 from PIL import Image
 
-from likeness import headers
+from likeness import image_headers
 from likeness.errors import (
     ConfigurationError,
     ImageTooLarge,
@@ -107,10 +107,10 @@ def decode(data: bytes, limits: Limits, short_side: int) -> tuple[Image.Image, I
             f"{len(data) / MIB:.1f} MiB; at most {limits.max_bytes / MIB:.1f} MiB are taken"
         )
     name = _allowed_format(data, limits)
-    headers.check(data, name)
+    image_headers.check(data, name)
     image = _open(data, name, limits)
     full_width, full_height = image.size
-    headers.check_run_length(data, name, full_width, full_height)
+    image_headers.check_run_length(data, name, full_width, full_height)
     if name == "JPEG":
         image.draft(None, (math.ceil(_DRAFT_FACTOR * short_side),) * 2)
     _load(image)
@@ -183,7 +183,9 @@ def _load(image: Image.Image) -> None:
 
 
 def _orientation(image: Image.Image) -> Image.Transpose | None:
-    if len(image.info.get("exif") or b"") > headers.MAX_EXIF_BYTES:  # arrays of it take seconds
+    if (
+        len(image.info.get("exif") or b"") > image_headers.MAX_EXIF_BYTES
+    ):  # arrays of it take seconds
         return None
     try:
         return _UPRIGHT.get(image.getexif().get(_ORIENTATION_TAG, 1))

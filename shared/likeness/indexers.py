@@ -15,7 +15,7 @@ from likeness.ports import ObjectReader, VectorIndex
 from likeness.records import Hint, ObjectBody, ObjectRef, ObjectState
 
 
-class ReadOnce:
+class CachingReader:
     """A store that brings no bytes twice until it is told to forget them: what one model has
     looked at, the next one takes from here.
     """
@@ -39,7 +39,9 @@ class ReadOnce:
 class Indexers:
     """Reconciles as an Indexer does, with each of its models that has a collection."""
 
-    def __init__(self, index: VectorIndex, store: ReadOnce, indexers: Sequence[Indexer]) -> None:
+    def __init__(
+        self, index: VectorIndex, store: CachingReader, indexers: Sequence[Indexer]
+    ) -> None:
         """The current model's indexer comes first, and all of them read from `store`."""
         self._index = index
         self._store = store

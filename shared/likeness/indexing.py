@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import Struct
 
-from likeness.agreement import agreement, settings_digest
-from likeness.duplicates import Announce, Gate, say_nothing
-from likeness.embedding import Description, Embedder, check_vector
+from likeness.descriptor_packing import pack
+from likeness.duplicates import Announce, DuplicateDetector, no_announcement
+from likeness.embedding import BatchFeatures, Embedder, check_vector
 from likeness.errors import (
     ConfigurationError,
     ImageError,
@@ -33,6 +33,7 @@ from likeness.filters import Schema
 from likeness.images import decode
 from likeness.ports import ObjectReader, VectorIndex
 from likeness.preprocessing import Prepared
+from likeness.proof.verdicts import Calibration
 from likeness.records import (
     Exactly,
     Hint,
@@ -46,10 +47,9 @@ from likeness.records import (
     State,
     Version,
 )
-from likeness.rerank.packing import pack
-from likeness.rerank.verdicts import Calibration
 from likeness.settings import MIB, Limits
 from likeness.stopwatch import Stage, untimed
+from likeness.sync import settings_digest, sync_key
 from likeness.tenants import Tenants
 
 _WRITES = 3
@@ -120,7 +120,7 @@ class Indexer:
         parallel: int = _PARALLEL,
         calibration: Calibration | None = None,
         keep_patches: bool = False,
-        announce: Announce = say_nothing,
+        announce: Announce = no_announcement,
         tenants: Tenants | None = None,
         stage: Stage = untimed,
     ) -> None:
@@ -140,7 +140,9 @@ class Indexer:
         self._prepared = False
         patches = embedder.spec.patches
         self._patches_dim = patches.dim if patches and keep_patches else None
-        self._gate = Gate(index, embedder.spec, calibration, stage) if calibration else None
+        self._duplicates = (
+            DuplicateDetector(index, embedder.spec, calibration, stage) if calibration else None
+        )
         self._tell = announce
         self._tenants = tenants
         tenant_prefix = tenants.prefix if tenants else None
@@ -221,8 +223,8 @@ class Indexer:
         if point is None or point.object is None or state is None:
             return (point is None or point.object is None) and state is None
         # a key declared or a limit raised since: a hint at the object takes it in anew
-        wanted = agreement(self._embedder.fingerprint, self._settings, state)
-        found = agreement(point.model, point.settings, point.object)
+        wanted = sync_key(self._embedder.fingerprint, self._settings, state)
+        found = sync_key(point.model, point.settings, point.object)
         return found == wanted and point.object.version_id == state.version_id
 
     def _mend(
@@ -251,10 +253,10 @@ class Indexer:
                 outcomes[look.ref] = failed(look.ref, error)
         if prepared:
             with self._stage("embed"):
-                found = self._embedder.describe([item.prepared.tensor for item in prepared])
+                found = self._embedder.extract([item.prepared.tensor for item in prepared])
             writes += [self._live(item, found, row) for row, item in enumerate(prepared)]
-        if self._gate:
-            writes = self._gate.marked(writes)
+        if self._duplicates:
+            writes = self._duplicates.annotate(writes)
         if writes:
             with self._stage("qdrant"):
                 self._index.write(self._embedder.fingerprint, writes)
@@ -302,9 +304,9 @@ class Indexer:
             raise body
         image, info = decode(body.data, self._limits, self._embedder.decode_size)
         texts = {**body.tags, **look.state.metadata}
-        return _Prepared(look, self._embedder.look(image), info, texts)
+        return _Prepared(look, self._embedder.preprocess(image), info, texts)
 
-    def _live(self, item: _Prepared, found: Description, row: int) -> PointWrite:
+    def _live(self, item: _Prepared, found: BatchFeatures, row: int) -> PointWrite:
         try:
             check_vector(found.vectors[row])
         except ImageError as error:

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 from likeness.records import (
     Candidate,
     CollectionInfo,
-    Listed,
-    Lookup,
+    ListedObject,
+    NearestQuery,
     ObjectBody,
     ObjectRef,
     ObjectState,
@@ -30,8 +30,8 @@ class IndexView(Protocol):
     def info(self) -> CollectionInfo:
         """The collection behind the alias. Raises IndexMissing where there is none."""
 
-    def nearest(self, lookups: Sequence[Lookup]) -> list[list[Candidate]]:
-        """The answer to each lookup, best first, all in one round trip.
+    def nearest(self, queries: Sequence[NearestQuery]) -> list[list[Candidate]]:
+        """The answer to each query, best first, all in one round trip.
 
         Up to 16 equals at an edge of an answer come by their ids: pages join.
         """
@@ -57,13 +57,13 @@ class IndexView(Protocol):
         `path` is that of the stored payload, as `filters.Schema.countable` gives it.
         """
 
-    def note(self, kind: str, note_id: str, values: Mapping[str, Any]) -> None:
+    def put_note(self, kind: str, note_id: str, values: Mapping[str, Any]) -> None:
         """Keep a note of some kind beside the collections; one with the same id is replaced."""
 
-    def forget(self, kind: str, note_id: str) -> None:
+    def delete_note(self, kind: str, note_id: str) -> None:
         """Remove a note; harmless where there is none."""
 
-    def notes(
+    def list_notes(
         self, kind: str, limit: int, cursor: str | None = None
     ) -> tuple[list[Mapping[str, Any]], str | None]:
         """Notes of a kind in id order, and the cursor of the next page."""
@@ -78,7 +78,7 @@ class VectorIndex(IndexView, Protocol):
     def close(self) -> None:
         """Release connections or files; the index is not used after it."""
 
-    def of(self, model: str) -> VectorIndex:
+    def for_model(self, model: str) -> VectorIndex:
         """The same index, whose readers see this model's collection, wherever the alias points."""
 
     def models(self) -> list[str]:
@@ -118,7 +118,7 @@ class VectorIndex(IndexView, Protocol):
         A write whose condition does not hold is left out silently: read again to see.
         """
 
-    def sweep(self, model: str, ids: Sequence[str], before_s: float) -> None:
+    def delete_tombstones(self, model: str, ids: Sequence[str], before_s: float) -> None:
         """Delete those of these points that are tombstones written before a time, for good.
 
         The condition is checked where it is deleted: what came alive meanwhile stays.
@@ -144,7 +144,7 @@ class ObjectReader(Protocol):
 class ObjectListing(Protocol):
     """What those ask of a bucket who look at all of it."""
 
-    def entries(self, bucket: str, prefix: str, start_after: str = "") -> Iterator[Listed]:
+    def entries(self, bucket: str, prefix: str, start_after: str = "") -> Iterator[ListedObject]:
         """Every object under a prefix, in key order. Raises StoreUnavailable, as ObjectReader."""
 
 

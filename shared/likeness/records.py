@@ -84,7 +84,7 @@ class ObjectState(Struct, frozen=True):
     metadata: Mapping[str, str] = {}
 
 
-class Listed(Struct, frozen=True):
+class ListedObject(Struct, frozen=True):
     """One object as a bucket's listing tells it, which knows neither version nor metadata."""
 
     ref: ObjectRef
@@ -125,7 +125,7 @@ class Box(NamedTuple):
 WHOLE = Box(0.0, 0.0, 1.0, 1.0)
 
 
-class Partner(Struct, frozen=True):
+class DuplicateMatch(Struct, frozen=True):
     """An image that shows the same as another; `verdict` is exact, copy or edited."""
 
     id: str
@@ -163,7 +163,7 @@ class Point(Struct, frozen=True):
     patches: Vector | None = None
     local: bytes | None = None
     colours: bytes | None = None
-    partners: Sequence[Partner] = ()
+    partners: Sequence[DuplicateMatch] = ()
     original: str | None = None
     group: str | None = None
     tenant: str | None = None
@@ -200,7 +200,7 @@ class Exactly(Struct, frozen=True):
     version: Version
 
 
-class Lookup(Struct, frozen=True):
+class NearestQuery(Struct, frozen=True):
     """One search of the index: live neighbours of any of a query's `views`, unit vectors (D,).
 
     A neighbour of several views counts once, with its best score, and `offset` is for a single one.
@@ -221,7 +221,7 @@ class Lookup(Struct, frozen=True):
 
 
 class Candidate(Struct, frozen=True):
-    """One neighbour. `score` is the cosine, −1 … 1, or where patches chose, what Lookup says."""
+    """One neighbour. `score` is its cosine, −1 … 1; where patches chose, see NearestQuery."""
 
     point: Point
     score: float

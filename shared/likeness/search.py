@@ -13,6 +13,7 @@ from msgspec import Struct, structs
 from numpy.typing import NDArray
 from PIL import Image
 
+from likeness import regions
 from likeness.embedding import Embedder, TextEmbedder
 from likeness.errors import (
     ConfigurationError,
@@ -24,16 +25,19 @@ from likeness.errors import (
     NotIndexed,
     ObjectChanged,
 )
+from likeness.feature_extraction import extract_features
+from likeness.features import ImageFeatures, features_of_point
 from likeness.filters import Schema
 from likeness.images import decode, thumbnail
-from likeness.looking import appearance
 from likeness.ports import IndexView, ObjectStore
+from likeness.proof.verdicts import Calibration
+from likeness.query_tokens import decode_query_token, encode_query_token
 from likeness.records import (
     WHOLE,
     Box,
     Candidate,
     CollectionInfo,
-    Lookup,
+    NearestQuery,
     ObjectRef,
     Page,
     Point,
@@ -41,12 +45,9 @@ from likeness.records import (
     ValueCount,
     Vector,
 )
-from likeness.rerank import regions
-from likeness.rerank.appearance import Appearance, from_token, of_point, to_token
 from likeness.rerank.diversity import diversify
 from likeness.rerank.profiles import Profile, Proof, Ranker
 from likeness.rerank.selection import above_gap, above_relative, grouped
-from likeness.rerank.verdicts import Calibration
 from likeness.settings import MIB, Limits
 from likeness.stopwatch import Stopwatch
 
@@ -203,10 +204,10 @@ class _Page(Struct, frozen=True):
 class _Looked(Struct, frozen=True):
     """A source's appearance, the ids that it was taken from, and the picture where it was read."""
 
-    appearance: Appearance
+    appearance: ImageFeatures
     own_ids: tuple[str, ...] = ()
     picture: Image.Image | None = None
-    more: tuple[Appearance, ...] = ()
+    more: tuple[ImageFeatures, ...] = ()
 
 
 class Searcher:
@@ -220,11 +221,11 @@ class Searcher:
         schema: Schema | None = None,
         limits: Limits | None = None,
         calibration: Calibration | None = None,
-        open_words: Callable[[], TextEmbedder] | None = None,
+        open_text_embedder: Callable[[], TextEmbedder] | None = None,
         patches: bool = False,
     ) -> None:
         """`open_store` is only called where a query names an object that is not indexed, and
-        `open_words` where it is text. `patches`: the index keeps them, and chooses by them.
+        `open_text_embedder` where it is text. `patches`: the index keeps them, and chooses by them.
         """
         self._index = index
         self._embedder = embedder
@@ -232,7 +233,7 @@ class Searcher:
         self._schema = schema or Schema()
         self._limits = limits or Limits()
         self._ranker = Ranker(embedder.spec, calibration)
-        self._open_words = open_words
+        self._open_words = open_text_embedder
         self._patches = patches and embedder.spec.patches is not None
 
     def over(
@@ -252,7 +253,7 @@ class Searcher:
         return self._embedder.spec.name
 
     @property
-    def knows_words(self) -> bool:
+    def supports_text(self) -> bool:
         """Whether text can be searched with."""
         return self._open_words is not None and self._embedder.spec.text is not None
 
@@ -299,7 +300,7 @@ class Searcher:
             page.next_offset,
             watch.took_ms,
             page.box,
-            to_token(views, self.model),
+            encode_query_token(views, self.model),
             skipped,
             candidates=len(head),
             cut=page.cut,
@@ -319,7 +320,7 @@ class Searcher:
 
     def check_token(self, token: str) -> None:
         """Raises InvalidRequest for what is no `query_id`, ModelMismatch for another model's."""
-        from_token(token, self._embedder.spec)
+        decode_query_token(token, self._embedder.spec)
 
     def image(self, point_id: str) -> Point:
         """A live or rejected point. Raises NotIndexed for any other id."""
@@ -414,15 +415,15 @@ class Searcher:
         """What can be searched with and has no picture."""
         match source:
             case ByToken(token):
-                first, *more = from_token(token, self._embedder.spec)
+                first, *more = decode_query_token(token, self._embedder.spec)
                 return _Looked(first, more=tuple(more))
             case ByVector(values, model):
-                return _Looked(Appearance(self._given(values, model)))
+                return _Looked(ImageFeatures(self._given(values, model)))
             case ByText(text):
-                return _Looked(Appearance(self._words(text)))
+                return _Looked(ImageFeatures(self._words(text)))
             case ByExamples(positive, negative):
                 wanted = self._towards(positive, negative)
-                return _Looked(Appearance(wanted), (*positive, *negative))
+                return _Looked(ImageFeatures(wanted), (*positive, *negative))
 
     def _see(
         self, data: bytes, box: Box | None, watch: Stopwatch, own_ids: tuple[str, ...] = ()
@@ -432,10 +433,12 @@ class Searcher:
             # a part needs as many pixels as a whole picture does
             share = min(box.right - box.left, box.bottom - box.top) if box else 1.0
             picture, info = decode(data, self._limits, math.ceil(side / max(share, 0.1)))
-        whole = appearance(self._embedder, picture, box or WHOLE, info.sha256, watch.stage)
+        whole = extract_features(self._embedder, picture, box or WHOLE, info.sha256, watch.stage)
         return _Looked(whole, own_ids, picture)
 
-    def _questions(self, query: Query, looked: _Looked, watch: Stopwatch) -> list[list[Appearance]]:
+    def _questions(
+        self, query: Query, looked: _Looked, watch: Stopwatch
+    ) -> list[list[ImageFeatures]]:
         whole, both = looked.appearance, query.subject and query.rerank is not Profile.NONE
         if query.regions:
             found = [self._part(looked, box, watch) for box in regions.PROPOSALS]
@@ -448,11 +451,11 @@ class Searcher:
         part = None if box == WHOLE else self._part(looked, box, watch)
         return [[whole, part] if part else [whole]]
 
-    def _part(self, looked: _Looked, box: Box, watch: Stopwatch) -> Appearance | None:
+    def _part(self, looked: _Looked, box: Box, watch: Stopwatch) -> ImageFeatures | None:
         """None for a part that is all of one colour."""
         assert looked.picture is not None
         try:
-            return appearance(self._embedder, looked.picture, box, stage=watch.stage)
+            return extract_features(self._embedder, looked.picture, box, stage=watch.stage)
         except NoDetail:
             return None
 
@@ -464,10 +467,10 @@ class Searcher:
                 raise NotIndexed(f"no image with the id {point_id}")
         return [found[point_id] for point_id in ids]
 
-    def _kept(self, point: Point) -> Appearance:
+    def _kept(self, point: Point) -> ImageFeatures:
         if point.vector is None:
             raise NotIndexed(f"{point.ref.key} was rejected: {point.detail}")
-        return of_point(point, self._embedder.spec)
+        return features_of_point(point, self._embedder.spec)
 
     def _read(self, ref: ObjectRef) -> bytes:
         store = self._open_store()
@@ -489,7 +492,7 @@ class Searcher:
         return _direction(np.array(values, np.float64), "vector: all values must be finite, and")
 
     def _words(self, text: str) -> Vector:
-        if self._open_words is None or not self.knows_words:
+        if self._open_words is None or not self.supports_text:
             raise InvalidRequest(f"text: the model {self.model_name} has no text tower")
         vector: Vector = self._open_words().embed([text])[0]
         return vector
@@ -506,14 +509,14 @@ class Searcher:
     # --- from what is compared to a page of results ---
 
     def _things(
-        self, questions: list[list[Appearance]], query: Query, filter: dict[str, Any]
-    ) -> list[list[Appearance]]:
+        self, questions: list[list[ImageFeatures]], query: Query, filter: dict[str, Any]
+    ) -> list[list[ImageFeatures]]:
         """Of many parts of a picture, those that show things of their own, the surest first; the
         first, if none is like anything.
         """
         best = self._index.nearest(
             [
-                Lookup(
+                NearestQuery(
                     [part.vector], 1, filter=filter or None, score_threshold=query.score_threshold
                 )
                 for [part] in questions
@@ -529,7 +532,7 @@ class Searcher:
         return [questions[found[n]] for n in chosen] or questions[:1]
 
     def _neighbours(
-        self, questions: list[list[Appearance]], query: Query, filter: dict[str, Any]
+        self, questions: list[list[ImageFeatures]], query: Query, filter: dict[str, Any]
     ) -> tuple[list[list[Candidate]], list[Candidate]]:
         """Each question's candidates, and of a single view's those that come after, in one trip.
 
@@ -543,16 +546,16 @@ class Searcher:
         start = max(query.offset, DEPTH) if has_head else query.offset
         end = query.offset + query.limit + 1  # one more tells whether there is a next page
         has_tail = single and end > start
-        everywhere = Lookup(
+        everywhere = NearestQuery(
             [view.vector for view in questions[0]],
             DEPTH,
             filter=filter or None,
             score_threshold=query.score_threshold,
         )
-        lookups = []
+        queries = []
         if has_head:
             full = reranks or query.diversity > 0
-            lookups += [
+            queries += [
                 structs.replace(
                     everywhere,
                     views=[view.vector for view in views],
@@ -563,9 +566,9 @@ class Searcher:
                 for views, chosen_by in zip(questions, patches, strict=True)
             ]
         if has_tail:
-            lookups.append(structs.replace(everywhere, limit=end - start, offset=start))
+            queries.append(structs.replace(everywhere, limit=end - start, offset=start))
         try:
-            found = self._index.nearest(lookups)
+            found = self._index.nearest(queries)
         except IndexRefused:
             self.ready()  # another model's dimension is the likeliest reason, and says so itself
             raise
@@ -577,7 +580,7 @@ class Searcher:
         tail = found.pop() if has_tail else []
         return found if has_head else [[]], tail
 
-    def _patches_of(self, views: list[Appearance]) -> list[Vector] | None:
+    def _patches_of(self, views: list[ImageFeatures]) -> list[Vector] | None:
         """None where the index does not choose by them, or a view came without its own."""
         patches = [view.patches for view in views if view.patches is not None]
         return patches if self._patches and len(patches) == len(views) else None
@@ -585,7 +588,7 @@ class Searcher:
     def _page(
         self,
         query: Query,
-        views: list[Appearance],
+        views: list[ImageFeatures],
         head: list[Candidate],
         tail: list[Candidate],
         time_left_s: Callable[[], float],
@@ -603,7 +606,7 @@ class Searcher:
     def _ranked(
         self,
         query: Query,
-        views: list[Appearance],
+        views: list[ImageFeatures],
         head: list[Candidate],
         time_left_s: Callable[[], float],
     ) -> tuple[list[Hit], Box, list[str]]:
@@ -611,7 +614,7 @@ class Searcher:
             hits = [Hit(candidate.point, candidate.score) for candidate in head]
             return hits, views[0].box, []
         shown = DEPTH if query.compares else query.offset + query.limit
-        seen_as = [of_point(candidate.point, self._embedder.spec) for candidate in head]
+        seen_as = [features_of_point(candidate.point, self._embedder.spec) for candidate in head]
         ranked = self._ranker.rank(views, seen_as, query.rerank, shown, time_left_s)
         hits = [
             Hit(

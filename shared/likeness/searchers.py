@@ -15,7 +15,7 @@ from typing import TypeVar
 from likeness.embedding import Embedder, TextEmbedder
 from likeness.errors import IndexMissing, IndexOfOtherModel
 from likeness.ports import ObjectStore, VectorIndex
-from likeness.rerank.verdicts import load_calibration
+from likeness.proof.verdicts import load_calibration
 from likeness.search import Searcher
 from likeness.settings import Settings
 
@@ -86,23 +86,24 @@ def open_searchers(
     index: VectorIndex,
     embedders: Sequence[Embedder],
     open_store: Callable[[], ObjectStore],
-    open_words: Callable[[Path, int], TextEmbedder] | None = None,
+    open_text_embedder: Callable[[Path, int], TextEmbedder] | None = None,
 ) -> Searchers:
     """One for each of the settings' bundles, all loaded: no answer after a switch waits for its
     model, and SnapStart keeps both.
 
-    `open_words` is called where a query is text. Raises ModelBundleError for a damaged bundle.
+    `open_text_embedder` is called where a query is text. Raises ModelBundleError for a damaged
+    bundle.
     """
 
     def open_searcher(folder: Path, embedder: Embedder) -> Searcher:
         return Searcher(
-            index.of(embedder.fingerprint) if settings.next_model_dir else index,
+            index.for_model(embedder.fingerprint) if settings.next_model_dir else index,
             embedder,
             open_store,
             settings.schema,
             settings.limits,
             load_calibration(folder, embedder.fingerprint),
-            partial(open_words, folder, settings.threads) if open_words else None,
+            partial(open_text_embedder, folder, settings.threads) if open_text_embedder else None,
             settings.keep_patches,
         )
 

@@ -13,7 +13,7 @@ from likeness.filters import Schema
 
 MIB = 1024 * 1024
 # Two minutes of work for five index functions at 60 ms a picture.
-MOST_WAITING = 10_000
+MAX_WAITING = 10_000
 # How long an event may wait before somebody should look (the alarm on the queue's age).
 EVENT_LAG_S = 900.0
 # Lambda gives one vCPU for each 1,769 MB (AWS Lambda guide, "Configure Lambda function memory").
@@ -42,7 +42,7 @@ class Settings(Struct, frozen=True):
     bucket: str | None = None
     prefix: str = ""
     queue_url: str | None = None
-    most_waiting: int = MOST_WAITING
+    max_waiting: int = MAX_WAITING
     event_lag_s: float = EVENT_LAG_S
     upload_prefix: str = ""
     alias: str = "images"
@@ -95,7 +95,7 @@ class Settings(Struct, frozen=True):
             bucket=env.get("LIKENESS_BUCKET") or None,
             prefix=env.get("LIKENESS_PREFIX", ""),
             queue_url=env.get("LIKENESS_QUEUE_URL") or None,
-            most_waiting=_whole(env, "LIKENESS_MOST_WAITING", MOST_WAITING),
+            max_waiting=_whole(env, "LIKENESS_MOST_WAITING", MAX_WAITING),
             event_lag_s=_number(env, "LIKENESS_EVENT_LAG_S", EVENT_LAG_S),
             upload_prefix=env.get("LIKENESS_UPLOAD_PREFIX", ""),
             tenant_claim=env.get("LIKENESS_TENANT_CLAIM") or None,

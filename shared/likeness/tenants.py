@@ -19,7 +19,7 @@ from likeness.ports import IndexView, ObjectStore
 from likeness.records import (
     Candidate,
     CollectionInfo,
-    Lookup,
+    NearestQuery,
     ObjectBody,
     ObjectRef,
     ObjectState,
@@ -64,9 +64,9 @@ class TenantIndex:
         """Without the number of points, which counts the others' too."""
         return structs.replace(self._index.info(), points=None)
 
-    def nearest(self, lookups: Sequence[Lookup]) -> list[list[Candidate]]:
+    def nearest(self, queries: Sequence[NearestQuery]) -> list[list[Candidate]]:
         return self._index.nearest(
-            [structs.replace(lookup, filter=self._own(lookup.filter)) for lookup in lookups]
+            [structs.replace(query, filter=self._own(query.filter)) for query in queries]
         )
 
     def fetch(self, ids: Sequence[str]) -> dict[str, Point]:
@@ -86,16 +86,16 @@ class TenantIndex:
     ) -> list[ValueCount]:
         return self._index.facet(path, limit, self._own(filter))
 
-    def note(self, kind: str, note_id: str, values: Mapping[str, Any]) -> None:
-        self._index.note(kind, self._own_note(note_id), {**values, _TENANT: self._tenant})
+    def put_note(self, kind: str, note_id: str, values: Mapping[str, Any]) -> None:
+        self._index.put_note(kind, self._own_note(note_id), {**values, _TENANT: self._tenant})
 
-    def forget(self, kind: str, note_id: str) -> None:
-        self._index.forget(kind, self._own_note(note_id))
+    def delete_note(self, kind: str, note_id: str) -> None:
+        self._index.delete_note(kind, self._own_note(note_id))
 
-    def notes(
+    def list_notes(
         self, kind: str, limit: int, cursor: str | None = None
     ) -> tuple[list[Mapping[str, Any]], str | None]:
-        found, next_cursor = self._index.notes(kind, limit, cursor)
+        found, next_cursor = self._index.list_notes(kind, limit, cursor)
         return [note for note in found if note.get(_TENANT) == self._tenant], next_cursor
 
     def _own(self, filter: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from console import backfill
-from console.backfill import Cursor, Plan, Source, Work
 from console.client import ServiceError
+from console.indexing import backfill
+from console.indexing.backfill import Cursor, Plan, Source, Work
 from functions.index.events import parse_message
-from likeness.feeding import Feeder
+from likeness.feeding import HintFeeder
 from likeness.records import ObjectRef
 from tests.fake_bucket import FakeBucket
 from tests.lambda_runtime import CREDENTIALS, REGION, client
@@ -78,7 +78,7 @@ SOURCE = Source("photos", "in/")
 def feed(bucket: FakeBucket, queue: Queue, folder: Path, source: Source = SOURCE) -> list[str]:
     quiet = Console(quiet=True)
     cursor = Cursor(folder, source, QUEUE)
-    return backfill.run(bucket, source, Feeder(queue), cursor, False, quiet)
+    return backfill.run(bucket, source, HintFeeder(queue), cursor, False, quiet)
 
 
 def test_pictures_are_hinted_at_once_and_what_can_be_none_is_skipped_and_counted(
@@ -157,7 +157,12 @@ def test_above_a_million_the_command_for_the_state_machine_is_told_and_nothing_s
         told.value
     )
     backfill.run(
-        bucket, SOURCE, Feeder(queue), Cursor(tmp_path, SOURCE, QUEUE), True, Console(quiet=True)
+        bucket,
+        SOURCE,
+        HintFeeder(queue),
+        Cursor(tmp_path, SOURCE, QUEUE),
+        True,
+        Console(quiet=True),
     )
     assert queue.sent == PICTURES
 
@@ -240,7 +245,7 @@ def test_a_backfill_interrupted_while_it_waits_for_room_is_finished_by_the_same_
     bare.put("in/a.jpg", "in/b ü+.png")
     bare.sqs.send_message(QueueUrl=bare.queue, MessageBody=json.dumps({"Event": "s3:TestEvent"}))
     process = subprocess.Popen(
-        bare.command("--most-waiting", "1"),
+        bare.command("--max-waiting", "1"),
         env=bare.env,
         stdout=subprocess.PIPE,
         text=True,

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from console import calibrating
 from console.app import app
-from console.calibrating import Pairs
-from console.datasets import DatasetError, Item
+from console.evaluation import calibrator
+from console.evaluation.calibrator import Pairs
+from console.evaluation.datasets import DatasetError, Item
 from likeness.embedding import Embedder
 from likeness.model import load_spec
-from likeness.rerank.verdicts import CALIBRATION, FITTED, Level, load_calibration
+from likeness.proof.verdicts import CALIBRATION, FITTED, Level, load_calibration
 from tests.pictures import encoded, picture
 from tests.service import FIXED_FILTERS
 
@@ -40,7 +40,7 @@ def bundle(tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def pairs(folder: Path) -> Pairs:
     items = [Item(path, path.stem[0], None, None) for path in sorted(folder.iterdir())]
-    return calibrating.observe(items, Embedder(FIXED_FILTERS), PICTURES, 0, lambda numbers: numbers)
+    return calibrator.observe(items, Embedder(FIXED_FILTERS), PICTURES, 0, lambda numbers: numbers)
 
 
 def test_the_command_writes_what_the_service_reads(folder: Path, bundle: Path) -> None:
@@ -75,7 +75,7 @@ def test_too_few_pictures_are_told(tmp_path: Path) -> None:
         path.write_bytes(encoded(picture(seed)))
         items.append(Item(path, None, None, None))
     with pytest.raises(DatasetError, match="20 are needed"):
-        calibrating.observe(items, Embedder(FIXED_FILTERS), 300, 0, lambda numbers: numbers)
+        calibrator.observe(items, Embedder(FIXED_FILTERS), 300, 0, lambda numbers: numbers)
 
 
 def test_unreadable_pictures_are_left_out(folder: Path, tmp_path: Path) -> None:
@@ -89,22 +89,22 @@ def test_unreadable_pictures_are_left_out(folder: Path, tmp_path: Path) -> None:
         numbered.extend(numbers)
         return numbered
 
-    calibrating.observe(items, Embedder(FIXED_FILTERS), 21, 0, counted)
+    calibrator.observe(items, Embedder(FIXED_FILTERS), 21, 0, counted)
     assert numbered == list(range(21))
 
 
 def test_what_was_learnt_from_half_holds_on_the_other_half(pairs: Pairs) -> None:
-    tried = calibrating.trial(pairs, "model")
+    tried = calibrator.trial(pairs, "model")
     assert tried.right[Level.COPY] >= 0.9
     assert tried.false_copy <= 0.02
-    assert set(tried.edits) == {edit.name for edit in calibrating.EDITS}
+    assert set(tried.edits) == {edit.name for edit in calibrator.EDITS}
     assert all(found.error < 0.2 for found in tried.reliability.values())
 
 
 def test_labels_tell_what_is_similar(pairs: Pairs) -> None:
     assert (pairs.level == ORDER[Level.SIMILAR]).any()
     assert (pairs.level == ORDER[Level.NONE]).any()
-    learnt = calibrating.calibration_of(pairs, "model", "")
+    learnt = calibrator.calibration_of(pairs, "model", "")
     assert learnt.levels[Level.SIMILAR] != learnt.levels[Level.SAME_ITEM]
 
 
@@ -113,10 +113,10 @@ def test_without_labels_similar_is_what_it_was(pairs: Pairs) -> None:
         level=np.where(pairs.level == ORDER[Level.SIMILAR], ORDER[Level.NONE], pairs.level),
         labelled=pairs.edit != "",
     )
-    known = calibrating.calibration_of(pairs, "model", "")
-    learnt = calibrating.calibration_of(unlabelled, "model", "", known)
+    known = calibrator.calibration_of(pairs, "model", "")
+    learnt = calibrator.calibration_of(unlabelled, "model", "", known)
     assert learnt.levels[Level.SIMILAR] == known.levels[Level.SIMILAR]
-    alone = calibrating.calibration_of(unlabelled, "model", "")
+    alone = calibrator.calibration_of(unlabelled, "model", "")
     assert alone.levels[Level.SIMILAR] == alone.levels[Level.SAME_ITEM]
 
 
@@ -124,12 +124,12 @@ def test_the_same_seed_gives_the_same_pairs(folder: Path) -> None:
     items = [Item(path, None, None, None) for path in sorted(folder.iterdir())]
     embedder = Embedder(FIXED_FILTERS)
     one, other = (
-        calibrating.observe(items, embedder, 20, 7, lambda numbers: numbers) for _ in range(2)
+        calibrator.observe(items, embedder, 20, 7, lambda numbers: numbers) for _ in range(2)
     )
     np.testing.assert_array_equal(one.rows, other.rows)
 
 
 def test_instances_are_the_same_item(folder: Path) -> None:
     items = [Item(path, None, "one thing", None) for path in sorted(folder.iterdir())]
-    found = calibrating.observe(items, Embedder(FIXED_FILTERS), 20, 0, lambda numbers: numbers)
+    found = calibrator.observe(items, Embedder(FIXED_FILTERS), 20, 0, lambda numbers: numbers)
     assert set(found.level[found.edit == ""]) == {ORDER[Level.SAME_ITEM]}

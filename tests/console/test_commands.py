@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import urllib3
 
-from console.local import LocalService
+from console.local.runner import LocalService
 from tests.fault_server import closed_port
 from tests.lambda_runtime import client
 from tests.pictures import jpeg, png

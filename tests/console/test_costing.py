@@ -11,10 +11,10 @@ import pytest
 from cfnlint.decode import cfn_yaml
 from typer.testing import CliRunner
 
-from console import costing, pricing
 from console.app import app
-from console.local import http_server
-from console.pricing import Measured, Run, index_usd, lambda_usd, price_list, search_usd
+from console.cost import cost_report, pricing
+from console.cost.pricing import Measured, Run, index_usd, lambda_usd, price_list, search_usd
+from console.local.runner import http_server
 from tests.pictures import jpeg, png
 from tests.service import ROOT, Service
 
@@ -75,13 +75,13 @@ def test_what_a_month_costs_counts_what_the_template_makes() -> None:
 
 
 def test_the_cheapest_and_the_fastest_setting_are_found() -> None:
-    cheapest, fastest = costing.best(costing.costs(SWEEP)["queries"])
+    cheapest, fastest = cost_report.best(cost_report.costs(SWEEP)["queries"])
     assert (cheapest.run.memory_mb, fastest.run.memory_mb) == (1769, 3538)
 
 
 def test_an_equal_price_goes_to_less_memory() -> None:
     runs = Measured("", search=[Run(2048, 1, 50.0), Run(1024, 1, 100.0)])
-    cheapest, _ = costing.best(costing.costs(runs)["queries"])
+    cheapest, _ = cost_report.best(cost_report.costs(runs)["queries"])
     assert cheapest.run.memory_mb == 1024
 
 

@@ -9,10 +9,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from console.catalogue import photographs, products
-from console.edits import EDITS, Edit
+from console.demo.sample_images import photographs, products
+from console.evaluation.edits import EDITS, Edit
 from likeness.images import decode
-from likeness.rerank.verdicts import Level
+from likeness.proof.verdicts import Level
 from likeness.settings import Limits
 from tests.pictures import picture
 

@@ -15,19 +15,20 @@ import pytest
 from msgspec import structs
 from rich.progress import Progress
 
-from console import calibrating, catalogue, evaluating, evaluation_report
-from console.bench import gallery
-from console.bench import synthetic as synthetic_queries
-from console.datasets import DatasetError, divided, load
-from console.edits import EDITS
-from console.evaluating import Evaluation, Miss, Options, evaluate, falls
+from console.demo import sample_images
+from console.evaluation import calibrator, evaluator, reporting
+from console.evaluation.bench import gallery
+from console.evaluation.bench import synthetic as synthetic_queries
+from console.evaluation.datasets import DatasetError, divided, load
+from console.evaluation.edits import EDITS
+from console.evaluation.evaluator import Evaluation, Miss, Options, evaluate, falls
+from console.evaluation.k_reciprocal import reciprocal
+from console.evaluation.metrics import Estimate, rank
+from console.evaluation.query_expansion import expand
 from likeness.embedding import Embedder
-from likeness.evaluation import Estimate, rank
 from likeness.images import decode
 from likeness.model import load_spec
-from likeness.rerank.expansion import expand
-from likeness.rerank.reciprocity import reciprocal
-from likeness.rerank.verdicts import Level
+from likeness.proof.verdicts import Level
 from likeness.settings import Limits
 from tests.calibrations import calibration_of
 from tests.pictures import jpeg, png
@@ -70,7 +71,7 @@ def classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def products_by(key: str, folder: Path) -> Path:
-    for product in list(catalogue.products())[:15]:
+    for product in list(sample_images.products())[:15]:
         path = folder / product.metadata[key] / Path(product.key).name
         path.parent.mkdir(exist_ok=True, parents=True)
         path.write_bytes(product.data)
@@ -82,7 +83,7 @@ def calibrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Our own network, with a calibration that no release of it changes."""
     bundle = tmp_path_factory.mktemp("bundle") / "ours"
     shutil.copytree(BUNDLED, bundle, ignore=shutil.ignore_patterns("calibration.json"))
-    calibrating.write(calibration_of(load_spec(bundle)), bundle)
+    calibrator.write(calibration_of(load_spec(bundle)), bundle)
     return bundle
 
 
@@ -192,7 +193,7 @@ def test_figures_are_those_of_the_vectors_themselves(
     """The whole path, index and all, agrees with cosines that are ranked by hand."""
     items, embedder = load(classes), Embedder(FIXED_FILTERS)
     pictures = [decode(i.path.read_bytes(), Limits(), embedder.decode_size)[0] for i in items]
-    vectors = np.concatenate([embedder.embed([embedder.prepare(p)]) for p in pictures])
+    vectors = np.concatenate([embedder.embed([embedder.to_tensor(p)]) for p in pictures])
     labels = np.array([item.label for item in items])
     mine = rank(vectors @ vectors.T, labels[:, None] == labels, np.eye(len(items), dtype=bool))
     [found] = labelled[0].found
@@ -218,7 +219,7 @@ def test_without_a_calibration_only_stages_that_run_are_told(
         ("k-reciprocal", "subject crop"),
         ("diversity", "subject crop"),
     ]
-    assert "likeness calibrate" in evaluation_report.page(found, [])
+    assert "likeness calibrate" in reporting.page(found, [])
 
 
 def test_lines_of_what_no_profile_has_are_those_of_the_methods_themselves(
@@ -227,7 +228,7 @@ def test_lines_of_what_no_profile_has_are_those_of_the_methods_themselves(
     """One view and a small gallery: what the searcher and the index give can be made by hand."""
     items, embedder = load(classes), Embedder(FIXED_FILTERS)
     pictures = [decode(i.path.read_bytes(), Limits(), embedder.decode_size)[0] for i in items]
-    vectors = np.concatenate([embedder.embed([embedder.prepare(p)]) for p in pictures])
+    vectors = np.concatenate([embedder.embed([embedder.to_tensor(p)]) for p in pictures])
     labels = np.array([item.label for item in items])
     expanded, mutual = np.zeros((2, len(items), len(items)), np.float32)
     for row, vector in enumerate(vectors):
@@ -454,10 +455,10 @@ def test_the_command_writes_both_files_and_closes_as_a_gate(tmp_path: Path) -> N
     first = likeness(*arguments)
     assert first.returncode == 0, first.stderr
     assert "by label" in first.stdout
-    results = tmp_path / evaluating.RESULTS
-    evaluation = evaluating.read(results)
+    results = tmp_path / evaluator.RESULTS
+    evaluation = evaluator.read(results)
     assert list(evaluation.latency) == PROFILES
-    page = (tmp_path / evaluation_report.PAGE).read_text()
+    page = (tmp_path / reporting.PAGE).read_text()
     assert page.count("<svg") == page.count("</svg>") > 5
     assert not re.search(r"<script|<link|src=.http|url\(", page)
     pictures = page.count("data:image/jpeg;base64,")
@@ -470,7 +471,7 @@ def test_the_command_writes_both_files_and_closes_as_a_gate(tmp_path: Path) -> N
         found.profiles["none"], r_at_1=lower(found.profiles["none"].r_at_1, -0.1)
     )
     better = structs.replace(found, profiles={**found.profiles, "none": raised})
-    evaluating.write(structs.replace(evaluation, found=[better]), kept)
+    evaluator.write(structs.replace(evaluation, found=[better]), kept)
     fallen = likeness(*arguments, "--baseline", kept, "--tolerance", "0.05")
     assert fallen.returncode == 1
     assert "R@1 of none, by label" in fallen.stderr
@@ -508,6 +509,6 @@ def test_names_that_html_would_take_for_its_own_are_harmless(
 ) -> None:
     picture = flat / "0.jpg"
     miss = Miss("<b>&.jpg", picture.read_bytes(), picture, picture, 3)
-    page = evaluation_report.page(synthetic[0], [miss])
+    page = reporting.page(synthetic[0], [miss])
     assert "<b>" not in page
     assert "&lt;b&gt;&amp;.jpg" in page

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from console import explaining, local
 from console.client import ServiceError
-from console.local import ANSWERS
+from console.diagnostics import answer_log
+from console.local import runner
+from console.local.runner import ANSWERS
 from tests import lambda_runtime
 from tests.pictures import png
 from tests.service import Service
@@ -44,7 +45,7 @@ def answered(service: Service, data: Path, **fields: Any) -> str:
 
 def explained(data: Path, request_id: str, image: str | None = None) -> str:
     out = Console(file=io.StringIO(), width=200)
-    explaining.show(explaining.lines(data, None, request_id, 1), image, out)
+    answer_log.show(answer_log.lines(data, None, request_id, 1), image, out)
     assert isinstance(out.file, io.StringIO)
     return out.file.getvalue()
 
@@ -69,21 +70,21 @@ def test_an_answer_is_told_with_its_scores_and_what_was_left_out(
 def test_it_says_what_became_of_an_image(service: Service, data: Path) -> None:
     brand = {"must": [{"key": "brand", "match": {"value": "b1"}}]}
     wanted = answered(service, data, key="3.png", limit=2, filter=brand)
-    [line] = explaining.lines(data, None, wanted, 1)
+    [line] = answer_log.lines(data, None, wanted, 1)
     shown = [result["id"] for result in line["shown"]]
-    assert explaining.fate(line, shown[1]) == "shown, number 2"
+    assert answer_log.fate(line, shown[1]) == "shown, number 2"
     assert len(shown) == 2
     [other, *_] = {service.id(f"{n}.png") for n in (1, 5, 7)} - set(shown)
-    assert "left out: on another page" in explaining.fate(line, other)
-    assert "not among the 3 candidates" in explaining.fate(line, service.id("2.png"))
+    assert "left out: on another page" in answer_log.fate(line, other)
+    assert "not among the 3 candidates" in answer_log.fate(line, service.id("2.png"))
     assert f"{other}: a candidate" in explained(data, wanted, other)
 
 
 def test_an_image_beyond_the_first_ten_has_its_number(service: Service, data: Path) -> None:
     service.fill({f"more {n}.png": png(n + 40) for n in range(6)})
     wanted = answered(service, data, key="3.png", limit=14)
-    [line] = explaining.lines(data, None, wanted, 1)
-    assert explaining.fate(line, line["more"].split()[-1]) == "shown, number 14"
+    [line] = answer_log.lines(data, None, wanted, 1)
+    assert answer_log.fate(line, line["more"].split()[-1]) == "shown, number 14"
     assert "and 4 more" in explained(data, wanted)
 
 
@@ -112,9 +113,9 @@ def test_what_the_log_had_before_it_began_anew_is_found(service: Service, data: 
 
 def test_an_unknown_request_says_where_it_was_looked_for(data: Path) -> None:
     with pytest.raises(ServiceError, match="--log-group"):
-        explaining.lines(data, None, "0" * 32, 1)
+        answer_log.lines(data, None, "0" * 32, 1)
     with pytest.raises(ServiceError, match="no request_id"):
-        explaining.lines(data, None, '" }', 1)
+        answer_log.lines(data, None, '" }', 1)
 
 
 def test_a_deployed_services_answers_are_read_from_its_log(
@@ -122,7 +123,7 @@ def test_a_deployed_services_answers_are_read_from_its_log(
 ) -> None:
     wanted = answered(service, data, key="3.png")
     text = service.recorded[-1].decode()
-    with local.ministack(tmp_path, "logs") as url:
+    with runner.ministack(tmp_path, "logs") as url:
         logs = lambda_runtime.client("logs", url)
         group = "/aws/lambda/likeness-search"
         logs.create_log_group(logGroupName=group)
@@ -134,4 +135,4 @@ def test_a_deployed_services_answers_are_read_from_its_log(
         for name, value in {**lambda_runtime.CREDENTIALS, "AWS_ENDPOINT_URL": url}.items():
             monkeypatch.setenv(name, value)
         monkeypatch.setenv("AWS_DEFAULT_REGION", lambda_runtime.REGION)
-        assert explaining.lines(data, group, wanted, 1) == [json.loads(text)]
+        assert answer_log.lines(data, group, wanted, 1) == [json.loads(text)]

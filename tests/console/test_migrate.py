@@ -15,12 +15,12 @@ import boto3
 import pytest
 from typer.testing import CliRunner
 
-from console import local as local_service
-from console import packaging
 from console.app import app
+from console.bundles import packaging
 from console.client import Client, ServiceError
-from console.local import LocalService
-from console.sharing import RunningIndex
+from console.local import runner as local_service
+from console.local.index_sharing import RunningIndex
+from console.local.runner import LocalService
 from likeness.errors import IndexUnavailable, LikenessError
 from likeness.model import load_golden, load_spec
 from tests.console.test_commands import Local

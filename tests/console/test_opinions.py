@@ -16,14 +16,15 @@ import numpy as np
 import pytest
 from rich.progress import Progress
 
-from console import calibrating, opinions
-from console.datasets import DatasetError
-from console.opinions import FeedbackEvaluation
+from console.evaluation import calibrator, feedback_evaluation
+from console.evaluation.datasets import DatasetError
+from console.evaluation.feedback_evaluation import FeedbackEvaluation
+from console.evaluation.metrics import estimate
 from likeness.errors import IndexOfOtherModel
-from likeness.evaluation import estimate
-from likeness.feedback import Feedback, Opinion
+from likeness.features import ImageFeatures
+from likeness.feedback import Feedback, FeedbackEvent
 from likeness.model import load_spec
-from likeness.rerank.appearance import Appearance, to_token
+from likeness.query_tokens import encode_query_token
 from likeness.rerank.profiles import Profile
 from tests.calibrations import calibration_of
 from tests.pictures import jpeg
@@ -48,7 +49,7 @@ def calibrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same network with the verdicts that the service has, so that profiles differ."""
     bundle = tmp_path_factory.mktemp("bundle") / "fixed-filters"
     shutil.copytree(FIXED_FILTERS, bundle)
-    calibrating.write(calibration_of(load_spec(bundle)), bundle)
+    calibrator.write(calibration_of(load_spec(bundle)), bundle)
     return bundle
 
 
@@ -84,7 +85,7 @@ def measured(
     service: Service, queries: int = 500, model: Path = FIXED_FILTERS
 ) -> FeedbackEvaluation:
     with Progress(disable=True) as progress:
-        return opinions.evaluate(service.index, model, queries, 0, progress)
+        return feedback_evaluation.evaluate(service.index, model, queries, 0, progress)
 
 
 def test_what_was_judged_is_where_each_profile_puts_it(service: Service, calibrated: Path) -> None:
@@ -168,11 +169,13 @@ def test_what_cannot_be_asked_or_found_any_more_is_counted_by_its_reason(service
     tell(service, answer, 0, "click", request_id="again")
     tell(service, answer, 1, "click", request_id="unnamed", query_id=None)
     vector = np.eye(1, service.embedder.dim, dtype=np.float32)[0]
-    of_other = to_token([Appearance(vector)], "0123456789abcdef")
+    of_other = encode_query_token([ImageFeatures(vector)], "0123456789abcdef")
     for place in (0, 1):
         tell(service, answer, place, "click", request_id="before", query_id=of_other)
     # the service refuses it by now
-    Feedback(service.index).add(Opinion("odd", answer["results"][0]["id"], "click", 0.0, "made-up"))
+    Feedback(service.index).add(
+        FeedbackEvent("odd", answer["results"][0]["id"], "click", 0.0, "made-up")
+    )
     tell(service, gone, 0, "relevant")
     key = gone["results"][0]["key"]
     assert key != answer["results"][0]["key"]
@@ -236,7 +239,7 @@ def test_the_command_prints_and_keeps_what_it_found(
     assert "1 of 3 opinions: no query_id" in done.stdout
     assert "2 of 3 requests" in done.stdout
     assert max(map(len, done.stdout.splitlines()[:20])) <= 80
-    kept = json.loads((tmp_path / opinions.RESULTS).read_text())
+    kept = json.loads((tmp_path / feedback_evaluation.RESULTS).read_text())
     assert (kept["opinions"], kept["queries"], kept["judged"], kept["clicked"]) == (3, 2, 1, 1)
     assert kept["profiles"]["precise"]["r_at_1"]["mean"] == 1
 

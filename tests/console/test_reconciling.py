@@ -14,10 +14,19 @@ import numpy as np
 import pytest
 
 from functions.index.events import parse_message
-from likeness.adapters.qdrant import Layout
-from likeness.adapters.qdrant_rest import RestIndex, Transport
+from likeness.adapters.qdrant_mapping import Layout
+from likeness.adapters.qdrant_rest import RestIndex
+from likeness.adapters.qdrant_transport import Transport
 from likeness.filters import Schema
-from likeness.records import ObjectRef, ObjectState, OlderThan, Point, PointWrite, State, Version
+from likeness.records import (
+    ObjectRef,
+    ObjectState,
+    OlderThan,
+    Point,
+    PointWrite,
+    State,
+    Version,
+)
 from tests import qdrant_server
 from tests.lambda_runtime import CREDENTIALS, REGION, client
 

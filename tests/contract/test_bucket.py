@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from likeness.adapters.s3 import S3Store
-from likeness.agreement import agreement
 from likeness.errors import ImageTooLarge, ObjectChanged
 from likeness.ports import ObjectStore
 from likeness.records import ObjectRef
+from likeness.sync import sync_key
 from tests import lambda_runtime
 from tests.fake_bucket import FakeBucket
 
@@ -120,7 +120,7 @@ def test_a_listing_tells_what_a_look_at_each_object_would(bucket: Any) -> None:
     for entry in (first, second):
         state = bucket.store.head(entry.ref)
         assert (entry.etag, entry.size) == (state.etag, state.size)
-        assert agreement("m", "s", entry) == agreement("m", "s", state)
+        assert sync_key("m", "s", entry) == sync_key("m", "s", state)
     assert [entry.ref.key for entry in bucket.store.entries(bucket.name, "", "a b")] == [
         "a b+%2B.png",
         "c",

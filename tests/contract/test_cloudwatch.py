@@ -12,10 +12,11 @@ import boto3
 import pytest
 from botocore.config import Config
 
-from console import local
-from likeness.adapters.cloudwatch import AnswerCounts, lines_of
+from console.diagnostics.log_group import lines_of
+from console.local import runner
+from likeness.adapters.cloudwatch import AnswerMetrics
+from likeness.answer_shift import BANDS, VERDICTS
 from likeness.errors import ConfigurationError, Unavailable
-from likeness.health import BANDS, VERDICTS
 from tests import lambda_runtime
 
 GROUP = "/aws/lambda/likeness-search"
@@ -23,7 +24,7 @@ GROUP = "/aws/lambda/likeness-search"
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with local.ministack(tmp_path_factory.mktemp("aws"), "cloudwatch,logs") as url:
+    with runner.ministack(tmp_path_factory.mktemp("aws"), "cloudwatch,logs") as url:
         yield url
 
 
@@ -60,11 +61,11 @@ def test_answers_are_counted_by_verdict_and_band_in_their_own_namespace(url: str
     put("mine", "VerdictCount", "verdict", "empty", 2)
     put("mine", "ScoreCount", "band", "0.9", 3)
     put("other", "VerdictCount", "verdict", "copy", 5)
-    found = AnswerCounts("mine", client).last(24)
+    found = AnswerMetrics("mine", client).last(24)
     assert found.verdicts == {**dict.fromkeys(VERDICTS, 0.0), "copy": 3.0, "empty": 2.0}
     assert found.bands == {**dict.fromkeys(BANDS, 0.0), "0.9": 3.0}
     assert found.answers == 5
-    assert AnswerCounts("nobody", client).last(24).answers == 0
+    assert AnswerMetrics("nobody", client).last(24).answers == 0
     client.close()
 
 
@@ -92,6 +93,6 @@ def test_what_does_not_answer_is_unavailable() -> None:
         "config": once,
     }
     with pytest.raises(Unavailable):
-        AnswerCounts("mine", boto3.client("cloudwatch", **made)).last(1)
+        AnswerMetrics("mine", boto3.client("cloudwatch", **made)).last(1)
     with pytest.raises(Unavailable):
         list(lines_of(GROUP, "r-1", 1, boto3.client("logs", **made)))

@@ -16,15 +16,15 @@ import numpy as np
 import pytest
 import qdrant_edge as edge
 
-from likeness.adapters.qdrant import Layout
 from likeness.adapters.qdrant_embedded import EmbeddedIndex, shared_index
+from likeness.adapters.qdrant_mapping import Layout
 from likeness.errors import ConfigurationError, IndexMissing, IndexUnavailable
 from likeness.filters import Schema
 from likeness.records import (
     Candidate,
     Exactly,
     ImageInfo,
-    Lookup,
+    NearestQuery,
     ObjectRef,
     ObjectState,
     OlderThan,
@@ -88,7 +88,7 @@ def live(key: str, seed: int = 0, sequencer: int = 1) -> PointWrite:
 
 
 def nearest(index: EmbeddedIndex, seed: int, limit: int) -> list[Candidate]:
-    [found] = index.nearest([Lookup([vector(seed)], limit)])
+    [found] = index.nearest([NearestQuery([vector(seed)], limit)])
     return found
 
 
@@ -148,7 +148,7 @@ def test_keys_declared_later_get_their_index_when_it_is_prepared_again(
     first.write(MODEL, [live("a.jpg")])
     again = prepared(open_index())
     wanted = SCHEMA.compile({"must": {"key": "brand", "match": {"value": "acme"}}})
-    [found] = again.nearest([Lookup([vector(0)], 5, filter=wanted)])
+    [found] = again.nearest([NearestQuery([vector(0)], 5, filter=wanted)])
     assert [c.point.ref.key for c in found] == ["a.jpg"]
     again.close()
     shard = edge.EdgeShard.load(str(folder / COLLECTION))

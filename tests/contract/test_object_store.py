@@ -12,11 +12,17 @@ import boto3
 import pytest
 import urllib3
 
-from console import local, uploads
+from console.indexing import uploads
+from console.local import runner
 from functions.index.events import parse_message
 from likeness.adapters.s3 import S3Store
 from likeness.adapters.sqs import SqsQueue
-from likeness.errors import ConfigurationError, ImageTooLarge, ObjectChanged, StoreUnavailable
+from likeness.errors import (
+    ConfigurationError,
+    ImageTooLarge,
+    ObjectChanged,
+    StoreUnavailable,
+)
 from likeness.filters import Schema
 from likeness.records import Hint, ObjectRef
 from tests.fault_server import closed_port
@@ -51,8 +57,8 @@ def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(boto3, "DEFAULT_SESSION", None)  # it would remember other credentials
         patch.setattr(os, "environ", os.environ.copy())
-        with local.ministack(tmp_path_factory.mktemp("aws")) as url:
-            local.use_aws(url)
+        with runner.ministack(tmp_path_factory.mktemp("aws")) as url:
+            runner.use_aws(url)
             yield url
 
 

@@ -8,10 +8,25 @@ import numpy as np
 import qdrant_edge as edge
 from qdrant_client import models
 
-from likeness.adapters.qdrant import HNSW_EF, SYSTEM_INDEXES, VECTOR, Layout, oversampling, window
 from likeness.adapters.qdrant_embedded import EmbeddedIndex, _vectors
+from likeness.adapters.qdrant_mapping import (
+    HNSW_EF,
+    SYSTEM_INDEXES,
+    VECTOR,
+    Layout,
+    oversampling,
+    window,
+)
 from likeness.filters import Schema
-from likeness.records import Lookup, ObjectRef, OlderThan, Point, PointWrite, State, Version
+from likeness.records import (
+    NearestQuery,
+    ObjectRef,
+    OlderThan,
+    Point,
+    PointWrite,
+    State,
+    Version,
+)
 from tests.fault_server import ok
 from tests.unit.test_qdrant_rest import DIM, prepared, scripted_index
 
@@ -45,7 +60,7 @@ def test_no_links_are_made_for_what_no_search_filters_by() -> None:
 
 def test_a_server_is_asked_to_let_originals_decide() -> None:
     with scripted_index([ok([{"points": []}])]) as (server, index):
-        lookup = Lookup([np.eye(DIM, dtype=np.float32)[0]], 10)
+        lookup = NearestQuery([np.eye(DIM, dtype=np.float32)[0]], 10)
         index.nearest([lookup])
     asked = models.QueryRequestBatch.model_validate(server.requests[0].body, extra="forbid")
     quantised = models.QuantizationSearchParams(
@@ -81,7 +96,7 @@ def test_the_embedded_engine_finds_by_int8_what_a_scan_finds(tmp_path: Path) -> 
     shard.close()
     assert list(tmp_path.rglob("quantized*"))
     index = EmbeddedIndex(tmp_path, LAYOUT)
-    found = index.nearest([Lookup([query], 10) for query in queries])
+    found = index.nearest([NearestQuery([query], 10) for query in queries])
     index.close()
     exact = np.argsort(-(queries @ stored.T), axis=1)[:, :10].tolist()
     hits = [

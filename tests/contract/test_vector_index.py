@@ -20,20 +20,21 @@ import numpy as np
 import pytest
 import urllib3
 
-from likeness.adapters.qdrant import Layout
 from likeness.adapters.qdrant_embedded import EmbeddedIndex
-from likeness.adapters.qdrant_rest import RestIndex, Transport
+from likeness.adapters.qdrant_mapping import Layout
+from likeness.adapters.qdrant_rest import RestIndex
+from likeness.adapters.qdrant_transport import Transport
 from likeness.errors import ConfigurationError, IndexMissing
 from likeness.filters import Schema
 from likeness.ports import VectorIndex
 from likeness.records import (
+    DuplicateMatch,
     Exactly,
     ImageInfo,
-    Lookup,
+    NearestQuery,
     ObjectRef,
     ObjectState,
     OlderThan,
-    Partner,
     Point,
     PointWrite,
     State,
@@ -122,7 +123,7 @@ def put(index: VectorIndex, key: str, vector: Vector, sequencer: int = 1, **meta
 
 
 def keys(index: VectorIndex, vector: Vector, **options: object) -> list[str]:
-    [found] = index.nearest([Lookup([vector], 10, **options)])  # type: ignore[arg-type]
+    [found] = index.nearest([NearestQuery([vector], 10, **options)])  # type: ignore[arg-type]
     return [c.point.ref.key for c in found]
 
 
@@ -174,10 +175,10 @@ def test_the_alias_moves_to_another_model_and_back(both: VectorIndex) -> None:
 def test_a_reader_of_one_model_sees_its_collection_wherever_the_alias_points(
     both: VectorIndex,
 ) -> None:
-    new = both.of(OTHER)
+    new = both.for_model(OTHER)
     assert (new.info().model, keys(new, unit(1))) == (OTHER, ["new"])
     both.switch(OTHER)
-    old = both.of(MODEL)
+    old = both.for_model(MODEL)
     assert (old.info().model, old.info().points, keys(old, unit(1))) == (MODEL, 1, ["old"])
     assert [p.ref.key for p in old.scroll(5).points] == ["old"]
     wanted = [ObjectRef("photos", key).point_id for key in ("old", "new")]
@@ -188,7 +189,7 @@ def test_a_reader_of_one_model_sees_its_collection_wherever_the_alias_points(
 def test_only_a_collection_that_nobody_searches_can_be_dropped(both: VectorIndex) -> None:
     with pytest.raises(ConfigurationError, match="is searched"):
         both.drop(MODEL)
-    old = both.of(MODEL)
+    old = both.for_model(MODEL)
     both.switch(OTHER)
     both.drop(MODEL)
     both.drop(MODEL)
@@ -196,7 +197,7 @@ def test_only_a_collection_that_nobody_searches_can_be_dropped(both: VectorIndex
     assert keys(both, unit(1)) == ["new"]
     for use in (
         old.info,
-        lambda: old.nearest([Lookup([unit(1)], 1)]),
+        lambda: old.nearest([NearestQuery([unit(1)], 1)]),
         lambda: old.fetch(["0" * 36]),
     ):
         with pytest.raises(IndexMissing):
@@ -220,7 +221,7 @@ def test_readers_are_told_when_there_is_no_collection_yet(index: VectorIndex) ->
     with pytest.raises(IndexMissing):
         index.info()
     with pytest.raises(IndexMissing):
-        index.nearest([Lookup([unit(1)], 5)])
+        index.nearest([NearestQuery([unit(1)], 5)])
     with pytest.raises(IndexMissing):
         index.fetch([str(uuid.uuid4())])
     with pytest.raises(IndexMissing):
@@ -253,7 +254,7 @@ def test_unknown_ids_are_left_out(prepared: VectorIndex) -> None:
 def test_neighbours_come_best_first_with_their_cosine(prepared: VectorIndex) -> None:
     for key, vector in {"far": unit(0, 1), "near": unit(1, 0.2), "same": unit(1)}.items():
         put(prepared, key, vector)
-    [found] = prepared.nearest([Lookup([unit(1)], 2)])
+    [found] = prepared.nearest([NearestQuery([unit(1)], 2)])
     assert [c.point.ref.key for c in found] == ["same", "near"]
     assert found[0].score == pytest.approx(1, abs=1e-5)
     assert found[1].score == pytest.approx(float(unit(1) @ unit(1, 0.2)), abs=1e-5)
@@ -389,8 +390,8 @@ def test_only_old_tombstones_are_swept(prepared: VectorIndex) -> None:
     ]
     prepared.write(MODEL, [PointWrite(gone, OlderThan(gone.version)) for gone in tombstones])
     named = [live.id, *(gone.id for gone in tombstones[:2]), str(uuid.uuid4())]
-    prepared.sweep(MODEL, named, 100.0)
-    prepared.sweep(MODEL, named, 100.0)
+    prepared.delete_tombstones(MODEL, named, 100.0)
+    prepared.delete_tombstones(MODEL, named, 100.0)
     assert {p.ref.key for p in prepared.scroll(9).points} == {"live", "young", "not named"}
 
 
@@ -399,7 +400,7 @@ def test_a_tombstone_that_came_alive_before_the_sweep_stays(prepared: VectorInde
     prepared.write(MODEL, [PointWrite(gone, OlderThan(gone.version))])
     alive = msgspec.structs.replace(point("a", Version(2), unit(1)), indexed_at_s=2.0)
     prepared.write(MODEL, [PointWrite(alive, OlderThan(alive.version))])
-    prepared.sweep(MODEL, [gone.id], 100.0)
+    prepared.delete_tombstones(MODEL, [gone.id], 100.0)
     assert stored(prepared, "a").state is State.LIVE
 
 
@@ -436,7 +437,7 @@ def rich(key: str, vector: Vector, patches: Vector | None = None) -> Point:
         local=PACKED,
         colours=COLOURS,
         patches=patches,
-        partners=(Partner("0" * 36, "b.jpg", "copy", 0.75),),
+        partners=(DuplicateMatch("0" * 36, "b.jpg", "copy", 0.75),),
         original="0" * 36,
         group="1" * 36,
         tenant="acme",
@@ -446,7 +447,9 @@ def rich(key: str, vector: Vector, patches: Vector | None = None) -> Point:
 def test_descriptors_are_brought_along_only_where_they_are_asked_for(prepared: VectorIndex) -> None:
     written = rich("a", unit(1))
     prepared.write(MODEL, [PointWrite(written, OlderThan(Version(1)))])
-    bare, full = prepared.nearest([Lookup([unit(1)], 1), Lookup([unit(1)], 1, full=True)])
+    bare, full = prepared.nearest(
+        [NearestQuery([unit(1)], 1), NearestQuery([unit(1)], 1, full=True)]
+    )
     read = [
         bare[0].point,
         stored(prepared, "a"),
@@ -465,7 +468,9 @@ def test_descriptors_are_brought_along_only_where_they_are_asked_for(prepared: V
 def test_several_lookups_are_answered_in_their_order(prepared: VectorIndex) -> None:
     for key, vector in {"x": unit(1), "y": unit(0, 1)}.items():
         put(prepared, key, vector)
-    found = prepared.nearest([Lookup([unit(0, 1)], 1), Lookup([unit(1)], 2), Lookup([unit(1)], 1)])
+    found = prepared.nearest(
+        [NearestQuery([unit(0, 1)], 1), NearestQuery([unit(1)], 2), NearestQuery([unit(1)], 1)]
+    )
     assert [[c.point.ref.key for c in answer] for answer in found] == [["y"], ["x", "y"], ["x"]]
 
 
@@ -475,7 +480,7 @@ def test_patches_put_the_nearest_into_another_order(index: VectorIndex) -> None:
     across, up = np.array([[1, 0], [1, 0]], np.float32), np.array([[0, 1], [1, 0]], np.float32)
     points = [rich("near", unit(1), across), rich("far", unit(1, 1), up), rich("out", -unit(1), up)]
     index.write(MODEL, [PointWrite(p, OlderThan(Version(1))) for p in points])
-    [found] = index.nearest([Lookup([unit(1)], 3, patches=[up], pool=2)])
+    [found] = index.nearest([NearestQuery([unit(1)], 3, patches=[up], pool=2)])
     assert [c.point.ref.key for c in found] == ["far", "near"]
     assert [c.score for c in found] == pytest.approx([2.0, 1.0], abs=1e-3)
 
@@ -486,15 +491,15 @@ def test_a_collection_without_patches_is_not_taken_for_one_with_them(prepared: V
 
 
 def test_notes_are_kept_replaced_listed_and_forgotten(prepared: VectorIndex) -> None:
-    assert prepared.notes("seen", 5) == ([], None)
-    prepared.forget("seen", "a")
+    assert prepared.list_notes("seen", 5) == ([], None)
+    prepared.delete_note("seen", "a")
     for name in "abc":
-        prepared.note("seen", name, {"name": name})
-    prepared.note("other", "a", {"name": "another kind"})
-    prepared.note("seen", "b", {"name": "b", "again": True})
-    prepared.forget("seen", "c")
-    first, cursor = prepared.notes("seen", 1)
-    rest, last = prepared.notes("seen", 5, cursor)
+        prepared.put_note("seen", name, {"name": name})
+    prepared.put_note("other", "a", {"name": "another kind"})
+    prepared.put_note("seen", "b", {"name": "b", "again": True})
+    prepared.delete_note("seen", "c")
+    first, cursor = prepared.list_notes("seen", 1)
+    rest, last = prepared.list_notes("seen", 5, cursor)
     found = sorted([*first, *rest], key=lambda note: str(note["name"]))
     assert (found, last) == ([{"name": "a"}, {"name": "b", "again": True}], None)
     assert prepared.info().points == 0

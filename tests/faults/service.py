@@ -13,9 +13,10 @@ from contextlib import closing
 from typing import Any
 from urllib.parse import quote
 
-from console.local import feed
-from likeness.adapters.qdrant import Layout
-from likeness.adapters.qdrant_rest import RestIndex, Transport
+from console.local.runner import feed
+from likeness.adapters.qdrant_mapping import Layout
+from likeness.adapters.qdrant_rest import RestIndex
+from likeness.adapters.qdrant_transport import Transport
 from likeness.adapters.sqs import SqsQueue
 from likeness.filters import Schema
 from likeness.records import ObjectRef, Point, State

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from cfnlint.decode import cfn_yaml
 
-from console import local
+from console.local import runner
 from functions.index.events import parse_message
 from likeness.errors import InvalidRequest, QueueFull
 from tests.lambda_runtime import CREDENTIALS, REGION, ROOT, client
@@ -183,7 +183,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory, listing: Any) -> Iterator[St
         # its Lambda runs handlers with the python3 of the PATH
         patch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
         patch.setenv("SFN_WAIT_SCALE", "0.02")
-        with local.ministack(folder, "s3,sqs,stepfunctions,lambda,iam,logs") as url:
+        with runner.ministack(folder, "s3,sqs,stepfunctions,lambda,iam,logs") as url:
             stack = Stack(url, listing)
             yield stack
             for opened in (stack.s3, stack.sqs, stack.states, stack.lambdas):

@@ -12,16 +12,16 @@ import pytest
 from aws_lambda_powertools import Logger, Metrics
 
 from functions.canary.handler import LEAST_ANSWERS, NOTE, NOTE_ID, WINDOW_HOURS, Canary
+from likeness.answer_shift import AnswerDistribution
 from likeness.errors import IndexUnavailable
-from likeness.health import Counts
 from likeness.searchers import Searchers
 from tests.pictures import png
 from tests.service import Service
 
 PICTURES = 30
 LIVE = {"must": [{"key": "state", "match": {"value": "live"}}]}
-GOOD = Counts({"copy": 900.0, "empty": 100.0}, {"0.9": 800.0, "0.8": 100.0})
-EMPTIER = Counts({"copy": 500.0, "empty": 500.0}, {"0.9": 400.0, "0.8": 100.0})
+GOOD = AnswerDistribution({"copy": 900.0, "empty": 100.0}, {"0.9": 800.0, "0.8": 100.0})
+EMPTIER = AnswerDistribution({"copy": 500.0, "empty": 500.0}, {"0.9": 400.0, "0.8": 100.0})
 
 
 class Watched(Service):
@@ -37,7 +37,7 @@ class Watched(Service):
         canary = Canary(searchers, self.index, self.bucket, limits, self._last, logger, metrics)
         return canary(event or {}, None)
 
-    def _last(self, hours: int) -> Counts:
+    def _last(self, hours: int) -> AnswerDistribution:
         assert hours == WINDOW_HOURS
         return self.counts
 
@@ -54,7 +54,7 @@ def service(filled: Watched) -> Iterator[Watched]:
     """With the pictures that were indexed, and without a reference."""
     yield filled
     filled.counts = GOOD
-    filled.index.forget(NOTE, NOTE_ID)
+    filled.index.delete_note(NOTE, NOTE_ID)
     for n in range(PICTURES):
         filled.bucket.put(f"{n}.png", png(n))
     filled.bucket.events.clear()
@@ -119,7 +119,7 @@ def test_an_empty_index_publishes_no_recall(
 def test_an_index_that_is_down_is_an_error_not_a_recall(
     service: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def down(lookups: Any) -> Any:
+    def down(queries: Any) -> Any:
         raise IndexUnavailable("Qdrant is not answering")
 
     monkeypatch.setattr(service.index, "nearest", down)
@@ -147,7 +147,7 @@ def test_a_wanted_change_becomes_the_new_reference(service: Watched) -> None:
 
 
 def test_a_few_answers_say_nothing(service: Watched, capsys: pytest.CaptureFixture[str]) -> None:
-    service.counts = Counts({"copy": LEAST_ANSWERS - 1.0}, {"0.9": LEAST_ANSWERS - 1.0})
+    service.counts = AnswerDistribution({"copy": LEAST_ANSWERS - 1.0}, {"0.9": LEAST_ANSWERS - 1.0})
     assert "shift" not in service.run()
-    assert service.index.notes(NOTE, 1) == ([], None)
+    assert service.index.list_notes(NOTE, 1) == ([], None)
     assert "AnswerShift" not in published(capsys)

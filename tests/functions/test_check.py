@@ -21,7 +21,7 @@ from aws_lambda_powertools import Logger, Metrics
 from botocore.config import Config
 from msgspec import structs
 
-from console.packaging import write_golden
+from console.bundles.packaging import write_golden
 from functions.check.handler import Handler
 from functions.index.handler import Handler as IndexHandler
 from functions.search.gateway import create_handler

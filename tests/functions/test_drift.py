@@ -18,9 +18,10 @@ from aws_lambda_powertools import Logger, Metrics
 
 from functions.drift.handler import Handler
 from functions.index.events import parse_message
-from likeness.adapters.qdrant import Layout
 from likeness.adapters.qdrant_embedded import EmbeddedIndex
-from likeness.adapters.qdrant_rest import RestIndex, Transport
+from likeness.adapters.qdrant_mapping import Layout
+from likeness.adapters.qdrant_rest import RestIndex
+from likeness.adapters.qdrant_transport import Transport
 from likeness.embedding import Embedder
 from likeness.errors import ConfigurationError, StoreUnavailable
 from likeness.filters import Schema
@@ -85,7 +86,7 @@ class Service:
             store or self.bucket,
             self.index,
             self,
-            Settings("http://unused", MODEL, bucket, most_waiting=100),
+            Settings("http://unused", MODEL, bucket, max_waiting=100),
             logger,
             Metrics(namespace="Test", service="drift"),
         )(EVENT, self.context)

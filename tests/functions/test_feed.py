@@ -12,7 +12,12 @@ import pytest
 from aws_lambda_powertools import Logger
 
 from functions.feed.handler import Handler
-from likeness.errors import ConfigurationError, InvalidRequest, QueueFull, StoreUnavailable
+from likeness.errors import (
+    ConfigurationError,
+    InvalidRequest,
+    QueueFull,
+    StoreUnavailable,
+)
 from likeness.records import ObjectRef
 from likeness.settings import Settings
 
@@ -33,7 +38,7 @@ class Queue:
 
 
 def handle(queue: Any, event: Any, bucket: str | None = "photos") -> Any:
-    settings = Settings("http://unused", Path("unused"), bucket, most_waiting=100)
+    settings = Settings("http://unused", Path("unused"), bucket, max_waiting=100)
     logger = Logger(service="feed", logger_handler=logging.NullHandler())
     return Handler(queue, settings, logger)(event, None)
 

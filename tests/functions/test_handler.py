@@ -21,13 +21,18 @@ from aws_lambda_powertools import Logger, Metrics
 from PIL import Image
 
 from functions.index.handler import Handler
-from likeness.adapters.qdrant import Layout
 from likeness.adapters.qdrant_embedded import EmbeddedIndex
+from likeness.adapters.qdrant_mapping import Layout
 from likeness.embedding import Embedder
-from likeness.errors import ConfigurationError, IndexMissing, StoreUnavailable, Unavailable
+from likeness.errors import (
+    ConfigurationError,
+    IndexMissing,
+    StoreUnavailable,
+    Unavailable,
+)
 from likeness.filters import Schema
 from likeness.indexing import Indexer, Result
-from likeness.records import Hint, Lookup, ObjectRef, Point, State
+from likeness.records import Hint, NearestQuery, ObjectRef, Point, State
 from likeness.stopwatch import Stopwatch
 from tests.fake_bucket import FakeBucket
 from tests.pictures import HOSTILE, encoded, jpeg, picture, png
@@ -99,7 +104,7 @@ def test_an_upload_becomes_searchable_with_its_metadata(service: Service) -> Non
     assert point is not None and point.vector is not None and point.image is not None
     assert point.meta == {"brand": "acme", "price": 9.5}
     assert (point.image.width, point.image.height, point.image.format) == (96, 72, "PNG")
-    [[found]] = service.index.nearest([Lookup([point.vector], 5)])
+    [[found]] = service.index.nearest([NearestQuery([point.vector], 5)])
     assert found.point.ref.key == "a.png"
 
 
@@ -258,7 +263,7 @@ def test_an_image_that_fails_by_our_own_fault_fails_alone(
 ) -> None:
     service.bucket.put("a.png", png(1))
     service.bucket.put("b.png", png(2))
-    look = service.embedder.look
+    look = service.embedder.preprocess
     faults = [fault]
 
     def failing_first(image: Image.Image) -> Any:
@@ -266,7 +271,7 @@ def test_an_image_that_fails_by_our_own_fault_fails_alone(
             raise faults.pop()
         return look(image)
 
-    monkeypatch.setattr(service.embedder, "look", failing_first)
+    monkeypatch.setattr(service.embedder, "preprocess", failing_first)
     assert len(service.deliver("a.png", "b.png")["batchItemFailures"]) == 1
     assert service.point("b.png") is not None
     assert service.deliver("a.png") == {"batchItemFailures": []}
@@ -277,14 +282,14 @@ def test_an_image_without_a_vector_is_rejected_alone(
 ) -> None:
     service.bucket.put("a.png", png(1))
     service.bucket.put("b.png", png(2))
-    describe = service.embedder.describe
+    describe = service.embedder.extract
 
     def nan_first(tensors: Any) -> Any:
         found = describe(tensors)
         found.vectors[0] = np.nan
         return found
 
-    monkeypatch.setattr(service.embedder, "describe", nan_first)
+    monkeypatch.setattr(service.embedder, "extract", nan_first)
     assert service.deliver("a.png", "b.png") == {"batchItemFailures": []}
     a, b = service.point("a.png"), service.point("b.png")
     assert a is not None and (a.state, a.reason) == (State.REJECTED, "no-detail")

@@ -20,9 +20,10 @@ from typing import Any
 
 import pytest
 
-from console import migrating
-from likeness.adapters.qdrant import Layout
-from likeness.adapters.qdrant_rest import RestIndex, Transport
+from console.migration import lifecycle
+from likeness.adapters.qdrant_mapping import Layout
+from likeness.adapters.qdrant_rest import RestIndex
+from likeness.adapters.qdrant_transport import Transport
 from likeness.filters import Schema
 from likeness.model import load_spec
 from likeness.records import Point, State
@@ -154,13 +155,13 @@ def test_a_model_is_changed_while_both_functions_run(
     ):
         assert indexing.invoke(bucket.put(a=jpeg(1), b=jpeg(2))) == {"batchItemFailures": []}
         assert search(searching, jpeg(1))[1]["model"] == old.fingerprint
-        migration = migrating.begin(index, new, "unused", keep_patches=False)
+        migration = lifecycle.begin(index, new, "unused", keep_patches=False)
         indexing.invoke(bucket.put(c=jpeg(3)))
         indexing.invoke(bucket.put(a=jpeg(1), b=jpeg(2)))
-        assert migrating.filling(index, migration, lambda done: None).share == 1
-        migrating.switch(index, new.fingerprint)
+        assert lifecycle.filling(index, migration, lambda done: None).share == 1
+        lifecycle.switch(index, new.fingerprint)
         # the search function has seen the alias a moment ago: its collection is gone meanwhile
-        migrating.end(index, migration)
+        lifecycle.end(index, migration)
         status, answer = search(searching, jpeg(3))
         assert (status, answer["model"], answer["results"][0]["key"]) == (200, new.fingerprint, "c")
         indexing.invoke(bucket.put(d=jpeg(4)))

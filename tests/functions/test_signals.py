@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from functions.search.resources import open_record
-from likeness.health import band
+from likeness.answer_shift import band
 from tests.pictures import jpeg, png
 from tests.service import Service
 

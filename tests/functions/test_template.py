@@ -13,9 +13,9 @@ import pytest
 from cfnlint.api import ManualArgs, lint_file
 from cfnlint.decode import cfn_yaml
 
-from console.packaging import NEXT_MODEL
+from console.bundles.packaging import NEXT_MODEL
 from functions.search import openapi
-from likeness.adapters.qdrant import Layout
+from likeness.adapters.qdrant_mapping import Layout
 from likeness.filters import Schema
 from likeness.settings import Settings
 

@@ -384,12 +384,12 @@ def test_partners_are_of_one_tenant_in_the_index_and_in_a_batch(tmp_path: Any) -
 
 def test_a_decision_and_feedback_of_one_tenant_are_not_anothers(worlds: Worlds) -> None:
     mine, theirs = (TenantIndex(worlds.all.index, name) for name in (ME, OTHERS[0]))
-    mine.note("test", "same", {"of": "me"})
-    theirs.note("test", "same", {"of": "them"})
-    assert [note["of"] for note in mine.notes("test", 10)[0]] == ["me"]
-    mine.forget("test", "same")
-    assert mine.notes("test", 10)[0] == []
-    assert [note["of"] for note in theirs.notes("test", 10)[0]] == ["them"]
+    mine.put_note("test", "same", {"of": "me"})
+    theirs.put_note("test", "same", {"of": "them"})
+    assert [note["of"] for note in mine.list_notes("test", 10)[0]] == ["me"]
+    mine.delete_note("test", "same")
+    assert mine.list_notes("test", 10)[0] == []
+    assert [note["of"] for note in theirs.list_notes("test", 10)[0]] == ["them"]
     # the operator's evaluation reads everybody's feedback
     status, _ = worlds.ask(
         "POST", "/v1/feedback", {"request_id": "r", "id": UNKNOWN, "kind": "click"}

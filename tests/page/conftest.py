@@ -16,9 +16,9 @@ import boto3
 import pytest
 from playwright.sync_api import Browser, BrowserContext, BrowserType, Error, Page, sync_playwright
 
-from console import catalogue
 from console.client import Client
-from console.local import LocalService
+from console.demo import sample_images
+from console.local.runner import LocalService
 from tests.page.site import Site, Visit, gallery
 
 _START_S = 60
@@ -36,7 +36,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     serve = "from console.app import main; main()"
     command = [sys.executable, "-c", serve, "serve", "--data", str(data), "--port", "0"]
     process = subprocess.Popen(
-        [*command, "--schema", json.dumps(catalogue.SCHEMA)], stdout=subprocess.DEVNULL
+        [*command, "--schema", json.dumps(sample_images.SCHEMA)], stdout=subprocess.DEVNULL
     )
     try:
         deadline_s = time.monotonic() + _START_S
@@ -64,7 +64,7 @@ def _fill(site: Site) -> None:
         s3.put_object(Bucket=site.bucket, Key=item.key, Body=item.data, Metadata=item.metadata)
     copies = {"photos/coffee.jpg": "half size", "photos/chelsea.jpg": "brighter"}
     for key, edit in copies.items():
-        body = catalogue.edited(pictures[key], edit)
+        body = sample_images.edited(pictures[key], edit)
         s3.put_object(Bucket=site.bucket, Key=f"copies/{Path(key).name}", Body=body)
     site.wait_until_live([*pictures, *(f"copies/{Path(key).name}" for key in copies)])
 

@@ -13,8 +13,8 @@ from typing import Protocol
 from PIL import Image
 from playwright.sync_api import Locator, Page
 
-from console import catalogue
 from console.client import Client
+from console.demo import sample_images
 from likeness.records import ObjectRef
 
 _WAIT_S = 60
@@ -57,16 +57,16 @@ class Site:
 
 
 @functools.cache
-def gallery() -> dict[str, catalogue.Item]:
-    return {item.key: item for item in [*catalogue.photographs(), *catalogue.products()]}
+def gallery() -> dict[str, sample_images.Item]:
+    return {item.key: item for item in [*sample_images.photographs(), *sample_images.products()]}
 
 
-def item(key: str) -> catalogue.Item:
+def item(key: str) -> sample_images.Item:
     return gallery()[key]
 
 
 def captioned(key: str) -> bytes:
-    return catalogue.edited(item(key), "captioned")
+    return sample_images.edited(item(key), "captioned")
 
 
 def side_by_side(*keys: str) -> bytes:

@@ -13,8 +13,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from console import catalogue
-from console.evaluating import RESULTS
+from console.demo import sample_images
+from console.evaluation.evaluator import RESULTS
 
 BASELINE = Path(__file__).with_name("baseline.json")
 _QUERIES = 38  # two of each edit, and two pictures as they are
@@ -27,7 +27,7 @@ def measure(folder: Path, *more: str | Path) -> subprocess.CompletedProcess[str]
     """`likeness evaluate`, with all that it writes under the folder."""
     pictures = folder / "gate"
     pictures.mkdir()
-    for item in (*catalogue.photographs(), *catalogue.products()):
+    for item in (*sample_images.photographs(), *sample_images.products()):
         (pictures / item.key.replace("/", "-")).write_bytes(item.data)
     # as it is shipped, whatever model the shell names
     environment = {k: v for k, v in os.environ.items() if not k.startswith("LIKENESS_")}

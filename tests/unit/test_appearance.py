@@ -13,20 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from likeness.errors import InvalidRequest, ModelMismatch
+from likeness.features import ImageFeatures, features_of_point, packed_descriptors
 from likeness.model import Resize
 from likeness.preprocessing import seen
-from likeness.records import (
-    WHOLE,
-    Box,
-    ImageInfo,
-    ObjectRef,
-    Point,
-    State,
-    Version,
-)
-from likeness.rerank.appearance import Appearance, detail, from_token, of_point, to_token
+from likeness.proof.verdicts import FEATURES, FITTED, Calibration, Fitted
+from likeness.query_tokens import decode_query_token, encode_query_token
+from likeness.records import WHOLE, Box, ImageInfo, ObjectRef, Point, State, Version
 from likeness.rerank.profiles import Profile, Ranker
-from likeness.rerank.verdicts import FEATURES, FITTED, Calibration, Fitted
 from tests.appearances import DIM, VECTOR, made, spec, vector
 
 SPEC = spec()
@@ -35,12 +28,12 @@ RANKER = Ranker(SPEC, Calibration(SPEC.fingerprint, LEVELS))
 STORED = [made(seed, local=None, packed=made(seed).packed) for seed in range(4)]
 BOX, SEEN = Box(0.1, 0.2, 0.7, 0.9), Box(0.0, 0.125, 1.0, 0.875)
 VIEWS = [made(1), made(2, sha256=None, box=BOX, seen=SEEN)]
-TOKEN = to_token(VIEWS, SPEC.fingerprint)
+TOKEN = encode_query_token(VIEWS, SPEC.fingerprint)
 JUST_READ = ("local", "patches")  # not carried by a token
 
 
-def restored(text: str) -> list[Appearance]:
-    return from_token(text, SPEC)
+def restored(text: str) -> list[ImageFeatures]:
+    return decode_query_token(text, SPEC)
 
 
 def encoded(parts: Any) -> str:
@@ -81,21 +74,21 @@ def test_a_view_comes_back_as_it_was_its_vector_to_half_precision() -> None:
         np.testing.assert_allclose(found.vector, view.vector, atol=2**-11)
         assert np.linalg.norm(found.vector) == pytest.approx(1, abs=1e-6)
         assert found.vector.dtype == np.float32
-        for name in Appearance.__struct_fields__:
+        for name in ImageFeatures.__struct_fields__:
             if name not in ("vector", "packed", *JUST_READ):
                 assert getattr(found, name) == getattr(view, name), name
-        assert found.packed == detail(view)
+        assert found.packed == packed_descriptors(view)
         assert found.local is found.patches is None
 
 
 def test_a_view_of_nothing_but_a_vector_comes_back() -> None:
-    [found] = restored(to_token([Appearance(vector(3))], SPEC.fingerprint))
+    [found] = restored(encode_query_token([ImageFeatures(vector(3))], SPEC.fingerprint))
     assert (found.packed, found.colours, found.sha256) == (None, None, None)
     assert found.box == found.seen == WHOLE
 
 
 def test_a_token_made_from_a_restored_view_finds_the_same() -> None:
-    again = restored(to_token(restored(TOKEN), SPEC.fingerprint))
+    again = restored(encode_query_token(restored(TOKEN), SPEC.fingerprint))
     for one, two in zip(restored(TOKEN), again, strict=True):
         np.testing.assert_allclose(one.vector, two.vector, atol=2**-11)
         assert (one.packed, one.colours, one.box) == (two.packed, two.colours, two.box)
@@ -110,7 +103,7 @@ def test_a_restored_view_ranks_as_the_picture_did() -> None:
 
 
 def test_a_token_is_short_and_needs_no_escape_in_a_url() -> None:
-    assert len(to_token([made(1)], SPEC.fingerprint)) < 10_000
+    assert len(encode_query_token([made(1)], SPEC.fingerprint)) < 10_000
     assert set(TOKEN) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
 
 
@@ -127,7 +120,7 @@ def test_what_the_index_keeps_of_an_image_is_its_appearance() -> None:
         local=made(1).packed,
         colours=made(1).colours,
     )
-    found = of_point(point, spec(resize))
+    found = features_of_point(point, spec(resize))
     np.testing.assert_array_equal(found.vector, vector(1))
     assert (found.packed, found.colours) == (made(1).packed, made(1).colours)
     assert (found.sha256, found.box) == ("5" * 64, WHOLE)
@@ -140,7 +133,7 @@ def test_what_the_index_keeps_of_an_image_is_its_appearance() -> None:
 def test_another_models_token_is_refused_with_both_models() -> None:
     other = spec(weights="1")
     with pytest.raises(ModelMismatch, match=f"{SPEC.fingerprint}.*{other.fingerprint}"):
-        from_token(TOKEN, other)
+        decode_query_token(TOKEN, other)
 
 
 def test_another_form_is_refused_before_its_model_is_looked_at() -> None:
@@ -232,9 +225,9 @@ def test_descriptors_that_do_not_fit_the_model_are_refused(packed: bytes) -> Non
 def test_descriptors_for_a_model_that_has_none_are_refused() -> None:
     plain = spec(with_local=False)
     bare = [made(1, local=None, packed=None)]
-    assert len(from_token(to_token(bare, plain.fingerprint), plain)) == 1
+    assert len(decode_query_token(encode_query_token(bare, plain.fingerprint), plain)) == 1
     with pytest.raises(InvalidRequest):
-        from_token(to_token(VIEWS, plain.fingerprint), plain)
+        decode_query_token(encode_query_token(VIEWS, plain.fingerprint), plain)
 
 
 @pytest.mark.parametrize("place", [4, 5], ids=["box", "seen"])
@@ -262,7 +255,7 @@ def test_a_box_that_is_no_part_of_a_picture_is_refused(place: int, box: tuple[fl
 def test_all_that_a_network_can_see_is_taken_back(rule: Any, size: tuple[int, int]) -> None:
     of = spec(Resize(rule))
     view = made(1, seen=seen(size, of))
-    assert from_token(to_token([view], of.fingerprint), of)[0].seen == view.seen
+    assert decode_query_token(encode_query_token([view], of.fingerprint), of)[0].seen == view.seen
 
 
 # Any change at all

@@ -14,16 +14,24 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from likeness.adapters.qdrant import Layout
 from likeness.adapters.qdrant_embedded import EmbeddedIndex
-from likeness.agreement import settings_digest
-from likeness.drift import TOMBSTONE_S, Audit, Difference, Held, Kind, Report
+from likeness.adapters.qdrant_mapping import Layout
+from likeness.drift import TOMBSTONE_S, Audit, Difference, IndexSnapshot, Kind, Report
 from likeness.embedding import Embedder
 from likeness.errors import QueueFull, StoreUnavailable
 from likeness.filters import Schema
 from likeness.indexing import Indexer
-from likeness.records import Hint, ObjectRef, OlderThan, Point, PointWrite, State, Version
+from likeness.records import (
+    Hint,
+    ObjectRef,
+    OlderThan,
+    Point,
+    PointWrite,
+    State,
+    Version,
+)
 from likeness.settings import Limits
+from likeness.sync import settings_digest
 from tests.fake_bucket import FakeBucket
 from tests.pictures import png
 
@@ -43,7 +51,7 @@ def test_the_join_is_the_difference_of_the_sets(
     index: dict[bytes, int], bucket: dict[bytes, int], page: int
 ) -> None:
     ordered = sorted(index)
-    held = Held(np.array(ordered, "S16"), np.array([index[i] for i in ordered], np.uint64))
+    held = IndexSnapshot(np.array(ordered, "S16"), np.array([index[i] for i in ordered], np.uint64))
     missing, changed = set(), set()
     listed = list(bucket)
     for at in range(0, len(listed), page):

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from console.edits import EDITS
-from likeness.adapters.qdrant import Layout
+from console.evaluation.edits import EDITS
 from likeness.adapters.qdrant_embedded import EmbeddedIndex
-from likeness.duplicates import Announce, Duplicates, Group, say_nothing
+from likeness.adapters.qdrant_mapping import Layout
+from likeness.duplicates import Announce, Duplicates, Group, no_announcement
 from likeness.embedding import Embedder
 from likeness.errors import IndexUnavailable, InvalidRequest, NotIndexed, Unavailable
 from likeness.filters import Schema
@@ -271,7 +271,7 @@ def test_an_alias_that_points_at_another_model_of_the_same_dimension_gives_no_pa
     world: World,
 ) -> None:
     world.index.prepare("another", world.embedder.dim)
-    [vector] = world.embedder.embed([world.embedder.prepare(picture(1))])
+    [vector] = world.embedder.embed([world.embedder.to_tensor(picture(1))])
     same_bytes = ImageInfo("PNG", 96, 72, hashlib.sha256(png(1)).hexdigest())
     other = replace(drawn("theirs.png", vector=vector, model="another"), image=same_bytes)
     world.index.write("another", [PointWrite(other, OlderThan(Version(1)))])
@@ -314,7 +314,7 @@ class NotSearched:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._index, name)
 
-    def nearest(self, lookups: Any) -> Any:
+    def nearest(self, queries: Any) -> Any:
         raise IndexUnavailable("Qdrant is not answering")
 
 
@@ -380,7 +380,7 @@ def failing(points: Sequence[Point]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("announce", "why"), [(failing, "the event bus is not answering"), (say_nothing, None)]
+    ("announce", "why"), [(failing, "the event bus is not answering"), (no_announcement, None)]
 )
 def test_a_bus_that_is_down_does_not_stop_the_indexing(
     world: World, announce: Announce, why: str | None

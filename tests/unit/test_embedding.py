@@ -19,7 +19,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from likeness.embedding import Embedder, pooled, unit_rows
+from likeness.embedding import Embedder, pool, unit_rows
 from likeness.errors import ModelBundleError, NoDetail
 from likeness.model import Output
 from tests.networks import Network, clip, dinov2, mobilenet, resnet, siglip
@@ -106,7 +106,7 @@ def pictures(count: int = 3) -> list[Image.Image]:
 
 
 def embed(embedder: Embedder, images: list[Image.Image]) -> NDArray[np.float32]:
-    return embedder.embed([embedder.prepare(image) for image in images])
+    return embedder.embed([embedder.to_tensor(image) for image in images])
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +147,7 @@ def test_the_vector_is_what_the_network_gives_pooled_to_length_1(
     folder: Path, embedder: Embedder
 ) -> None:
     [image] = pictures(1)
-    raw = raw_output(folder, embedder.prepare(image)).astype(np.float64)
+    raw = raw_output(folder, embedder.to_tensor(image)).astype(np.float64)
     match embedder.spec.embedding.pooling:
         case "none":
             expected = raw[0]
@@ -175,7 +175,7 @@ def test_no_pictures_give_no_vectors(embedder: Embedder) -> None:
 
 def test_a_flat_picture_is_refused_before_the_network_sees_it(embedder: Embedder) -> None:
     with pytest.raises(NoDetail):
-        embedder.prepare(Image.new("RGB", (300, 300), "teal"))
+        embedder.to_tensor(Image.new("RGB", (300, 300), "teal"))
 
 
 def test_the_embedder_tells_what_its_bundle_says(embedder: Embedder) -> None:
@@ -252,7 +252,7 @@ def test_mean_pooling_of_a_map_and_of_its_tokens_is_the_same() -> None:
     tokens = maps.reshape(2, 8, 15).transpose(0, 2, 1)
     for pooling in ("mean", "gem"):
         output = Output("embedding", 8, pooling)
-        np.testing.assert_allclose(pooled(maps, output), pooled(tokens, output), rtol=1e-5)
+        np.testing.assert_allclose(pool(maps, output), pool(tokens, output), rtol=1e-5)
 
 
 def test_skipped_tokens_do_not_count() -> None:
@@ -260,14 +260,12 @@ def test_skipped_tokens_do_not_count() -> None:
     spoiled = tokens.copy()
     spoiled[:, :2] = 1e6
     output = Output("embedding", 4, "mean", skip_tokens=2)
-    np.testing.assert_array_equal(pooled(spoiled, output), pooled(tokens, output))
+    np.testing.assert_array_equal(pool(spoiled, output), pool(tokens, output))
 
 
 def test_gem_lies_between_the_mean_and_the_maximum_and_moves_with_its_exponent() -> None:
     maps = np.random.default_rng(0).uniform(0.1, 1, size=(2, 8, 7, 7)).astype(np.float32)
-    mean, gem3, gem9 = (
-        pooled(maps, Output("embedding", 8, "gem", gem_p=p)) for p in (1.0, 3.0, 9.0)
-    )
+    mean, gem3, gem9 = (pool(maps, Output("embedding", 8, "gem", gem_p=p)) for p in (1.0, 3.0, 9.0))
     np.testing.assert_allclose(mean, maps.mean(axis=(2, 3)), rtol=1e-5)
     assert (mean < gem3).all()
     assert (gem3 < gem9).all()
@@ -275,7 +273,7 @@ def test_gem_lies_between_the_mean_and_the_maximum_and_moves_with_its_exponent()
 
 
 def test_gem_of_a_map_without_any_activation_is_finite() -> None:
-    dead = pooled(np.full((1, 8, 7, 7), -1, np.float32), Output("embedding", 8, "gem"))
+    dead = pool(np.full((1, 8, 7, 7), -1, np.float32), Output("embedding", 8, "gem"))
     assert np.isfinite(dead).all()
 
 
@@ -345,8 +343,8 @@ def test_a_manifest_that_does_not_fit_the_network_is_told_both_sides(
         (clip().SerializeToString()[:-100], CLIP, ["cannot load image.onnx"]),
     ],
     ids=[
-        "tokens, not pooled",
-        "tokens, not pooled, of that count",
+        "tokens, not pool",
+        "tokens, not pool, of that count",
         "tokens of another size",
         "map of another size",
         "batches of four",
@@ -365,7 +363,7 @@ def test_a_network_that_cannot_be_used_is_refused_at_once(
 
 
 def test_a_free_axis_that_turns_out_wrong_is_refused_at_the_first_picture(tmp_path: Path) -> None:
-    """A map of free height and width that is not pooled may be 1 × 1, until it is 7 × 7."""
+    """A map of free height and width that is not pool may be 1 × 1, until it is 7 × 7."""
     embedder = Embedder(write(tmp_path, resnet(), with_output(dim=64)))
     with pytest.raises(ModelBundleError, match=r"gives \(1, 3136\), not \(N, 64\)"):
         embed(embedder, pictures(1))
@@ -389,7 +387,7 @@ def test_a_network_of_another_hash_is_refused_before_it_is_loaded(tmp_path: Path
 def golden(photos: list[Image.Image]) -> dict[str, NDArray[Any]]:
     if os.environ.get("LIKENESS_WRITE_GOLDEN"):
         bundled = Embedder(BUNDLED)
-        found = bundled.describe([bundled.prepare(photo) for photo in photos])
+        found = bundled.extract([bundled.to_tensor(photo) for photo in photos])
         assert found.patches is not None
         assert found.local is not None
         assert found.salience is not None
@@ -412,7 +410,7 @@ def test_the_bundled_model_gives_the_golden_vectors_and_descriptors(
     """Tolerance: cosine .9999; half floats round a unit row's cosine by less than .0002."""
     bundled = Embedder(BUNDLED)
     assert bundled.fingerprint == golden["fingerprint"], "another model: write the vectors anew"
-    found = bundled.describe([bundled.prepare(photo) for photo in photos])
+    found = bundled.extract([bundled.to_tensor(photo) for photo in photos])
     assert found.patches is not None
     assert found.local is not None
     assert found.salience is not None

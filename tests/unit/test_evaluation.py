@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from likeness.evaluation import estimate, rank, reliability
+from console.evaluation.metrics import estimate, rank, reliability
 
 
 def test_metrics_of_a_ranking_worked_out_by_hand() -> None:

@@ -18,8 +18,8 @@ from botocore.stub import Stubber
 from likeness.adapters.eventbridge import EventBus
 from likeness.embedding import Embedder
 from likeness.errors import Unavailable
-from likeness.records import ObjectRef, Partner, Point, State, Version
-from likeness.rerank.verdicts import CALIBRATION
+from likeness.proof.verdicts import CALIBRATION
+from likeness.records import DuplicateMatch, ObjectRef, Point, State, Version
 from tests import lambda_runtime
 from tests.calibrations import BUNDLES, calibration_of
 from tests.fault_server import closed_port
@@ -35,7 +35,9 @@ def point(n: int = 0, key: str = "b.jpg", partners: int = 1) -> Point:
         Version(1),
         "m",
         1.0,
-        partners=tuple(Partner(f"{i:036}", f"{i}{key}", "copy", 0.9731) for i in range(partners)),
+        partners=tuple(
+            DuplicateMatch(f"{i:036}", f"{i}{key}", "copy", 0.9731) for i in range(partners)
+        ),
         original="0" * 36,
         group="1" * 36,
     )

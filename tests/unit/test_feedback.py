@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from likeness.adapters.qdrant import Layout
+from console.evaluation.judgements import Judgements, by_query
 from likeness.adapters.qdrant_embedded import EmbeddedIndex
+from likeness.adapters.qdrant_mapping import Layout
 from likeness.errors import IndexUnavailable
-from likeness.feedback import Feedback, Judgements, Opinion, by_query
+from likeness.feedback import Feedback, FeedbackEvent
 from likeness.filters import Schema
 
-CLICK = Opinion("request-1", "image-1", "click", 12.5, "token")
+CLICK = FeedbackEvent("request-1", "image-1", "click", 12.5, "token")
 
 Opener = Callable[[], EmbeddedIndex]
 
@@ -39,7 +40,7 @@ def feedback(open_index: Opener) -> Feedback:
     return Feedback(open_index())
 
 
-def kept(feedback: Feedback) -> set[Opinion]:
+def kept(feedback: Feedback) -> set[FeedbackEvent]:
     listed = list(feedback.all())
     assert len(listed) == len(set(listed))
     return set(listed)
@@ -50,7 +51,7 @@ def test_where_nothing_was_said_there_is_nothing(feedback: Feedback) -> None:
 
 
 def test_what_was_said_is_there_after_a_restart(open_index: Opener) -> None:
-    judged = Opinion("request-1", "image-2", "not_relevant", 13.0)
+    judged = FeedbackEvent("request-1", "image-2", "not_relevant", 13.0)
     feedback = Feedback(open_index())
     feedback.add(CLICK)
     feedback.add(judged)
@@ -96,7 +97,7 @@ def test_other_notes_are_no_feedback(open_index: Opener) -> None:
     index = open_index()
     feedback = Feedback(index)
     feedback.add(CLICK)
-    index.note("not-duplicate", "1", {"group": "g", "image": "i"})
+    index.put_note("not-duplicate", "1", {"group": "g", "image": "i"})
     assert kept(feedback) == {CLICK}
 
 

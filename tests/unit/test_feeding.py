@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import pytest
 
 from likeness.errors import QueueFull
-from likeness.feeding import Feeder, may_be_picture
+from likeness.feeding import HintFeeder, may_be_image
 from likeness.records import ObjectRef
 
 
@@ -40,7 +40,7 @@ def refs(count: int) -> list[ObjectRef]:
 
 def test_a_queue_is_never_fuller_than_its_bound_and_one_page() -> None:
     queue = Queue(work=7)
-    feeder = Feeder(queue, most_waiting=40, sleep=queue.sleep)
+    feeder = HintFeeder(queue, max_waiting=40, sleep=queue.sleep)
     for _ in range(100):
         feeder.send(refs(10))
     assert queue.deepest <= 40 + 10
@@ -50,14 +50,14 @@ def test_a_queue_is_never_fuller_than_its_bound_and_one_page() -> None:
 def test_messages_that_others_sent_count_too() -> None:
     queue = Queue(work=30)
     queue.waiting = 65
-    Feeder(queue, most_waiting=40, sleep=queue.sleep).send(refs(1))
+    HintFeeder(queue, max_waiting=40, sleep=queue.sleep).send(refs(1))
     assert queue.pauses == 1
     assert queue.waiting == 36
 
 
 def test_a_short_list_is_sent_without_a_pause() -> None:
     queue = Queue()
-    feeder = Feeder(queue, most_waiting=40, sleep=queue.sleep)
+    feeder = HintFeeder(queue, max_waiting=40, sleep=queue.sleep)
     for _ in range(4):
         feeder.send(refs(10))
     feeder.send([])
@@ -68,7 +68,7 @@ def test_who_has_no_time_is_told_that_the_queue_is_full_and_has_sent_nothing() -
     queue = Queue()
     queue.waiting = 40
     with pytest.raises(QueueFull, match="40 hints wait"):
-        Feeder(queue, most_waiting=40, left_s=lambda: 0.0).send(refs(3))
+        HintFeeder(queue, max_waiting=40, left_s=lambda: 0.0).send(refs(3))
     assert queue.waiting == 40
 
 
@@ -91,4 +91,4 @@ def test_who_has_no_time_is_told_that_the_queue_is_full_and_has_sent_nothing() -
 def test_what_can_be_no_picture_is_known_by_its_name_and_size(
     key: str, size: int, expected: bool
 ) -> None:
-    assert may_be_picture(key, size) is expected
+    assert may_be_image(key, size) is expected

@@ -14,11 +14,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from qdrant_client import models
 
-from likeness.adapters.qdrant import Layout
 from likeness.adapters.qdrant_embedded import EmbeddedIndex
+from likeness.adapters.qdrant_mapping import Layout
 from likeness.errors import ConfigurationError, InvalidRequest, UnknownFilterKey
 from likeness.filters import Schema, header_text
-from likeness.records import Lookup
+from likeness.records import NearestQuery
 
 SCHEMA = Schema.declare(
     {"brand": "keyword", "stock": "integer", "price": "float", "since": "datetime"}
@@ -385,7 +385,7 @@ def test_every_filter_that_compiles_is_one_to_qdrants_engine(
     engine: EmbeddedIndex, value: Any
 ) -> None:
     with suppress(InvalidRequest, UnknownFilterKey):
-        lookup = Lookup([np.ones(4, np.float32) / 2], 5, filter=SCHEMA.compile(value))
+        lookup = NearestQuery([np.ones(4, np.float32) / 2], 5, filter=SCHEMA.compile(value))
         assert engine.nearest([lookup]) == [[]]
 
 

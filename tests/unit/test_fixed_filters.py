@@ -59,7 +59,7 @@ def drawing(colour: str, size: int) -> Image.Image:
 
 
 def embed(embedder: Embedder, pictures: list[Image.Image]) -> NDArray[np.float32]:
-    return embedder.embed([embedder.prepare(picture) for picture in pictures])
+    return embedder.embed([embedder.to_tensor(picture) for picture in pictures])
 
 
 def as_jpeg(picture: Image.Image, quality: int) -> Image.Image:
@@ -96,7 +96,7 @@ def test_the_network_itself_gives_unit_vectors(
     session = onnxruntime.InferenceSession(
         BUNDLE / "image.onnx", providers=["CPUExecutionProvider"]
     )
-    batch = np.concatenate([embedder.prepare(picture) for picture in pictures])
+    batch = np.concatenate([embedder.to_tensor(picture) for picture in pictures])
     [raw] = session.run(["embedding"], {"image": batch})
     np.testing.assert_allclose(np.linalg.norm(raw, axis=1), 1, atol=1e-5)
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from console.packaging import write_golden
+from console.bundles.packaging import write_golden
 from likeness.embedding import Embedder
 from likeness.errors import ModelBundleError
 from likeness.images import decode
@@ -22,7 +22,7 @@ from tests.service import BUNDLED, FIXED_FILTERS
 def seen(bundle: Path, golden: Golden) -> Any:
     embedder = Embedder(bundle)
     image, _ = decode(golden.image, Limits(), embedder.decode_size)
-    return embedder.embed([embedder.prepare(image)])[0]
+    return embedder.embed([embedder.to_tensor(image)])[0]
 
 
 def test_the_bundled_model_still_sees_its_golden_picture_so() -> None:

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from likeness.health import BANDS, Counts, band, shift
-from likeness.health import population_stability_index as psi
+from likeness.answer_shift import BANDS, AnswerDistribution, band, shift
+from likeness.answer_shift import population_stability_index as psi
 
 COUNTS = st.dictionaries(st.sampled_from("abcdef"), st.integers(1, 10_000), min_size=1, max_size=6)
 
@@ -49,9 +49,9 @@ def test_every_cosine_lies_in_a_band(score: float, name: str) -> None:
 
 
 def test_the_shift_is_that_of_the_distribution_which_moved_more() -> None:
-    usual = Counts({"copy": 900, "empty": 100}, {"0.9": 900})
-    emptier = Counts({"copy": 600, "empty": 400}, {"0.9": 600})
-    weaker = Counts({"copy": 900, "empty": 100}, {"0.9": 450, "0.5": 450})
+    usual = AnswerDistribution({"copy": 900, "empty": 100}, {"0.9": 900})
+    emptier = AnswerDistribution({"copy": 600, "empty": 400}, {"0.9": 600})
+    weaker = AnswerDistribution({"copy": 900, "empty": 100}, {"0.9": 450, "0.5": 450})
     assert shift(usual, usual) == 0
     assert shift(usual, emptier) == psi(usual.verdicts, emptier.verdicts) > 0.25
     assert shift(usual, weaker) == psi(usual.bands, weaker.bands) > 0.25

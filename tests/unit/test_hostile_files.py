@@ -14,7 +14,13 @@ from msgspec.structs import replace
 from PIL import Image
 
 from likeness.embedding import Embedder
-from likeness.errors import ImageError, NoDetail, NotAnImage, TooManyPixels, UnsupportedFormat
+from likeness.errors import (
+    ImageError,
+    NoDetail,
+    NotAnImage,
+    TooManyPixels,
+    UnsupportedFormat,
+)
 from likeness.images import decode
 from likeness.settings import Limits
 
@@ -112,7 +118,7 @@ def test_every_picture_among_them_has_a_finite_vector_or_no_detail(results: list
     for result in results:
         if result.image:
             try:
-                tensors.append(embedder.prepare(result.image))
+                tensors.append(embedder.to_tensor(result.image))
             except NoDetail:
                 continue
     vectors = embedder.embed(tensors)

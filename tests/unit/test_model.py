@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from likeness.errors import ConfigurationError, ModelBundleError
+from likeness.features import ImageFeatures
 from likeness.model import ModelSpec, load_bundle
+from likeness.query_tokens import decode_query_token, encode_query_token
 from likeness.records import Box
-from likeness.rerank.appearance import Appearance, from_token, to_token
 
 Manifest = dict[str, Any]
 Change = Callable[[Manifest], object]
@@ -297,7 +298,7 @@ def test_two_views_of_the_largest_map_come_back_from_a_query_id(tmp_path: Path) 
     content = changed(put("embedding.dim", 140))
     content["local"] |= {"side": 16, "dim": 180}
     spec = load_spec(write(tmp_path, content))
-    view = Appearance(
+    view = ImageFeatures(
         np.ones(140, np.float32),
         np.ones((256, 180), np.float32),
         colours=bytes(768),
@@ -305,7 +306,7 @@ def test_two_views_of_the_largest_map_come_back_from_a_query_id(tmp_path: Path) 
         box=Box(0.1, 0.2, 0.7, 0.9),
         seen=Box(0.1, 0.2, 0.7, 0.9),
     )
-    assert len(from_token(to_token([view, view], spec.fingerprint), spec)) == 2
+    assert len(decode_query_token(encode_query_token([view, view], spec.fingerprint), spec)) == 2
     content["embedding"]["dim"] += 1
     assert "23,578 bytes" in refusal(write(tmp_path, content))
 

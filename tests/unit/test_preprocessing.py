@@ -18,7 +18,15 @@ from PIL import Image
 
 from likeness.errors import NoDetail
 from likeness.model import Input, ModelSpec, Normalise, Output, Resize
-from likeness.preprocessing import COLOURS, cropped, decode_size, prepare, resized, seen, tensor
+from likeness.preprocessing import (
+    COLOURS,
+    cropped,
+    decode_size,
+    prepare,
+    resized,
+    seen,
+    tensor,
+)
 from likeness.records import WHOLE, Box
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "tensors.npz"

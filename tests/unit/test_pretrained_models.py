@@ -82,7 +82,7 @@ def vectors(embedder: Embedder, photos: list[Image.Image]) -> NDArray[np.float32
 
 
 def embed(embedder: Embedder, images: list[Image.Image]) -> NDArray[np.float32]:
-    return embedder.embed([embedder.prepare(image) for image in images])
+    return embedder.embed([embedder.to_tensor(image) for image in images])
 
 
 def edited_copy(photo: Image.Image) -> Image.Image:

@@ -16,17 +16,16 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
+from likeness.descriptor_packing import cell_positions, pack
 from likeness.embedding import Embedder
-from likeness.looking import appearance
+from likeness.feature_extraction import extract_features
+from likeness.features import ImageFeatures
 from likeness.model import Resize
 from likeness.preprocessing import seen
+from likeness.proof.verdicts import FITTED, Calibration, Evidence, Fitted, Level, features, fit
 from likeness.records import WHOLE, Box
-from likeness.rerank.appearance import Appearance
-from likeness.rerank.geometry import grid
-from likeness.rerank.packing import pack
 from likeness.rerank.profiles import Profile, Proof, Ranked, Ranker
 from likeness.rerank.refinement import refine
-from likeness.rerank.verdicts import FITTED, Calibration, Evidence, Fitted, Level, features, fit
 from tests.appearances import (
     DIM,
     SIDE,
@@ -86,12 +85,12 @@ CREDULOUS = msgspec.structs.replace(
 PROFILES = [Profile.NONE, Profile.FAST, Profile.PRECISE]
 
 
-def stored(appearance: Appearance, **of: Any) -> Appearance:
+def stored(appearance: ImageFeatures, **of: Any) -> ImageFeatures:
     """As the index keeps it: without the descriptors that were not packed."""
     return msgspec.structs.replace(appearance, local=None, **of)
 
 
-def at_cosines(query: Appearance, cosines: Sequence[float]) -> list[Appearance]:
+def at_cosines(query: ImageFeatures, cosines: Sequence[float]) -> list[ImageFeatures]:
     """Strangers to the query, but for their vectors."""
     return [
         stored(made(100 + number), vector=near(query.vector, cosine, number))
@@ -99,7 +98,7 @@ def at_cosines(query: Appearance, cosines: Sequence[float]) -> list[Appearance]:
     ]
 
 
-def moved(query: Appearance, right: int, down: int) -> Appearance:
+def moved(query: ImageFeatures, right: int, down: int) -> ImageFeatures:
     """The frame moved over the same scene: all descriptors lie further right and down."""
     assert query.local is not None
     local = descriptors(77).reshape(SIDE, SIDE, DIM)
@@ -107,7 +106,7 @@ def moved(query: Appearance, right: int, down: int) -> Appearance:
     return made(78, local=local.reshape(-1, DIM))
 
 
-def zoomed(query: Appearance) -> Appearance:
+def zoomed(query: ImageFeatures) -> ImageFeatures:
     """Cells 5 to 9 of the query, each in the middle of 3 × 3 cells."""
     assert query.local is not None
     local = np.zeros((SIDE, SIDE, DIM), np.float32)
@@ -121,7 +120,7 @@ def salient(local: Floats) -> bytes:
     return pack(rows, np.linalg.norm(rows, axis=1))
 
 
-def one_proof(query: Appearance, candidate: Appearance, ranker: Ranker = RANKER) -> Proof:
+def one_proof(query: ImageFeatures, candidate: ImageFeatures, ranker: Ranker = RANKER) -> Proof:
     [proof] = ranker.prove(query, [candidate])
     return proof
 
@@ -145,7 +144,7 @@ def test_a_moved_frame_is_found_with_its_overlap_and_the_boxes_of_what_both_show
 
 def corners_first() -> Floats:
     """A salience that keeps the rim of the cells right of 4 and below 2, and so their box."""
-    x, y = grid(SIDE).T
+    x, y = cell_positions(SIDE).T
     rim = (x == 4) | (x == 13) | (y == 2) | (y == 13)
     return ((x >= 4) & (y >= 2)).astype(np.float32) + rim
 
@@ -199,7 +198,7 @@ def test_matches_by_chance_are_shown_as_no_proof() -> None:
 
 
 def test_a_vector_alone_is_never_called_the_same() -> None:
-    words = Appearance(made(3).vector)
+    words = ImageFeatures(made(3).vector)
     ranked = RANKER.rank([words], [stored(made(3)), stored(made(4))], Profile.PRECISE, 2)
     assert ranked.order.tolist() == [0, 1]
     assert not ranked.proofs
@@ -283,7 +282,7 @@ def test_what_has_no_descriptors_is_judged_by_the_rest() -> None:
     alone = one_proof(query, bare)  # also where none of the list has any
     assert alone[1:] == without[1:]
     assert alone.verdict.probability == pytest.approx(without.verdict.probability, abs=1e-5)
-    assert one_proof(Appearance(query.vector), stored(query)).geometry == 0
+    assert one_proof(ImageFeatures(query.vector), stored(query)).geometry == 0
     # a query that was not just looked at has those that were kept
     assert one_proof(stored(query), stored(query)).inliers == 64
 
@@ -346,7 +345,7 @@ def test_a_crop_is_found_where_it_was_cut_out(embedder: Embedder, photo: Image.I
             int(part.bottom * height),
         )
     )
-    query, candidate = appearance(embedder, photo), appearance(embedder, cut)
+    query, candidate = extract_features(embedder, photo), extract_features(embedder, cut)
     proof = one_proof(query, stored(candidate), Ranker(embedder.spec, CREDULOUS))
     assert proof.inliers > 15
     assert_same_place(proof, part)
@@ -358,7 +357,7 @@ def test_a_crop_is_found_where_it_was_cut_out(embedder: Embedder, photo: Image.I
 
 def test_a_boxed_query_is_found_in_the_whole(embedder: Embedder, photo: Image.Image) -> None:
     part = Box(0.15, 0.05, 0.85, 0.9)
-    whole, query = (appearance(embedder, photo, box, "its sha256") for box in (WHOLE, part))
+    whole, query = (extract_features(embedder, photo, box, "its sha256") for box in (WHOLE, part))
     proof = one_proof(query, stored(whole), Ranker(embedder.spec, CALIBRATION))
     assert proof.inliers > 15
     assert proof.boxes is not None
@@ -374,7 +373,7 @@ def test_pictures_of_other_shapes_are_laid_over_each_other(
 ) -> None:
     """A tall part of a wide picture: what a pad or a crop shows of the two differs most."""
     tall = photo.crop((130, 0, 390, 400))
-    query, candidate = appearance(embedder, photo), appearance(embedder, tall)
+    query, candidate = extract_features(embedder, photo), extract_features(embedder, tall)
     proof = one_proof(query, stored(candidate), Ranker(embedder.spec, CALIBRATION))
     assert proof.inliers > 10
     assert_same_place(proof, Box(130 / 512, 0, 390 / 512, 1))
@@ -404,7 +403,7 @@ def test_without_a_calibration_every_profile_is_the_cosine_alone() -> None:
         assert (set(found.stages), found.proofs, found.skipped) == ({"cosine"}, {}, [])
 
 
-def crowded() -> tuple[Appearance, list[Appearance]]:
+def crowded() -> tuple[ImageFeatures, list[ImageFeatures]]:
     """A loner that is nearest, and a crowd whose members support each other."""
     query = made(21)
     centre = near(query.vector, 0.75, 1)
@@ -437,7 +436,7 @@ def test_the_calibration_says_how_much_refinement_counts() -> None:
         np.testing.assert_allclose(ranked.score, expected, atol=1e-6)
 
 
-def with_a_proof() -> tuple[Appearance, list[Appearance]]:
+def with_a_proof() -> tuple[ImageFeatures, list[ImageFeatures]]:
     """The third nearest shows the same."""
     query = made(22)
     candidates = at_cosines(query, [0.6, 0.55, 0.5, 0.45])
@@ -607,7 +606,7 @@ def test_one_candidate_keeps_its_place(profile: Profile) -> None:
 # Whatever the list
 
 
-def any_list(seed: int, count: int, zeros: bool) -> tuple[list[Appearance], list[Appearance]]:
+def any_list(seed: int, count: int, zeros: bool) -> tuple[list[ImageFeatures], list[ImageFeatures]]:
     """One or two views; strangers and candidates that show the same, some without parts."""
     rng = np.random.default_rng(seed)
     views = [made(1), made(2, box=Box(0.2, 0.2, 0.8, 0.8))][: 1 + seed % 2]

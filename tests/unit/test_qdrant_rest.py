@@ -18,14 +18,21 @@ import pytest
 from hypothesis import given
 from qdrant_client import models
 
-from likeness.adapters.qdrant import Layout
-from likeness.adapters.qdrant_rest import CircuitBreaker, RestIndex, Transport
-from likeness.errors import ConfigurationError, IndexMissing, IndexRefused, IndexUnavailable
+from likeness.adapters.circuit_breaker import CircuitBreaker
+from likeness.adapters.qdrant_mapping import Layout
+from likeness.adapters.qdrant_rest import RestIndex
+from likeness.adapters.qdrant_transport import Transport
+from likeness.errors import (
+    ConfigurationError,
+    IndexMissing,
+    IndexRefused,
+    IndexUnavailable,
+)
 from likeness.filters import Schema
 from likeness.records import (
     Exactly,
     ImageInfo,
-    Lookup,
+    NearestQuery,
     ObjectRef,
     ObjectState,
     OlderThan,
@@ -714,15 +721,15 @@ def test_every_body_is_valid_by_qdrants_models(recorded: tuple[RestIndex, Record
     wanted = SCHEMA.compile({"must": conditions, "must_not": []})
     index.nearest(
         [
-            Lookup([vector], 5),
-            Lookup([vector], 5, offset=1, filter=wanted, score_threshold=0.5, full=True),
+            NearestQuery([vector], 5),
+            NearestQuery([vector], 5, offset=1, filter=wanted, score_threshold=0.5, full=True),
         ]
     )
     page = index.scroll(1, filter={"must": [{"key": "state", "match": {"value": "live"}}]})
     index.scroll(1, cursor=page.next_cursor or first.point.id)
-    index.note("feedback", "1", {"kind": "click"})
-    index.forget("feedback", "1")
-    index.notes("feedback", 5)
+    index.put_note("feedback", "1", {"kind": "click"})
+    index.delete_note("feedback", "1")
+    index.list_notes("feedback", 5)
 
     kinds = set()
     for method, path, body in calls:
@@ -747,7 +754,7 @@ def test_who_writes_notes_need_not_be_allowed_to_create_their_collection(
     index, calls = recorded
     index.prepare(MODEL, DIM)
     prepared = len(calls)
-    index.note("feedback", "1", {"kind": "click"})
+    index.put_note("feedback", "1", {"kind": "click"})
     path = "/collections/images-notes"
     assert [call[:2] for call in calls[prepared:]] == [("PUT", f"{path}/points?wait=true")]
     field = {"field_name": "kind", "field_schema": "keyword"}
@@ -758,8 +765,8 @@ def test_notes_that_are_written_before_anything_is_indexed_get_their_collection(
     recorded: tuple[RestIndex, Recorded],
 ) -> None:
     index, _ = recorded
-    index.note("feedback", "1", {"kind": "click"})
-    assert index.notes("feedback", 5) == ([{"kind": "click"}], None)
+    index.put_note("feedback", "1", {"kind": "click"})
+    assert index.list_notes("feedback", 5) == ([{"kind": "click"}], None)
 
 
 def test_the_options_of_a_write_are_known_to_qdrant() -> None:

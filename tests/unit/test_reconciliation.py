@@ -19,8 +19,8 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from likeness.adapters.qdrant import Layout
 from likeness.adapters.qdrant_embedded import EmbeddedIndex
+from likeness.adapters.qdrant_mapping import Layout
 from likeness.embedding import Embedder
 from likeness.filters import Schema
 from likeness.indexing import Indexer

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from likeness.records import WHOLE, Box
-from likeness.rerank.regions import PROPOSALS, distinct, standing_out, subject
+from likeness.regions import PROPOSALS, distinct, standing_out, subject
 from tests.appearances import unit
 
 SIDE, DIM = 14, 16

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from console.evaluation.k_reciprocal import reciprocal
+from console.evaluation.late_interaction import max_similarity
+from console.evaluation.query_expansion import expand
 from likeness.rerank.diversity import diversify
-from likeness.rerank.expansion import expand
-from likeness.rerank.late_interaction import max_similarity
-from likeness.rerank.reciprocity import reciprocal
 from likeness.rerank.refinement import NEIGHBOURS, refine
 from tests.appearances import unit
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from likeness.adapters.qdrant import open_index
+from likeness.adapters.index import open_index
 from likeness.adapters.qdrant_embedded import EmbeddedIndex
 from likeness.adapters.qdrant_rest import RestIndex
 from likeness.errors import ConfigurationError
@@ -57,7 +57,7 @@ DEFAULTS = Settings(
     bucket=None,
     prefix="",
     queue_url=None,
-    most_waiting=10_000,
+    max_waiting=10_000,
     event_lag_s=900.0,
     upload_prefix="",
     alias="images",

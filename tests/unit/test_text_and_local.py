@@ -155,8 +155,8 @@ MAP = {"name": "map", "side": SIDE, "dim": DIM}
 def test_one_pass_tells_the_vector_and_both_maps(tmp_path: Path, batch: int | str) -> None:
     local = MAP | {"salience": "salience"}
     embedder = bundle_with_maps(tmp_path, with_maps(batch), patches=MAP, local=local)
-    tensors = [embedder.prepare(picture(seed)) for seed in range(3)]
-    told = embedder.describe(tensors)
+    tensors = [embedder.to_tensor(picture(seed)) for seed in range(3)]
+    told = embedder.extract(tensors)
     np.testing.assert_allclose(told.vectors, embedder.embed(tensors), atol=1e-6)
     assert told.patches is not None and told.local is not None and told.salience is not None
     assert told.patches.shape == told.local.shape == (3, SIDE**2, DIM)
@@ -166,7 +166,7 @@ def test_one_pass_tells_the_vector_and_both_maps(tmp_path: Path, batch: int | st
 
 def test_what_a_model_does_not_have_is_none(tmp_path: Path) -> None:
     embedder = bundle_with_maps(tmp_path, with_maps(), patches=MAP)
-    told = embedder.describe([embedder.prepare(picture(1))])
+    told = embedder.extract([embedder.to_tensor(picture(1))])
     assert told.patches is not None
     assert (told.local, told.salience) == (None, None)
 
@@ -184,4 +184,4 @@ def test_a_map_that_the_network_does_not_give_is_refused_at_once(
 def test_a_map_of_another_size_is_refused_with_both_sizes(tmp_path: Path) -> None:
     embedder = bundle_with_maps(tmp_path, with_maps(), local=MAP | {"side": 5})
     with pytest.raises(ModelBundleError, match=r"'map' gives \(1, 16, 6\).*\(1, 25, 6\)"):
-        embedder.describe([embedder.prepare(picture(1))])
+        embedder.extract([embedder.to_tensor(picture(1))])

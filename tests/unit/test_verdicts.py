@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from likeness.descriptor_packing import cell_positions
 from likeness.errors import ModelBundleError
-from likeness.rerank.geometry import Verification, grid
-from likeness.rerank.verdicts import (
+from likeness.proof.geometry import Verification
+from likeness.proof.verdicts import (
     CALIBRATION,
     FEATURES,
     FITTED,
@@ -58,7 +59,7 @@ def scene(x: Floats, y: Floats) -> Floats:
 
 def layout(of: Callable[[Floats, Floats], Floats]) -> NDArray[np.uint8]:
     """A picture's layout, (CELLS, CELLS, 3)."""
-    at = ((grid(CELLS) + 0.5) / CELLS).astype(np.float64)
+    at = ((cell_positions(CELLS) + 0.5) / CELLS).astype(np.float64)
     return np.rint(of(at[:, 0], at[:, 1]) * 255).astype(np.uint8).reshape(CELLS, CELLS, 3)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import qdrant_edge as edge
 
-from likeness.adapters.qdrant import (
+from likeness.adapters.qdrant_mapping import (
     BULKY,
     HNSW_EF,
     NOTE_KIND,
@@ -46,7 +46,7 @@ from likeness.errors import IndexMissing, IndexRefused, IndexUnavailable
 from likeness.records import (
     Candidate,
     CollectionInfo,
-    Lookup,
+    NearestQuery,
     Page,
     Payload,
     Point,
@@ -111,7 +111,7 @@ class EmbeddedIndex:
     def reconnect(self) -> None:
         """There is no connection."""
 
-    def of(self, model: str) -> EmbeddedIndex:
+    def for_model(self, model: str) -> EmbeddedIndex:
         view = copy.copy(self)  # with the same shards, under the same lock
         view._reads = self._layout.collection(model)
         return view
@@ -170,7 +170,7 @@ class EmbeddedIndex:
         with self._lock, _translated():
             shard.update(operation)
 
-    def sweep(self, model: str, ids: Sequence[str], before_s: float) -> None:
+    def delete_tombstones(self, model: str, ids: Sequence[str], before_s: float) -> None:
         old = _filter(tombstones(ids, before_s))
         shard = self._shard(self._layout.collection(model))
         with self._lock, _translated():
@@ -185,21 +185,21 @@ class EmbeddedIndex:
             name, metadata["model"], metadata["dim"], points, metadata.get("patches")
         )
 
-    def nearest(self, lookups: Sequence[Lookup]) -> list[list[Candidate]]:
+    def nearest(self, queries: Sequence[NearestQuery]) -> list[list[Candidate]]:
         requests = [
-            _request(lookup, vector, patches)
-            for lookup in lookups
-            for vector, patches in by_view(lookup)
+            _request(query, vector, patches)
+            for query in queries
+            for vector, patches in by_view(query)
         ]
         shard = self._shard(self._aliased())
         with _translated():
             answers = iter(shard.query_batch(edge.QueryBatchRequest(requests)))
             found = [
-                merged(lookup, (_scores(next(answers)) for _ in lookup.views)) for lookup in lookups
+                merged(query, (_scores(next(answers)) for _ in query.views)) for query in queries
             ]
             return [
-                self._candidates(shard, lookup.full, scores)
-                for lookup, scores in zip(lookups, found, strict=True)
+                self._candidates(shard, query.full, scores)
+                for query, scores in zip(queries, found, strict=True)
             ]
 
     def fetch(self, ids: Sequence[str]) -> dict[str, Point]:
@@ -231,7 +231,7 @@ class EmbeddedIndex:
         with _translated():
             return [ValueCount(hit.value, hit.count) for hit in shard.facet(request).hits]
 
-    def note(self, kind: str, note_id: str, values: Mapping[str, Any]) -> None:
+    def put_note(self, kind: str, note_id: str, values: Mapping[str, Any]) -> None:
         point = edge.Point(
             note_point_id(kind, note_id), {}, {NOTE_KIND: kind, NOTE_VALUES: dict(values)}
         )
@@ -244,13 +244,13 @@ class EmbeddedIndex:
             with _translated():
                 shard.update(edge.UpdateOperation.upsert_points([point]))
 
-    def forget(self, kind: str, note_id: str) -> None:
+    def delete_note(self, kind: str, note_id: str) -> None:
         with self._lock, contextlib.suppress(IndexMissing), _translated():
             self._shard(self._layout.notes).update(
                 edge.UpdateOperation.delete_points([note_point_id(kind, note_id)])
             )
 
-    def notes(
+    def list_notes(
         self, kind: str, limit: int, cursor: str | None = None
     ) -> tuple[list[Mapping[str, Any]], str | None]:
         of_kind = {"must": [{"key": NOTE_KIND, "match": {"value": kind}}]}
@@ -381,14 +381,14 @@ def _vectors(metadata: Mapping[str, Any]) -> dict[str, edge.EdgeVectorParams]:
     return vectors
 
 
-def _request(lookup: Lookup, vector: Vector, patches: Vector | None) -> edge.QueryRequest:
+def _request(query: NearestQuery, vector: Vector, patches: Vector | None) -> edge.QueryRequest:
     """Ids and scores alone. Prefetches are filtered too, or they would fill up with others."""
-    limit, offset = window(lookup)
-    taken = limit if patches is None else lookup.pool
+    limit, offset = window(query)
+    taken = limit if patches is None else query.pool
     by_vector: dict[str, Any] = {
         "query": edge.Query.Nearest(to_numbers(vector), using=VECTOR),
-        "filter": _filter(lookup.filter) if lookup.filter else None,
-        "score_threshold": lookup.score_threshold,
+        "filter": _filter(query.filter) if query.filter else None,
+        "score_threshold": query.score_threshold,
         "params": edge.SearchParams(
             hnsw_ef=HNSW_EF,
             quantization=edge.QuantizationSearchParams(
@@ -398,7 +398,7 @@ def _request(lookup: Lookup, vector: Vector, patches: Vector | None) -> edge.Que
     }
     if patches is not None:
         by_vector = {
-            "prefetches": [edge.Prefetch(limit=lookup.pool, **by_vector)],
+            "prefetches": [edge.Prefetch(limit=query.pool, **by_vector)],
             "query": edge.Query.Nearest(to_numbers(patches), using=PATCHES),
         }
     return edge.QueryRequest(

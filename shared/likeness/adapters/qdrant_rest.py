@@ -7,20 +7,11 @@ body that is sent here against qdrant-client's own models.
 from __future__ import annotations
 
 import contextlib
-import json
-import random
-import re
-import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
-from http.client import HTTPException
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-import msgspec
-
-from likeness.adapters.connections import Pool
-from likeness.adapters.qdrant import (
+from likeness.adapters.qdrant_mapping import (
     BULKY,
     HNSW_EF,
     NOTE_KIND,
@@ -45,12 +36,13 @@ from likeness.adapters.qdrant import (
     update_filter,
     window,
 )
-from likeness.errors import ConfigurationError, IndexMissing, IndexRefused, IndexUnavailable
+from likeness.adapters.qdrant_transport import Transport
+from likeness.errors import IndexMissing, IndexUnavailable
 from likeness.records import (
     Candidate,
     CollectionInfo,
     Exactly,
-    Lookup,
+    NearestQuery,
     Page,
     Point,
     PointWrite,
@@ -58,163 +50,7 @@ from likeness.records import (
     Vector,
 )
 
-_ATTEMPTS = 3
-_BACKOFF_S = 0.1
-_RETRIED = {429, 500, 502, 503, 504}
-_NOT_FOUND = 404
-_REFUSED = {401, 403}
-_COLLECTION = re.compile(r"/collections/([^/?]+)")
-_NO_ANSWER = (OSError, HTTPException, msgspec.DecodeError, ValueError, RecursionError)
-_FAILURES_TO_OPEN = 5
-_OPEN_S = 5.0
 _LIGHT = {"exclude": BULKY}
-
-
-class CircuitBreaker:
-    """After some failures in a row, fail at once for a while instead of waiting each time.
-
-    Nygard, Release It! (2nd ed., 2018), chapter 5. One call at a time may probe a dependency
-    that failed; its success closes the circuit.
-    """
-
-    def __init__(
-        self, clock: Callable[[], float] = time.monotonic, probe_s: float = _OPEN_S
-    ) -> None:
-        """`probe_s` is how long a call may take: the next probe waits for this one."""
-        self._clock = clock
-        self._probe_s = max(probe_s, _OPEN_S)
-        self._failures = 0
-        self._open_until_s = 0.0
-        self._lock = threading.Lock()
-
-    def check(self) -> None:
-        """Raises IndexUnavailable while the circuit is open."""
-        with self._lock:
-            if self._failures < _FAILURES_TO_OPEN:
-                return
-            left_s = self._open_until_s - self._clock()
-            if left_s > 0:
-                raise IndexUnavailable(
-                    "Qdrant failed repeatedly; calls are paused for seconds", left_s
-                )
-            # let this call probe, and hold the others back until it has ended
-            self._open_until_s = self._clock() + self._probe_s
-
-    def succeeded(self) -> None:
-        with self._lock:
-            self._failures = 0
-
-    def failed(self) -> None:
-        with self._lock:
-            self._failures += 1
-            self._open_until_s = self._clock() + _OPEN_S
-
-
-class Transport:
-    """JSON over HTTP with a time budget, retries with full jitter and a circuit breaker.
-
-    Every call we make may be repeated: reads, idempotent creations and conditional writes.
-    """
-
-    def __init__(
-        self,
-        url: str,
-        read_key: Callable[[], str | None] = lambda: None,
-        timeout_s: float = 5.0,
-        breaker: CircuitBreaker | None = None,
-        sleep: Callable[[float], None] = time.sleep,
-        wall_clock: Callable[[], float] = time.time,
-        patient: bool = False,
-    ) -> None:
-        """One call, retries included, is given `timeout_s`, but for the look-up of a name.
-
-        `read_key` is asked for the API key now, after a restore and after a refusal. `wall_clock`:
-        see Pool. `patient` waits out the pause of an open circuit, where others fail at once.
-        Raises ConfigurationError where the URL names no server.
-        """
-        try:
-            self._pool = Pool(url, wall_clock)
-        except ValueError as error:  # without the URL, which may hold a password
-            raise ConfigurationError(
-                f"QDRANT_URL is not the address of a server: {error}"
-            ) from None
-        self._read_key = read_key
-        self._timeout_s = timeout_s
-        self._breaker = breaker or CircuitBreaker(probe_s=timeout_s + 1)
-        self._sleep = sleep
-        self._patient = patient
-        self.reconnect()
-
-    def reconnect(self) -> None:
-        """Open connections and read the key anew: a restored snapshot's are dead and old, and
-        what failed before it was taken says nothing of now.
-        """
-        self._pool.clear()
-        headers = {"content-type": "application/json", "user-agent": "likeness"}
-        if key := (self._read_key() or "").strip():  # a newline would make an invalid header
-            headers["api-key"] = key
-        self._headers = headers
-        self._breaker.succeeded()
-
-    def close(self) -> None:
-        self._pool.clear()
-
-    def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        """The answer's `result`.
-
-        Raises IndexMissing for 404, IndexUnavailable for all else that is not success.
-        """
-        encoded = None if body is None else json.dumps(body, allow_nan=False).encode()
-        self._pass_circuit()
-        deadline_s = time.monotonic() + self._timeout_s
-        for attempt in range(_ATTEMPTS):
-            try:
-                status, answer = self._attempt(method, path, encoded, deadline_s)
-            except _NO_ANSWER as error:
-                failure = f"{type(error).__name__}: no complete answer"
-            else:
-                if status not in _RETRIED:
-                    self._breaker.succeeded()
-                    if status in _REFUSED:
-                        self.reconnect()  # the key may have been rotated: the next call has it
-                    return _result(status, answer, method, path)
-                failure = f"HTTP {status}"
-            pause_s = random.uniform(0, _BACKOFF_S * 2**attempt)  # noqa: S311 - jitter, no secret
-            if time.monotonic() + pause_s >= deadline_s or attempt + 1 == _ATTEMPTS:
-                break
-            self._sleep(pause_s)
-        self._breaker.failed()
-        raise IndexUnavailable(f"Qdrant is not answering ({failure})")
-
-    def _pass_circuit(self) -> None:
-        try:
-            self._breaker.check()
-        except IndexUnavailable as paused:
-            if not self._patient or paused.retry_after_s is None:
-                raise
-            self._sleep(paused.retry_after_s)
-            self._breaker.check()
-
-    def _attempt(
-        self, method: str, path: str, body: bytes | None, deadline_s: float
-    ) -> tuple[int, Any]:
-        status, data = self._pool.exchange(method, path, self._headers, body, deadline_s)
-        if status in _RETRIED | _REFUSED:  # Qdrant refuses a key in plain text
-            return status, None
-        return status, msgspec.json.decode(data)
-
-
-def _result(status: int, answer: Any, method: str, path: str) -> Any:
-    if status in _REFUSED:
-        raise IndexUnavailable(f"Qdrant refused the API key (HTTP {status})")
-    message = answer.get("status") if isinstance(answer, dict) else None
-    if status == _NOT_FOUND and (of_collection := _COLLECTION.match(path)):
-        raise IndexMissing(f"Qdrant knows no {of_collection[1]}: index an image first")
-    if status >= 400:
-        raise IndexRefused(f"Qdrant refused {method} {path} (HTTP {status}): {message}")
-    if not isinstance(answer, dict) or "result" not in answer:
-        raise IndexUnavailable(f"{method} {path} did not answer as Qdrant does")
-    return answer["result"]
 
 
 class RestIndex:
@@ -232,7 +68,7 @@ class RestIndex:
     def close(self) -> None:
         self._transport.close()
 
-    def of(self, model: str) -> RestIndex:
+    def for_model(self, model: str) -> RestIndex:
         return RestIndex(self._transport, self._layout, self._layout.collection(model))
 
     def models(self) -> list[str]:
@@ -295,7 +131,7 @@ class RestIndex:
         }
         self._change("PUT", f"{name}/points?wait=true&ordering={ordering}", body)
 
-    def sweep(self, model: str, ids: Sequence[str], before_s: float) -> None:
+    def delete_tombstones(self, model: str, ids: Sequence[str], before_s: float) -> None:
         path = f"{self._layout.collection(model)}/points/delete?wait=true&ordering=strong"
         self._change("POST", path, {"filter": tombstones(ids, before_s)})
 
@@ -315,18 +151,16 @@ class RestIndex:
             patches = metadata.get("patches")
         return CollectionInfo(self._layout.collection(model), model, dim, points, patches)
 
-    def nearest(self, lookups: Sequence[Lookup]) -> list[list[Candidate]]:
+    def nearest(self, queries: Sequence[NearestQuery]) -> list[list[Candidate]]:
         searches = [
-            _search(lookup, vector, patches)
-            for lookup in lookups
-            for vector, patches in by_view(lookup)
+            _search(query, vector, patches)
+            for query in queries
+            for vector, patches in by_view(query)
         ]
         answers = self._transport.call("POST", self._points("query/batch"), {"searches": searches})
         with Understood():
             each = iter([answer["points"] for answer in answers])
-            return [
-                _candidates(lookup, list(islice(each, len(lookup.views)))) for lookup in lookups
-            ]
+            return [_candidates(query, list(islice(each, len(query.views)))) for query in queries]
 
     def fetch(self, ids: Sequence[str]) -> dict[str, Point]:
         body = {"ids": list(ids), "with_payload": True, "with_vector": [VECTOR]}
@@ -357,7 +191,7 @@ class RestIndex:
         with Understood():
             return [ValueCount(hit["value"], hit["count"]) for hit in found["hits"]]
 
-    def note(self, kind: str, note_id: str, values: Mapping[str, Any]) -> None:
+    def put_note(self, kind: str, note_id: str, values: Mapping[str, Any]) -> None:
         payload = {NOTE_KIND: kind, NOTE_VALUES: values}
         body = {"points": [{"id": note_point_id(kind, note_id), "vector": {}, "payload": payload}]}
         path = f"/collections/{self._layout.notes}/points?wait=true"
@@ -367,12 +201,12 @@ class RestIndex:
             self._prepare_notes()
             self._transport.call("PUT", path, body)
 
-    def forget(self, kind: str, note_id: str) -> None:
+    def delete_note(self, kind: str, note_id: str) -> None:
         path = f"/collections/{self._layout.notes}/points/delete?wait=true"
         with contextlib.suppress(IndexMissing):
             self._transport.call("POST", path, {"points": [note_point_id(kind, note_id)]})
 
-    def notes(
+    def list_notes(
         self, kind: str, limit: int, cursor: str | None = None
     ) -> tuple[list[Mapping[str, Any]], str | None]:
         body: dict[str, Any] = {
@@ -456,21 +290,21 @@ class RestIndex:
         self._transport.call("POST", "/collections/aliases", {"actions": [*first, create]})
 
 
-def _candidates(lookup: Lookup, answers: Sequence[Sequence[Any]]) -> list[Candidate]:
-    if len(answers) != len(lookup.views):
+def _candidates(query: NearestQuery, answers: Sequence[Sequence[Any]]) -> list[Candidate]:
+    if len(answers) != len(query.views):
         raise ValueError(len(answers))
     points = {point["id"]: point for answer in answers for point in answer}
-    found = merged(lookup, (((p["id"], p["score"]) for p in answer) for answer in answers))
+    found = merged(query, (((p["id"], p["score"]) for p in answer) for answer in answers))
     return [
         Candidate(from_payload(points[id_]["payload"], _vector(points[id_])), score)
         for id_, score in found
     ]
 
 
-def _search(lookup: Lookup, vector: Vector, patches: Vector | None) -> dict[str, Any]:
+def _search(query: NearestQuery, vector: Vector, patches: Vector | None) -> dict[str, Any]:
     """One of a batch's searches. Prefetches are filtered too, or they would fill up with others."""
-    limit, offset = window(lookup)
-    taken = limit if patches is None else lookup.pool
+    limit, offset = window(query)
+    taken = limit if patches is None else query.pool
     by_vector: dict[str, Any] = {
         "query": to_numbers(vector),
         "using": VECTOR,
@@ -479,13 +313,13 @@ def _search(lookup: Lookup, vector: Vector, patches: Vector | None) -> dict[str,
             "quantization": {"rescore": True, "oversampling": oversampling(taken)},
         },
     }
-    if lookup.filter:
-        by_vector["filter"] = lookup.filter
-    if lookup.score_threshold is not None:
-        by_vector["score_threshold"] = lookup.score_threshold
+    if query.filter:
+        by_vector["filter"] = query.filter
+    if query.score_threshold is not None:
+        by_vector["score_threshold"] = query.score_threshold
     if patches is not None:
         by_vector = {
-            "prefetch": {**by_vector, "limit": lookup.pool},
+            "prefetch": {**by_vector, "limit": query.pool},
             "query": to_numbers(patches),
             "using": PATCHES,
         }
@@ -493,8 +327,8 @@ def _search(lookup: Lookup, vector: Vector, patches: Vector | None) -> dict[str,
         **by_vector,
         "limit": limit,
         "offset": offset,
-        "with_payload": True if lookup.full else _LIGHT,
-        "with_vector": [VECTOR] if lookup.full else False,
+        "with_payload": True if query.full else _LIGHT,
+        "with_vector": [VECTOR] if query.full else False,
     }
 
 

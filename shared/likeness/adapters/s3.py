@@ -13,9 +13,14 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 from botocore.utils import parse_timestamp
 
-from likeness.errors import ConfigurationError, ImageTooLarge, ObjectChanged, StoreUnavailable
+from likeness.errors import (
+    ConfigurationError,
+    ImageTooLarge,
+    ObjectChanged,
+    StoreUnavailable,
+)
 from likeness.filters import header_text
-from likeness.records import Listed, ObjectBody, ObjectRef, ObjectState
+from likeness.records import ListedObject, ObjectBody, ObjectRef, ObjectState
 from likeness.settings import MIB
 
 if TYPE_CHECKING:
@@ -80,14 +85,14 @@ class S3Store:
     def list(self, bucket: str, prefix: str, start_after: str = "") -> Iterator[ObjectRef]:
         return (entry.ref for entry in self.entries(bucket, prefix, start_after))
 
-    def entries(self, bucket: str, prefix: str, start_after: str = "") -> Iterator[Listed]:
+    def entries(self, bucket: str, prefix: str, start_after: str = "") -> Iterator[ListedObject]:
         pages = self._client.get_paginator("list_objects_v2").paginate(
             Bucket=bucket, Prefix=prefix, StartAfter=start_after
         )
         with _translated(ObjectRef(bucket, prefix)):
             for page in pages:
                 for item in page.get("Contents", []):
-                    yield Listed(
+                    yield ListedObject(
                         ref=ObjectRef(bucket, item["Key"]),
                         etag=item["ETag"].strip('"'),
                         size=item["Size"],

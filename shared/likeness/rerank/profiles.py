@@ -14,14 +14,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from likeness.descriptor_packing import unpack
+from likeness.features import ImageFeatures, packed_descriptors
 from likeness.model import ModelSpec
 from likeness.preprocessing import COLOURS
-from likeness.records import WHOLE, Box
-from likeness.rerank.appearance import Appearance, detail
-from likeness.rerank.geometry import Verification, verify
-from likeness.rerank.packing import unpack
-from likeness.rerank.refinement import refine
-from likeness.rerank.verdicts import (
+from likeness.proof.geometry import Verification, verify
+from likeness.proof.verdicts import (
     Calibration,
     Evidence,
     Level,
@@ -30,6 +28,8 @@ from likeness.rerank.verdicts import (
     features,
     judge,
 )
+from likeness.records import WHOLE, Box
+from likeness.rerank.refinement import refine
 
 # Of the refined list, those that geometry puts into order: more gain nothing (decision 0032).
 VERIFIED = 50
@@ -91,8 +91,8 @@ class Ranker:
 
     def rank(
         self,
-        views: Sequence[Appearance],
-        candidates: Sequence[Appearance],
+        views: Sequence[ImageFeatures],
+        candidates: Sequence[ImageFeatures],
         profile: Profile,
         shown: int,
         time_left_s: Callable[[], float] = lambda: math.inf,
@@ -145,14 +145,16 @@ class Ranker:
                     proofs |= dict(zip(its[wanted].tolist(), proven, strict=True))
         return Ranked(order, score, cosine, view, stages, proofs, skipped)
 
-    def prove(self, query: Appearance, candidates: Sequence[Appearance]) -> list[Proof]:
+    def prove(self, query: ImageFeatures, candidates: Sequence[ImageFeatures]) -> list[Proof]:
         """What the query has in common with each; nothing is known without a calibration."""
         if not candidates:
             return []
         vectors = np.array([c.vector for c in candidates], np.float32)
         return self._prove(self._verify(query, candidates), vectors @ query.vector)
 
-    def features(self, query: Appearance, candidates: Sequence[Appearance]) -> NDArray[np.float64]:
+    def features(
+        self, query: ImageFeatures, candidates: Sequence[ImageFeatures]
+    ) -> NDArray[np.float64]:
         """What verdicts on the query and each candidate, at least one, rest on: (K, FEATURES)."""
         vectors = np.array([c.vector for c in candidates], np.float32)
         return features(self._verify(query, candidates).evidence(vectors @ query.vector))
@@ -182,7 +184,7 @@ class Ranker:
             )
         return proofs
 
-    def _verify(self, query: Appearance, candidates: Sequence[Appearance]) -> _Verified:
+    def _verify(self, query: ImageFeatures, candidates: Sequence[ImageFeatures]) -> _Verified:
         """The query beside each candidate, at least one."""
         side, dim = (self._spec.local.side, self._spec.local.dim) if self._spec.local else (1, 2)
         local, at = unpack([c.packed or b"" for c in candidates], side, dim)
@@ -198,8 +200,8 @@ class _Verified(NamedTuple):
     in cells of a map with `side` a side.
     """
 
-    query: Appearance
-    candidates: list[Appearance]
+    query: ImageFeatures
+    candidates: list[ImageFeatures]
     side: int
     query_at: NDArray[np.float32]
     candidates_at: NDArray[np.float32]
@@ -237,9 +239,9 @@ class _Verified(NamedTuple):
 
 
 def _of_query(
-    query: Appearance, side: int, dim: int
+    query: ImageFeatures, side: int, dim: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    local, at = unpack([detail(query)], side, dim)
+    local, at = unpack([packed_descriptors(query)], side, dim)
     if not local.shape[1]:
         local, at = _nothing(1, dim)
     return local[0], at[0]
@@ -249,7 +251,7 @@ def _nothing(count: int, dim: int) -> tuple[NDArray[np.float32], NDArray[np.floa
     return np.zeros((count, 1, dim), np.float32), np.zeros((count, 1, 2), np.float32)
 
 
-def _is_bare(view: Appearance) -> bool:
+def _is_bare(view: ImageFeatures) -> bool:
     """A vector alone: of words, of examples. It is like some pictures, but never the same."""
     return view.local is None and view.packed is None and view.colours is None
 
@@ -259,18 +261,18 @@ def _clear(cosines: NDArray[np.float32]) -> bool:
     return bool(cosines[0] >= _CLEAR and cosines[0] - second >= _AHEAD)
 
 
-def _has_layout(of: Appearance) -> bool:
+def _has_layout(of: ImageFeatures) -> bool:
     return of.colours is not None and len(of.colours) == math.prod(_LAYOUT)
 
 
-def _layout(of: Appearance) -> NDArray[np.uint8]:
+def _layout(of: ImageFeatures) -> NDArray[np.uint8]:
     """Black where it is not known."""
     known = of.colours if _has_layout(of) else None
     return np.frombuffer(known or bytes(math.prod(_LAYOUT)), np.uint8).reshape(_LAYOUT)
 
 
 def _around(
-    at: NDArray[np.float32], where: NDArray[np.bool_], side: int, of: Sequence[Appearance]
+    at: NDArray[np.float32], where: NDArray[np.bool_], side: int, of: Sequence[ImageFeatures]
 ) -> list[Box]:
     """The box of some of each picture's cells in the whole picture: at (K, M, 2), where (K, M)."""
     across = np.ascontiguousarray(at.transpose(0, 2, 1))

@@ -1,0 +1,1 @@
+"""Model bundles: found, fetched, built, checked and packaged."""

@@ -1,0 +1,1 @@
+"""The subcommands of `likeness`, a file each."""

@@ -1,0 +1,1 @@
+"""What queries, images and an idle month cost on AWS."""

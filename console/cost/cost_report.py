@@ -1,0 +1,144 @@
+"""`likeness cost`: dollars for a million queries and images, from measured milliseconds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from ..client import Client
+from .pricing import (
+    ARCHITECTURES,
+    Architecture,
+    Measured,
+    Run,
+    index_usd,
+    month_usd,
+    price_list,
+    search_usd,
+)
+
+_ASKED = 30
+_Price = Callable[[Run, Measured, Architecture], Mapping[str, float]]
+
+
+class Cost(NamedTuple):
+    """Of one setting: dollars a million by what is paid for, of each architecture."""
+
+    run: Run
+    usd: Mapping[str, Mapping[str, float]]
+
+    @property
+    def total(self) -> Mapping[str, float]:
+        return {name: sum(parts.values()) for name, parts in self.usd.items()}
+
+
+def ask(client: Client, photo: bytes, memory_mb: int, progress: Progress) -> Run:
+    """Ask a running service, and take what it says that its answers took."""
+    took_ms = []
+    task = progress.add_task("asking", total=_ASKED)
+    for _ in range(_ASKED):
+        answer = client.search_image(photo)
+        if not answer["took_ms"]["cold_start"]:
+            took_ms.append(answer["took_ms"]["total"])
+        progress.advance(task)
+    took_ms.sort()
+    mean, p95 = sum(took_ms) / len(took_ms), took_ms[int(0.95 * len(took_ms))]
+    return Run(memory_mb, 1, round(mean, 2), round(p95, 2))
+
+
+def costs(measured: Measured) -> dict[str, list[Cost]]:
+    """Of queries and of images; settings in the order that they were measured in."""
+
+    def priced(runs: Sequence[Run], price: _Price) -> list[Cost]:
+        return [Cost(run, {a: price(run, measured, a) for a in ARCHITECTURES}) for run in runs]
+
+    return {
+        "queries": priced(measured.search, search_usd),
+        "images": priced(measured.index, index_usd),
+    }
+
+
+def best(found: Sequence[Cost]) -> tuple[Cost, Cost]:
+    """The cheapest setting, and the fastest; by less memory where they are equal."""
+    cheapest = min(found, key=lambda cost: (cost.total["x86_64"], cost.run.memory_mb))
+    fastest = min(found, key=lambda cost: (cost.run.billed_ms, cost.run.memory_mb))
+    return cheapest, fastest
+
+
+def told(measured: Measured) -> dict[str, Any]:
+    """All of it, as JSON has it."""
+    prices = price_list()
+    million = {
+        name: [
+            {
+                "memory_mb": cost.run.memory_mb,
+                "threads": cost.run.threads,
+                "billed_ms": cost.run.billed_ms,
+                "usd": {a: {**parts, "total": cost.total[a]} for a, parts in cost.usd.items()},
+            }
+            for cost in found
+        ]
+        for name, found in costs(measured).items()
+    }
+    return {
+        "measured": measured.how,
+        "prices": {"region": prices.region, "as_of": prices.as_of},
+        "a_million": million,
+        "a_month": _month(measured),
+        "calls": {
+            "query": {"qdrant": measured.search_qdrant_calls},
+            "image": {"qdrant": measured.index_qdrant_calls},
+        },
+    }
+
+
+def show(measured: Measured, out: Console) -> None:
+    prices = price_list()
+    out.print(f"milliseconds: {measured.how}", soft_wrap=True)
+    out.print(
+        f"prices: {prices.region}, as of {prices.as_of} (console/prices.json names the sources)"
+    )
+    for name, found in costs(measured).items():
+        if found:
+            out.print(_settings(name, found))
+            out.print(_parts(name, best(found)[0]))
+    month = _month(measured)
+    table = Table(
+        "a month, whatever is asked", "$", title="Qdrant's node and the bucket come on top"
+    )
+    for part, usd in month.items():
+        table.add_row(part, f"{usd:.2f}")
+    table.add_row("[bold]together[/bold]", f"[bold]{sum(month.values()):.2f}[/bold]")
+    out.print(table)
+
+
+def _month(measured: Measured) -> dict[str, float]:
+    """With the memory that is cheapest for queries, or for images where only these are known."""
+    found = next(found for found in costs(measured).values() if found)
+    return month_usd(best(found)[0].run.memory_mb)
+
+
+def _settings(name: str, found: Sequence[Cost]) -> Table:
+    cheapest, fastest = best(found)
+    table = Table("MB", "threads", "billed ms", *(f"$ {a}" for a in ARCHITECTURES), "")
+    table.title = f"a million {name}"
+    for cost in found:
+        marks = [
+            word for word, one in (("cheapest", cheapest), ("fastest", fastest)) if one is cost
+        ]
+        run = cost.run
+        usd = (f"{cost.total[a]:.2f}" for a in ARCHITECTURES)
+        row = (str(run.memory_mb), str(run.threads), f"{run.billed_ms:.1f}", *usd)
+        table.add_row(*row, ", ".join(marks))
+    return table
+
+
+def _parts(name: str, cost: Cost) -> Table:
+    table = Table(f"of a million {name} at {cost.run.memory_mb} MB", "$")
+    for part, usd in cost.usd["x86_64"].items():
+        table.add_row(part, f"{usd:.2f}")
+    return table

@@ -1,0 +1,1 @@
+"""`likeness demo`: the main path, end to end, with known answers."""

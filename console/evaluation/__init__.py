@@ -1,0 +1,1 @@
+"""Retrieval quality: datasets, edited queries, metrics, reports, calibration."""

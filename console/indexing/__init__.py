@@ -1,0 +1,1 @@
+"""Objects into the index: uploads, backfill, reconciliation."""

@@ -1,0 +1,21 @@
+"""The deployed functions' own entry points, as the local service runs them.
+
+Their package is called `functions` in the repository, where the template's handlers name it, and
+`likeness_functions` in a wheel, where nothing so generic may be installed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+# The composition roots read the environment when they are imported: so must this module be.
+if TYPE_CHECKING or __name__.startswith("console."):
+    from functions.index.app import handler as index_handler
+    from functions.search.app import app as search_app
+    from functions.search.app import index
+else:
+    from likeness_functions.index.app import handler as index_handler
+    from likeness_functions.search.app import app as search_app
+    from likeness_functions.search.app import index
+
+__all__ = ["index", "index_handler", "search_app"]

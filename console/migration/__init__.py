@@ -1,0 +1,1 @@
+"""From one model to another while searches go on."""

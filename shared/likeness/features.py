@@ -1,0 +1,54 @@
+"""The features of one image: all that is compared with other images."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from likeness.descriptor_packing import pack
+from likeness.model import ModelSpec
+from likeness.preprocessing import seen
+from likeness.records import WHOLE, Box, Point, Vector
+
+
+class ImageFeatures(msgspec.Struct, frozen=True):
+    """One picture, or the part of it inside `box`, as one model sees it.
+
+    vector float32 (D,), a unit vector; local float32 (n, d), unit rows, of a square map; packed,
+    the most salient of them as bytes; patches float32 (m, p); colours, the layout of
+    `preprocessing.Prepared` as bytes. None is for what the model does not have, or was not kept.
+    `sha256` is that of the whole file; `seen`, the part of the box that the network sees.
+    """
+
+    vector: Vector
+    local: NDArray[np.float32] | None = None
+    packed: bytes | None = None
+    patches: NDArray[np.float32] | None = None
+    colours: bytes | None = None
+    sha256: str | None = None
+    box: Box = WHOLE
+    seen: Box = WHOLE
+
+
+def features_of_point(point: Point, spec: ModelSpec) -> ImageFeatures:
+    """What the index keeps of a live image that was read with its vector."""
+    assert point.vector is not None
+    image = point.image
+    size = (image.width, image.height) if image else (1, 1)
+    return ImageFeatures(
+        point.vector,
+        packed=point.local,
+        colours=point.colours,
+        sha256=image.sha256 if image else None,
+        seen=seen(size, spec),
+    )
+
+
+def packed_descriptors(view: ImageFeatures) -> bytes:
+    """All local descriptors that are known of a query, as its token carries them: the token must
+    find what the picture found.
+    """
+    if view.local is None:
+        return view.packed or b""
+    return pack(view.local, keep=len(view.local))

@@ -1,0 +1,176 @@
+"""Geometric verification: do the descriptors of two images agree on one similarity transform?
+
+Descriptors come from a mid-level map of the embedding network's own forward pass. Mutual nearest
+neighbours vote: pairs of the best matches propose transforms, all matches judge them with a soft
+inlier score, and one weighted affine refit polishes the best (RANSAC with two-point hypotheses;
+Philbin et al., CVPR 2007, section 4, verify with few-parameter transforms in the same way).
+"""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+MATCHES = 64  # the strongest mutual matches of a candidate that are looked at
+_PROPOSERS = 12  # of them, those whose pairs propose transforms: 66 pairs
+_SCALES = (0.3, 3.3)
+
+
+class Verification(NamedTuple):
+    """What was found for each of K candidates.
+
+    score (K,): Σ weight · max(0, 1 − (residual / θ)²) of the best transform; higher is surer.
+    inliers (K,): matches within θ of it. affine (K, 2, 3): query position (x, y, 1) → candidate
+    position, in cells. matches (K, M, 2): descriptor numbers of query and candidate, by falling
+    weight; inlier (K, M): which of them agree.
+    """
+
+    score: NDArray[np.float32]
+    inliers: NDArray[np.intp]
+    affine: NDArray[np.float32]
+    matches: NDArray[np.intp]
+    inlier: NDArray[np.bool_]
+
+    def of(self, rows: NDArray[np.intp]) -> Verification:
+        """Some of the candidates."""
+        return Verification(
+            self.score[rows],
+            self.inliers[rows],
+            self.affine[rows],
+            self.matches[rows],
+            self.inlier[rows],
+        )
+
+
+def verify(
+    query: NDArray[np.float32],
+    query_at: NDArray[np.float32],
+    candidates: NDArray[np.float32],
+    candidates_at: NDArray[np.float32],
+    *,
+    floor: float = 0.5,
+    tolerance: float = 1.25,
+) -> Verification:
+    """Match one query with K candidates.
+
+    query (n, D) and candidates (K, m, D): float32 unit rows; a row of zeros matches nothing.
+    query_at (n, 2), candidates_at (K, m, 2): positions in cells. `floor`: cosine from which a match
+    counts; `tolerance`: θ, in cells.
+    """
+    matches, weights = _mutual_matches(query, candidates, floor)
+    every = np.arange(len(candidates))[:, None]
+    # complex numbers: a similarity is z · p + t
+    source = _complex(query_at)[matches[..., 0]]
+    target = _complex(candidates_at)[every, matches[..., 1]]
+    turn, shift = _proposals(source, target, weights)
+    agreement = _agreement(turn, shift, source, target, tolerance)
+    scores = (agreement @ weights[..., None])[..., 0]
+    best = scores.argmax(axis=1)
+    chosen = every[:, 0], best
+    similar = np.stack([turn[chosen], 1j * turn[chosen], shift[chosen]], axis=1)
+    similar = np.stack([similar.real, similar.imag], axis=1)
+    refitted = _affine(source, target, weights * agreement[chosen])
+    first, first_near = _score(similar, source, target, weights, tolerance)
+    second, second_near = _score(refitted, source, target, weights, tolerance)
+    better = second > first
+    near = np.where(better[:, None], second_near, first_near)
+    return Verification(
+        np.where(better, second, first).astype(np.float32),
+        near.sum(axis=1),
+        np.where(better[:, None, None], refitted, similar).astype(np.float32),
+        matches,
+        near,
+    )
+
+
+def _mutual_matches(
+    query: NDArray[np.float32], candidates: NDArray[np.float32], floor: float
+) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+    """Numbers (K, M, 2) and weights max(0, cos − floor) (K, M), by falling weight."""
+    count, rows, dim = candidates.shape
+    cosines = (candidates.reshape(-1, dim) @ query.T).reshape(count, rows, len(query))
+    every = np.arange(count)[:, None]
+    of_candidate = cosines.argmax(axis=2)
+    strength = cosines[every, np.arange(rows), of_candidate]
+    # the largest are found several times as fast as where they are
+    image, row = np.nonzero(strength == cosines.max(axis=1)[every, of_candidate])
+    of_query = np.zeros((count, len(query)), np.intp)
+    weights = np.zeros((count, len(query)), np.float32)
+    # of equal rows the first is the neighbour: it is written last
+    image, row = image[::-1], row[::-1]
+    place = image, of_candidate[image, row]
+    of_query[place] = row
+    weights[place] = np.maximum(0, strength[image, row] - floor)
+    order = np.argsort(-weights, axis=1, kind="stable")[:, :MATCHES]
+    matches = np.stack([order, of_query[every, order]], axis=2)
+    return matches, weights[every, order]
+
+
+def _complex(at: NDArray[np.float32]) -> NDArray[np.complex64]:
+    return at[..., 0] + np.complex64(1j) * at[..., 1]
+
+
+def _proposals(
+    source: NDArray[np.complex64], target: NDArray[np.complex64], weights: NDArray[np.float32]
+) -> tuple[NDArray[np.complex64], NDArray[np.complex64]]:
+    """Similarities through two matches each: z and t (K, H). The identity is the first of them,
+    and stands in where two matches propose nothing that a camera could have done.
+    """
+    one, two = np.array([(0, 0), *combinations(range(min(_PROPOSERS, source.shape[1])), 2)]).T
+    base = source[:, two] - source[:, one]
+    real = (np.abs(base) > 1) & (weights[:, one] > 0) & (weights[:, two] > 0)
+    ratio = (target[:, two] - target[:, one]) / np.where(real, base, 1)
+    size = np.abs(ratio)
+    real &= (size > _SCALES[0]) & (size < _SCALES[1])
+    turn = np.where(real, ratio, 1).astype(np.complex64)
+    shift = np.where(real, target[:, one] - turn * source[:, one], 0)
+    return turn, shift.astype(np.complex64)
+
+
+def _agreement(
+    turn: NDArray[np.complex64],
+    shift: NDArray[np.complex64],
+    source: NDArray[np.complex64],
+    target: NDArray[np.complex64],
+    tolerance: float,
+) -> NDArray[np.float32]:
+    """How well each match fits each similarity, max(0, 1 − (residual / θ)²): (K, H, M)."""
+    similar = np.stack([turn, shift, -np.ones_like(turn)], axis=2)
+    apart = similar @ np.stack([source, np.ones_like(source), target], axis=1)
+    agreement: NDArray[np.float32] = np.square(apart.real)
+    agreement += np.square(apart.imag)
+    agreement *= np.float32(-1 / tolerance**2)
+    agreement += 1
+    np.maximum(agreement, 0, out=agreement)
+    return agreement
+
+
+def _affine(
+    source: NDArray[np.complex64], target: NDArray[np.complex64], weights: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """Weighted least squares (K, 2, 3), leaning a little on the identity where matches are few."""
+    weights = weights.astype(np.float64)
+    design = np.stack([source.real, source.imag, np.ones_like(source.real)], axis=2)
+    values = np.stack([target.real, target.imag], axis=2)
+    weighted = design * weights[..., None]
+    normal = np.swapaxes(weighted, 1, 2) @ design + 1e-3 * np.eye(3)
+    moment = np.swapaxes(weighted, 1, 2) @ values + 1e-3 * np.eye(3)[:, :2]
+    return np.asarray(np.swapaxes(np.linalg.solve(normal, moment), 1, 2), np.float64)
+
+
+def _score(
+    affine: NDArray[np.float64],
+    source: NDArray[np.complex64],
+    target: NDArray[np.complex64],
+    weights: NDArray[np.float32],
+    tolerance: float,
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Soft inlier score (K,) and the matches within tolerance (K, M)."""
+    x, y = source.real[:, None], source.imag[:, None]
+    moved = affine[..., :1] * x + affine[..., 1:2] * y + affine[..., 2:]
+    residual = np.hypot(moved[:, 0] - target.real, moved[:, 1] - target.imag)
+    agreement = np.maximum(0, 1 - (residual / tolerance) ** 2)
+    return (agreement * weights).sum(axis=1), (agreement > 0) & (weights > 0)
