@@ -18,6 +18,11 @@ PAGES = sorted(
     for page in ROOT.glob(pattern)
 )
 REFERENCE = ROOT / "docs" / "reference"
+FOLDERS = {
+    "benchmarks", "console", "docs", "events", "functions", "fuzz", "layers", "locks", "shared",
+    "tests", "training",
+}  # fmt: skip
+_CODE = re.compile(r"`([\w.-]+/[\w./-]*)(?: [^`]*)?`")
 _LINK = re.compile(r"!?\[(?:[^\]\[]|\[[^\]]*\])*\]\(([^)\s]+)\)")
 _ELSEWHERE = re.compile(r"[a-z][a-z0-9+.-]*:")
 
@@ -75,6 +80,18 @@ def _broken(page: Path) -> Iterator[str]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_relative_link_leads_somewhere(page: Path) -> None:
     assert not list(_broken(page))
+
+
+def test_every_path_of_the_repository_that_is_named_exists() -> None:
+    named = {
+        (path, str(page.relative_to(ROOT)))
+        for page in PAGES
+        if page.name != "CHANGELOG.md"  # it names what existed then
+        for path in _CODE.findall(without_fences(page.read_text()))
+        if path.partition("/")[0] in FOLDERS
+    }
+    assert ("shared/likeness/settings.py", "docs/reference/settings.md") in named
+    assert not [found for found in named if not (ROOT / found[0]).exists()]
 
 
 def test_every_document_can_be_reached_from_the_readme() -> None:
