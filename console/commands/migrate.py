@@ -49,7 +49,7 @@ app = typer.Typer(
 
     Searches and uploads go on all the time: both collections are kept up to date until the end.
     For a deployed service, set QDRANT_URL, QDRANT_API_KEY, LIKENESS_URL and LIKENESS_API_KEY, and
-    LIKENESS_QUEUE_URL to fill.""",
+    LIKENESS_QUEUE_URL to fill. docs/how-to/migrate.md describes every step.""",
 )
 
 
