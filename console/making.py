@@ -22,7 +22,7 @@ from rich.progress import (
 from console import bundles, checkup
 from console.bundles import About, Choice, Preset, Text
 from console.doctor import Finding
-from console.hub import Hub, HubError, Lock
+from console.hub import Hub, HubError, LockFile
 from console.known import KNOWN, Known
 from console.quantising import quantised
 from likeness.errors import ModelBundleError
@@ -46,7 +46,7 @@ def pull(name: str, with_text: bool, models: Path, out: Console) -> None:
             return
     bundles.check_place(target, replace=True)
     downloads = models / f".{name}"
-    image, *tower = _download(known, with_text, downloads, Lock(models / "lock.json"), out)
+    image, *tower = _download(known, with_text, downloads, LockFile(models / "lock.json"), out)
     origin = known.files[0]
     about = About(name, origin.revision[:7], known.licence, f"huggingface.co: {origin}")
     preset, text = bundles.PRESETS[known.preset], Text(*tower) if tower else None
@@ -113,7 +113,9 @@ def _known(name: str, with_text: bool) -> Known:
     return found
 
 
-def _download(known: Known, with_text: bool, folder: Path, lock: Lock, out: Console) -> list[bytes]:
+def _download(
+    known: Known, with_text: bool, folder: Path, lock: LockFile, out: Console
+) -> list[bytes]:
     """The bytes of the image network and, with text, of the text tower and its tokenizer."""
     folder.mkdir(parents=True, exist_ok=True)
     hub, files = Hub.from_env(), known.files if with_text else known.files[:1]
@@ -121,10 +123,10 @@ def _download(known: Known, with_text: bool, folder: Path, lock: Lock, out: Cons
         for name, source in zip(_NAMES, files, strict=False):
             task = progress.add_task(name, total=None)
 
-            def tell(done: int, total: int | None, task: TaskID = task) -> None:
-                progress.update(task, completed=done, total=total)
+            def report(received: int, total: int | None, task: TaskID = task) -> None:
+                progress.update(task, completed=received, total=total)
 
-            hub.fetch(source, folder / name, lock, tell)
+            hub.fetch(source, folder / name, lock, report)
     return [(folder / name).read_bytes() for name in _NAMES[: len(files)]]
 
 
