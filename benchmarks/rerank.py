@@ -116,7 +116,7 @@ def indexed(pictures: Sequence[bytes], embedder: Embedder) -> list[Point]:
     with tempfile.TemporaryDirectory() as folder:
         index = EmbeddedIndex(Path(folder), Layout("bench", Schema()))
         Indexer(bucket, index, embedder).reconcile(bucket.events)
-        found = index.fetch([hint.ref.point_id for hint in bucket.events])
+        found = index.retrieve_with_vectors([hint.ref.point_id for hint in bucket.events])
         index.close()
     points = [found[hint.ref.point_id] for hint in bucket.events]
     return [point for point in points if point.vector is not None]

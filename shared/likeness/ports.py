@@ -36,7 +36,7 @@ class IndexView(Protocol):
         Up to 16 equals at an edge of an answer come by their ids: pages join.
         """
 
-    def fetch(self, ids: Sequence[str]) -> dict[str, Point]:
+    def retrieve_with_vectors(self, ids: Sequence[str]) -> dict[str, Point]:
         """Points of the collection behind the alias, with all that is stored of them; unknown ids
         are left out.
         """
@@ -107,7 +107,7 @@ class VectorIndex(IndexView, Protocol):
         Raises ConfigurationError where the alias points at it.
         """
 
-    def retrieve(self, model: str, ids: Sequence[str]) -> dict[str, Point]:
+    def retrieve_payloads(self, model: str, ids: Sequence[str]) -> dict[str, Point]:
         """The stored points of these ids, without vectors and descriptors; unknown ids
         are left out.
         """

@@ -328,7 +328,7 @@ class Searcher:
 
     def status(self, ref: ObjectRef) -> Point | None:
         """What the index says of an object; None where it knows nothing of it."""
-        return self._index.fetch([ref.point_id]).get(ref.point_id)
+        return self._index.retrieve_with_vectors([ref.point_id]).get(ref.point_id)
 
     def images(
         self, state: State, limit: int, cursor: str | None = None, filter: Any = None
@@ -461,7 +461,7 @@ class Searcher:
 
     def _points(self, ids: Sequence[str]) -> list[Point]:
         """Live and rejected points. Raises NotIndexed naming the first that is neither."""
-        found = self._index.fetch(ids)
+        found = self._index.retrieve_with_vectors(ids)
         for point_id in ids:
             if point_id not in found or found[point_id].state is State.GONE:
                 raise NotIndexed(f"no image with the id {point_id}")

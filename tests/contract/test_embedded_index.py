@@ -128,7 +128,7 @@ def test_a_reopened_folder_has_its_points_its_alias_and_its_indexes(open_index: 
     best = nearest(reopened, 7, 3)[0]
     assert best.point.ref.key == "7.jpg"
     assert best.score == pytest.approx(1, abs=1e-5)
-    stored = reopened.fetch([best.point.id])[best.point.id]
+    stored = reopened.retrieve_with_vectors([best.point.id])[best.point.id]
     assert stored.vector is not None
     np.testing.assert_allclose(stored.vector, vector(7), atol=1e-6)
 
@@ -175,7 +175,7 @@ def test_a_folder_that_was_never_prepared_has_nothing(open_index: Opener) -> Non
     with pytest.raises(IndexMissing):
         index.info()
     with pytest.raises(IndexMissing):
-        index.retrieve(MODEL, [])
+        index.retrieve_payloads(MODEL, [])
     with pytest.raises(IndexMissing):
         index.write(MODEL, [live("a.jpg")])
 
@@ -219,7 +219,7 @@ for i in range(10_000):
         last = max([least, *map(int, told.split())])
 
         index = open_index()
-        points = index.retrieve(MODEL, [live(f"{i}-2").point.id for i in range(last + 1)])
+        points = index.retrieve_payloads(MODEL, [live(f"{i}-2").point.id for i in range(last + 1)])
         assert len(points) == last + 1
         found = nearest(index, last, 3)
         assert {candidate.point.ref.key for candidate in found} == {f"{last}-{j}" for j in range(3)}
@@ -437,7 +437,7 @@ def test_compare_and_set_has_one_winner_among_threads(open_index: Opener) -> Non
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(bump, range(16)))
-    first = index.retrieve(MODEL, [ref.point_id])[ref.point_id]
+    first = index.retrieve_payloads(MODEL, [ref.point_id])[ref.point_id]
     assert first.version == Version(1, 1)
     bump(99)
-    assert index.retrieve(MODEL, [ref.point_id])[ref.point_id] == first
+    assert index.retrieve_payloads(MODEL, [ref.point_id])[ref.point_id] == first

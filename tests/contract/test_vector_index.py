@@ -129,7 +129,7 @@ def keys(index: VectorIndex, vector: Vector, **options: object) -> list[str]:
 
 def stored(index: VectorIndex, key: str) -> Point:
     point_id = ObjectRef("photos", key).point_id
-    return index.retrieve(MODEL, [point_id])[point_id]
+    return index.retrieve_payloads(MODEL, [point_id])[point_id]
 
 
 def test_prepare_can_be_repeated(prepared: VectorIndex) -> None:
@@ -182,7 +182,7 @@ def test_a_reader_of_one_model_sees_its_collection_wherever_the_alias_points(
     assert (old.info().model, old.info().points, keys(old, unit(1))) == (MODEL, 1, ["old"])
     assert [p.ref.key for p in old.scroll(5).points] == ["old"]
     wanted = [ObjectRef("photos", key).point_id for key in ("old", "new")]
-    assert [p.ref.key for p in old.fetch(wanted).values()] == ["old"]
+    assert [p.ref.key for p in old.retrieve_with_vectors(wanted).values()] == ["old"]
     assert keys(new, unit(1)) == ["new"]
 
 
@@ -198,7 +198,7 @@ def test_only_a_collection_that_nobody_searches_can_be_dropped(both: VectorIndex
     for use in (
         old.info,
         lambda: old.nearest([NearestQuery([unit(1)], 1)]),
-        lambda: old.fetch(["0" * 36]),
+        lambda: old.retrieve_with_vectors(["0" * 36]),
     ):
         with pytest.raises(IndexMissing):
             use()
@@ -223,14 +223,14 @@ def test_readers_are_told_when_there_is_no_collection_yet(index: VectorIndex) ->
     with pytest.raises(IndexMissing):
         index.nearest([NearestQuery([unit(1)], 5)])
     with pytest.raises(IndexMissing):
-        index.fetch([str(uuid.uuid4())])
+        index.retrieve_with_vectors([str(uuid.uuid4())])
     with pytest.raises(IndexMissing):
         index.facet(SCHEMA.countable["brand"], 5)
 
 
 def test_a_point_comes_back_as_it_was_written(prepared: VectorIndex) -> None:
     written = put(prepared, "a ü+%.jpg", unit(3, 4), sequencer=0x55AED6DCD90281E5AB, brand="acme")
-    read = prepared.fetch([written.id])[written.id]
+    read = prepared.retrieve_with_vectors([written.id])[written.id]
     assert read.vector is not None
     np.testing.assert_allclose(read.vector, unit(3, 4), atol=1e-6)
     assert read.version == Version(0x55AED6DCD90281E5AB)
@@ -247,8 +247,8 @@ def test_a_point_comes_back_as_it_was_written(prepared: VectorIndex) -> None:
 
 
 def test_unknown_ids_are_left_out(prepared: VectorIndex) -> None:
-    assert prepared.retrieve(MODEL, [str(uuid.uuid4())]) == {}
-    assert prepared.fetch([str(uuid.uuid4())]) == {}
+    assert prepared.retrieve_payloads(MODEL, [str(uuid.uuid4())]) == {}
+    assert prepared.retrieve_with_vectors([str(uuid.uuid4())]) == {}
 
 
 def test_neighbours_come_best_first_with_their_cosine(prepared: VectorIndex) -> None:
@@ -455,7 +455,7 @@ def test_descriptors_are_brought_along_only_where_they_are_asked_for(prepared: V
         stored(prepared, "a"),
         prepared.scroll(1).points[0],
         full[0].point,
-        prepared.fetch([written.id])[written.id],
+        prepared.retrieve_with_vectors([written.id])[written.id],
     ]
     assert [(p.local, p.colours, p.vector is None) for p in read] == [
         *[(None, None, True)] * 3,

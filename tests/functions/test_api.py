@@ -179,7 +179,7 @@ def test_a_key_is_searched_with_indexed_or_not(service: Service) -> None:
 
 
 def test_a_vector_needs_the_fingerprint_of_its_model(service: Service) -> None:
-    point = service.index.fetch([service.id("7.png")])[service.id("7.png")]
+    point = service.index.retrieve_with_vectors([service.id("7.png")])[service.id("7.png")]
     assert point.vector is not None
     vector = (point.vector * 3).tolist()
     found = service.search(vector=vector, model=service.embedder.fingerprint, limit=1)

@@ -708,9 +708,9 @@ def test_every_body_is_valid_by_qdrants_models(recorded: tuple[RestIndex, Record
     index.write(MODEL, [first, write_of(Exactly(Version()), "b")])
     gone = Point(first.point.ref, State.GONE, Version(5, 1), MODEL, 1.0)
     index.write(MODEL, [PointWrite(gone, Exactly(Version(1)))])
-    index.retrieve(MODEL, [first.point.id])
+    index.retrieve_payloads(MODEL, [first.point.id])
     index.info()
-    index.fetch([first.point.id])
+    index.retrieve_with_vectors([first.point.id])
     vector = np.array([0, 1, 0, 0], np.float32)
     conditions = [
         {"key": "brand", "match": {"any": ["acme"]}},

@@ -152,7 +152,7 @@ class EmbeddedIndex:
                 (self._folder / name).rename(dropped)
                 shutil.rmtree(dropped)
 
-    def retrieve(self, model: str, ids: Sequence[str]) -> dict[str, Point]:
+    def retrieve_payloads(self, model: str, ids: Sequence[str]) -> dict[str, Point]:
         shard = self._shard(self._layout.collection(model))
         with _translated():
             records = shard.retrieve(list(ids), with_payload=_LIGHT, with_vector=False)
@@ -202,7 +202,7 @@ class EmbeddedIndex:
                 for query, scores in zip(queries, found, strict=True)
             ]
 
-    def fetch(self, ids: Sequence[str]) -> dict[str, Point]:
+    def retrieve_with_vectors(self, ids: Sequence[str]) -> dict[str, Point]:
         shard = self._shard(self._aliased())
         with _translated():
             records = shard.retrieve(list(ids), with_payload=True, with_vector=[VECTOR])

@@ -106,7 +106,7 @@ class RestIndex:
         with contextlib.suppress(IndexMissing):
             self._transport.call("DELETE", f"/collections/{name}")
 
-    def retrieve(self, model: str, ids: Sequence[str]) -> dict[str, Point]:
+    def retrieve_payloads(self, model: str, ids: Sequence[str]) -> dict[str, Point]:
         path = f"/collections/{self._layout.collection(model)}/points?consistency=majority"
         body = {"ids": list(ids), "with_payload": _LIGHT, "with_vector": False}
         found = self._transport.call("POST", path, body)
@@ -162,7 +162,7 @@ class RestIndex:
             each = iter([answer["points"] for answer in answers])
             return [_candidates(query, list(islice(each, len(query.views)))) for query in queries]
 
-    def fetch(self, ids: Sequence[str]) -> dict[str, Point]:
+    def retrieve_with_vectors(self, ids: Sequence[str]) -> dict[str, Point]:
         body = {"ids": list(ids), "with_payload": True, "with_vector": [VECTOR]}
         found = self._transport.call("POST", f"/collections/{self._reads}/points", body)
         with Understood():
