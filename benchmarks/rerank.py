@@ -43,7 +43,8 @@ from console.evaluation.edits import EDITS
 from console.evaluation.k_reciprocal import reciprocal
 from console.evaluation.query_expansion import expand
 from likeness.adapters.qdrant_embedded import EmbeddedIndex
-from likeness.adapters.qdrant_mapping import Layout, to_payload, to_vectors
+from likeness.adapters.qdrant_layout import Layout
+from likeness.adapters.qdrant_points import to_payload, to_vectors
 from likeness.descriptor_packing import unpack
 from likeness.embedding import Embedder
 from likeness.feature_extraction import extract_features

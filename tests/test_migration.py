@@ -30,7 +30,7 @@ from console.migration import lifecycle
 from functions.index.handler import Handler
 from functions.search.api import create_app
 from likeness.adapters.qdrant_embedded import EmbeddedIndex
-from likeness.adapters.qdrant_mapping import Layout
+from likeness.adapters.qdrant_layout import Layout
 from likeness.adapters.sqs import hint_message
 from likeness.embedding import Embedder
 from likeness.errors import ConfigurationError, IndexMissing, IndexUnavailable, NoDetail

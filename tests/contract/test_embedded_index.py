@@ -17,7 +17,7 @@ import pytest
 import qdrant_edge as edge
 
 from likeness.adapters.qdrant_embedded import EmbeddedIndex, shared_index
-from likeness.adapters.qdrant_mapping import Layout
+from likeness.adapters.qdrant_layout import Layout
 from likeness.errors import ConfigurationError, IndexMissing, IndexUnavailable
 from likeness.filters import Schema
 from likeness.records import (

@@ -8,15 +8,10 @@ import numpy as np
 import qdrant_edge as edge
 from qdrant_client import models
 
-from likeness.adapters.qdrant_embedded import EmbeddedIndex, _vectors
-from likeness.adapters.qdrant_mapping import (
-    HNSW_EF,
-    SYSTEM_INDEXES,
-    VECTOR,
-    Layout,
-    oversampling,
-    window,
-)
+from likeness.adapters.qdrant_edge_requests import vector_params
+from likeness.adapters.qdrant_embedded import EmbeddedIndex
+from likeness.adapters.qdrant_layout import SYSTEM_INDEXES, VECTOR, Layout
+from likeness.adapters.qdrant_queries import HNSW_EF, oversampling, window
 from likeness.filters import Schema
 from likeness.records import (
     NearestQuery,
@@ -87,7 +82,7 @@ def test_the_embedded_engine_finds_by_int8_what_a_scan_finds(tmp_path: Path) -> 
     index.write(MODEL, [PointWrite(point, OlderThan(point.version)) for point in points])
     index.close()
     early = edge.EdgeConfig(  # two thousand vectors would have no graph
-        vectors=_vectors({"dim": SIZE}),
+        vectors=vector_params({"dim": SIZE}),
         optimizers=edge.EdgeOptimizersConfig(indexing_threshold=1),
     )
     shard = edge.EdgeShard.load(str(tmp_path / LAYOUT.collection(MODEL)), early)

@@ -22,7 +22,7 @@ from PIL import Image
 
 from functions.index.handler import Handler
 from likeness.adapters.qdrant_embedded import EmbeddedIndex
-from likeness.adapters.qdrant_mapping import Layout
+from likeness.adapters.qdrant_layout import Layout
 from likeness.embedding import Embedder
 from likeness.errors import (
     ConfigurationError,

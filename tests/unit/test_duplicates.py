@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from console.evaluation.edits import EDITS
 from likeness.adapters.qdrant_embedded import EmbeddedIndex
-from likeness.adapters.qdrant_mapping import Layout
+from likeness.adapters.qdrant_layout import Layout
 from likeness.duplicates import Announce, Duplicates, Group, no_announcement
 from likeness.embedding import Embedder
 from likeness.errors import IndexUnavailable, InvalidRequest, NotIndexed, Unavailable

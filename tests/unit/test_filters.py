@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from qdrant_client import models
 
 from likeness.adapters.qdrant_embedded import EmbeddedIndex
-from likeness.adapters.qdrant_mapping import Layout
+from likeness.adapters.qdrant_layout import Layout
 from likeness.errors import ConfigurationError, InvalidRequest, UnknownFilterKey
 from likeness.filters import Schema, header_text
 from likeness.records import NearestQuery

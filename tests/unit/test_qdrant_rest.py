@@ -19,7 +19,7 @@ from hypothesis import given
 from qdrant_client import models
 
 from likeness.adapters.circuit_breaker import CircuitBreaker
-from likeness.adapters.qdrant_mapping import Layout
+from likeness.adapters.qdrant_layout import Layout
 from likeness.adapters.qdrant_rest import RestIndex
 from likeness.adapters.qdrant_transport import Transport
 from likeness.errors import (
