@@ -132,7 +132,7 @@ def mobilenet(batch: int | str = "N") -> Any:
     return network.then("Transpose", perm=[0, 3, 1, 2]).patches(40, 16).average().model([batch, 40])
 
 
-def text_tower(
+def text_encoder(
     dim: int = 512,
     length: int | str = 77,
     kind: int = INT64,

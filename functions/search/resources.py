@@ -2,7 +2,7 @@
 
 boto3 with a client costs .1 s, and is needed for the bucket, which most searches never touch, and
 for Qdrant's key where that is a secret; powertools costs 9 ms, and only what fails is logged. A
-text tower is as large as the image network.
+text encoder is as large as the image network.
 """
 
 from __future__ import annotations

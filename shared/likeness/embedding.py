@@ -16,7 +16,7 @@ from likeness.model import (
     Descriptors,
     ModelSpec,
     Output,
-    TextTower,
+    TextEncoder,
     load_spec,
     read_file,
 )
@@ -113,23 +113,23 @@ def open_embedders(folders: Sequence[Path], threads: int = 1) -> list[Embedder]:
 
 
 class TextEmbedder:
-    """A bundle's text tower: texts → vectors in its images' space. Safe between threads."""
+    """A bundle's text encoder: texts → vectors in its images' space. Safe between threads."""
 
     def __init__(self, folder: Path, threads: int = 1) -> None:
-        """Raises ModelBundleError where the bundle has no text tower, or a broken one."""
+        """Raises ModelBundleError where the bundle has no text encoder, or a broken one."""
         spec = load_spec(folder)
         if spec.text is None:
-            raise ModelBundleError(f"{spec.name} has no text tower: it cannot search by words")
+            raise ModelBundleError(f"{spec.name} has no text encoder: it cannot search by words")
         self._tower, self._dim = spec.text, spec.embedding.dim
         self._tokenizer = _open_tokenizer(read_file(folder, spec, spec.text.tokenizer), spec.text)
         network = read_file(folder, spec, spec.text.file)
         self._session = _open_session(network, spec.text.file, threads)
         inputs = {i.name: i.type for i in self._session.get_inputs()}
         if set(inputs) != set(filter(None, [spec.text.input, spec.text.mask])):
-            raise ModelBundleError(f"the text tower's inputs are {sorted(inputs)}")
+            raise ModelBundleError(f"the text encoder's inputs are {sorted(inputs)}")
         self._integer = np.int32 if inputs[spec.text.input] == "tensor(int32)" else np.int64
         if spec.text.output not in {o.name for o in self._session.get_outputs()}:
-            raise ModelBundleError(f"the text tower has no output {spec.text.output!r}")
+            raise ModelBundleError(f"the text encoder has no output {spec.text.output!r}")
 
     def embed(self, texts: Sequence[str]) -> Vector:
         """Texts, at least one → float32 (N, dim), unit rows."""
@@ -222,9 +222,9 @@ def _checked_run(
         raise ModelBundleError(f"the network does not run: {error}") from error
 
 
-def _open_tokenizer(file: bytes, tower: TextTower) -> Any:
+def _open_tokenizer(file: bytes, tower: TextEncoder) -> Any:
     try:
-        from tokenizers import Tokenizer  # noqa: PLC0415 - only models with a text tower need it
+        from tokenizers import Tokenizer  # noqa: PLC0415 - only models with a text encoder need it
 
         tokenizer = Tokenizer.from_buffer(file)
     except ImportError as error:

@@ -7,7 +7,7 @@ from PIL import Image
 from likeness.descriptor_packing import pack
 from likeness.embedding import Embedder, check_vector
 from likeness.features import ImageFeatures
-from likeness.preprocessing import cropped, seen
+from likeness.preprocessing import cropped, input_box
 from likeness.records import WHOLE, Box
 from likeness.stopwatch import Stage, untimed
 
@@ -39,5 +39,5 @@ def extract_features(
         prepared.colours.tobytes(),
         sha256,
         box,
-        seen(part.size, embedder.spec),
+        input_box(part.size, embedder.spec),
     )

@@ -86,7 +86,7 @@ class Descriptors(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     salience: str | None = None
 
 
-class TextTower(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class TextEncoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The network that puts words into the images' space: token numbers (N, length) → (N, dim).
 
     `tokenizer` is a file of Hugging Face's `tokenizers`. Shorter texts are filled up with `pad`,
@@ -107,7 +107,7 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """model.json. `files` maps each file's name to its sha256.
 
     `patches` is a coarse, semantic map for late interaction, `local` a fine one for geometric
-    verification; a model may have neither. Nor need it have a text tower.
+    verification; a model may have neither. Nor need it have a text encoder.
     """
 
     name: str
@@ -122,7 +122,7 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     image_file: str = "image.onnx"
     patches: Descriptors | None = None
     local: Descriptors | None = None
-    text: TextTower | None = None
+    text: TextEncoder | None = None
 
     @property
     def fingerprint(self) -> str:

@@ -63,7 +63,7 @@ def cropped(image: Image.Image, box: Box) -> Image.Image:
     return image.crop((left, top, max(left + 1, right), max(top + 1, bottom)))
 
 
-def seen(size: tuple[int, int], spec: ModelSpec) -> Box:
+def input_box(size: tuple[int, int], spec: ModelSpec) -> Box:
     """Where in a picture of this width and height the network's input lies.
 
     A crop sees a part of it; a pad sees more than there is, past the right or the lower edge.

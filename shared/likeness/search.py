@@ -94,7 +94,7 @@ class ByToken(Struct, frozen=True):
 
 
 class ByText(Struct, frozen=True):
-    """Words, for models with a text tower."""
+    """Words, for models with a text encoder."""
 
     text: str
 
@@ -493,7 +493,7 @@ class Searcher:
 
     def _words(self, text: str) -> Vector:
         if self._open_words is None or not self.supports_text:
-            raise InvalidRequest(f"text: the model {self.model_name} has no text tower")
+            raise InvalidRequest(f"text: the model {self.model_name} has no text encoder")
         vector: Vector = self._open_words().embed([text])[0]
         return vector
 

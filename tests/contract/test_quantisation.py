@@ -1,4 +1,4 @@
-"""int8 in memory, originals on disk, no graph links that no search needs: with both adapters."""
+"""Both adapters: int8 vectors in memory, originals on disk, no needless graph links."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from likeness.records import (
     Version,
 )
 from tests.fault_server import ok
-from tests.unit.test_qdrant_rest import DIM, prepared, scripted_index
+from tests.scripted_qdrant import DIM, prepared, scripted_index
 
 MODEL, LAYOUT = "0123456789abcdef", Layout("images", Schema())
 POINTS, SIZE, QUERIES = 1000, 32, 50

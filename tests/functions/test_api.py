@@ -26,7 +26,7 @@ from likeness.adapters.fetch import Fetcher, is_public
 from likeness.feedback import Feedback
 from likeness.records import OlderThan, Point, PointWrite, State, Version
 from likeness.searchers import Searchers
-from tests.networks import clip, text_tower, tokenizer, write_bundle
+from tests.networks import clip, text_encoder, tokenizer, write_bundle
 from tests.pictures import encoded, jpeg, picture, png
 from tests.service import BUNDLED, ROOT, Service
 from tests.tls_server import Keys, serve, whole
@@ -261,7 +261,7 @@ def test_filters_take_ranges_and_negations(service: Service) -> None:
             "invalid-request",
             "`at`",
         ),
-        ({"text": "a mug"}, 400, "invalid-request", "no text tower"),
+        ({"text": "a mug"}, 400, "invalid-request", "no text encoder"),
         ({"text": "a mug", "detect": True}, 400, "invalid-request", "need the picture"),
         ({"query_id": "AAAA"}, 400, "invalid-request", "query_id"),
         ({"positive": []}, 400, "invalid-request", "$.positive"),
@@ -715,7 +715,7 @@ def test_what_is_fetched_is_held_to_the_same_limits(
 def test_words_find_pictures_where_the_model_knows_words(tmp_path: Path) -> None:
     files = {
         "image.onnx": clip().SerializeToString(),
-        "text.onnx": text_tower(length=8).SerializeToString(),
+        "text.onnx": text_encoder(length=8).SerializeToString(),
         "tokenizer.json": tokenizer().to_str().encode(),
     }
     bundle = write_bundle(tmp_path, files, text={"length": 8})

@@ -90,7 +90,7 @@ def drop(path: str) -> Change:
     return change
 
 
-def with_text_tower(content: Manifest) -> None:
+def with_text_encoder(content: Manifest) -> None:
     content["text"] = {"length": 77, "file": "image.onnx", "tokenizer": "image.onnx"}
 
 
@@ -135,14 +135,14 @@ def test_what_has_a_default_can_be_left_out(tmp_path: Path) -> None:
     assert (spec.normalise.scale, spec.embedding.pooling) == (1 / 255, "none")
 
 
-def test_a_model_needs_neither_local_descriptors_nor_a_text_tower(tmp_path: Path) -> None:
+def test_a_model_needs_neither_local_descriptors_nor_a_text_encoder(tmp_path: Path) -> None:
     content = manifest()
     del content["patches"], content["local"]
     spec = load_spec(write(tmp_path, content))
     assert (spec.patches, spec.local, spec.text) == (None, None, None)
 
 
-def test_the_files_of_a_text_tower_must_be_listed(tmp_path: Path) -> None:
+def test_the_files_of_a_text_encoder_must_be_listed(tmp_path: Path) -> None:
     assert "files does not list text.onnx, tokenizer.json" in refusal(
         write(tmp_path, manifest() | {"text": {"length": 77}})
     )
@@ -459,8 +459,8 @@ def test_a_file_that_makes_no_vectors_does_not_change_the_fingerprint(tmp_path: 
     assert fingerprint(tmp_path, put("files", with_notes)) == fingerprint(tmp_path)
 
 
-def test_a_text_tower_does_not_change_the_fingerprint(tmp_path: Path) -> None:
-    assert fingerprint(tmp_path / "with", with_text_tower) == fingerprint(tmp_path / "without")
+def test_a_text_encoder_does_not_change_the_fingerprint(tmp_path: Path) -> None:
+    assert fingerprint(tmp_path / "with", with_text_encoder) == fingerprint(tmp_path / "without")
 
 
 def test_other_weights_have_another_fingerprint(tmp_path: Path) -> None:

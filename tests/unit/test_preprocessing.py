@@ -22,9 +22,9 @@ from likeness.preprocessing import (
     COLOURS,
     cropped,
     decode_size,
+    input_box,
     prepare,
     resized,
-    seen,
     tensor,
 )
 from likeness.records import WHOLE, Box
@@ -443,11 +443,11 @@ def test_every_part_has_a_pixel_and_none_from_outside_the_picture(
 def test_what_is_seen_is_told_as_shares_of_the_picture(
     rule: Any, size: tuple[int, int], expected: tuple[float, ...]
 ) -> None:
-    assert seen(size, spec(Resize(rule), 64, 64)) == pytest.approx(expected)
+    assert input_box(size, spec(Resize(rule), 64, 64)) == pytest.approx(expected)
 
 
 def test_a_larger_short_side_leaves_out_a_border() -> None:
-    found = seen((512, 256), spec(Resize("crop", short_side=256), 224, 224))
+    found = input_box((512, 256), spec(Resize("crop", short_side=256), 224, 224))
     assert found == pytest.approx((144 / 512, 16 / 256, 368 / 512, 240 / 256))
 
 
@@ -463,7 +463,7 @@ def test_a_spot_lies_in_the_tensor_where_what_is_seen_says(
     picture.paste("white", (middle[0] - 8, middle[1] - 8, middle[0] + 8, middle[1] + 8))
     rows, columns = target
     shown = raw(picture, Resize(rule, fill=0), height=rows, width=columns)[..., 0]
-    box = seen(size, spec(Resize(rule, fill=0), rows, columns))
+    box = input_box(size, spec(Resize(rule, fill=0), rows, columns))
     ends = ((box.left, box.right, columns, 0), (box.top, box.bottom, rows, 1))
     for place, whole, (least, most, cells, axis) in zip(middle, size, ends, strict=True):
         at = float((np.arange(cells) + 0.5) @ shown.sum(axis=axis) / shown.sum()) / cells
@@ -479,7 +479,7 @@ def test_a_spot_lies_in_the_tensor_where_what_is_seen_says(
 def test_what_is_seen_begins_in_the_picture_and_is_not_empty(
     width: int, height: int, rule: Any, target: tuple[int, int]
 ) -> None:
-    box = seen((width, height), spec(Resize(rule), *target))
+    box = input_box((width, height), spec(Resize(rule), *target))
     assert 0 <= box.left < box.right
     assert 0 <= box.top < box.bottom
     if rule == "pad":

@@ -1,4 +1,4 @@
-"""What a bundle may have beside its embedding: a text tower, and maps of local descriptors."""
+"""What a bundle may have beside its embedding: a text encoder, and maps of local descriptors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.networks import (
     WORDS,
     Network,
     clip,
-    text_tower,
+    text_encoder,
     tokenizer,
     write_bundle,
 )
@@ -59,7 +59,7 @@ def tokens_of(vector: NDArray[np.float32], first: int) -> list[int]:
 def test_texts_become_unit_vectors_of_the_images_size(
     tmp_path: Path, kind: int, mask: bool
 ) -> None:
-    tower = text_tower(length=LENGTH, kind=kind, mask=mask)
+    tower = text_encoder(length=LENGTH, kind=kind, mask=mask)
     words = with_words(tmp_path, tower, mask="attention_mask" if mask else None)
     vectors = words.embed(["a mug", "a photo of a lamp"])
     assert (vectors.shape, vectors.dtype) == ((2, 512), np.float32)
@@ -88,9 +88,9 @@ def test_the_mask_tells_tokens_from_what_fills_up(tmp_path: Path) -> None:
     assert tokens_of(vector, 1) == [1, 1, 1, 1, 0, 0, 0, 0]
 
 
-def test_a_bundle_without_a_text_tower_says_so(tmp_path: Path) -> None:
+def test_a_bundle_without_a_text_encoder_says_so(tmp_path: Path) -> None:
     write_bundle(tmp_path, {"image.onnx": clip().SerializeToString()})
-    with pytest.raises(ModelBundleError, match="random has no text tower"):
+    with pytest.raises(ModelBundleError, match="random has no text encoder"):
         TextEmbedder(tmp_path)
 
 
@@ -106,24 +106,24 @@ def test_a_bundle_without_a_text_tower_says_so(tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_a_text_tower_that_does_not_fit_is_refused_by_name(
+def test_a_text_encoder_that_does_not_fit_is_refused_by_name(
     tmp_path: Path, text: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(ModelBundleError, match=words):
-        with_words(tmp_path, text_tower(length=LENGTH), **text)
+        with_words(tmp_path, text_encoder(length=LENGTH), **text)
 
 
-def test_a_text_tower_of_another_space_is_refused_at_the_first_text(tmp_path: Path) -> None:
-    words = with_words(tmp_path, text_tower(dim=384, length=LENGTH))
+def test_a_text_encoder_of_another_space_is_refused_at_the_first_text(tmp_path: Path) -> None:
+    words = with_words(tmp_path, text_encoder(dim=384, length=LENGTH))
     with pytest.raises(ModelBundleError, match=r"\(1, 384\), not \(N, 512\)"):
         words.embed(["a mug"])
 
 
-def test_a_text_tower_does_not_change_what_pictures_get(tmp_path: Path) -> None:
+def test_a_text_encoder_does_not_change_what_pictures_get(tmp_path: Path) -> None:
     """An index stays valid when its model learns words."""
     (tmp_path / "with").mkdir()
     (tmp_path / "without").mkdir()
-    with_words(tmp_path / "with", text_tower(length=LENGTH))
+    with_words(tmp_path / "with", text_encoder(length=LENGTH))
     write_bundle(tmp_path / "without", {"image.onnx": clip().SerializeToString()})
     fingerprints = {Embedder(tmp_path / name).fingerprint for name in ("with", "without")}
     assert len(fingerprints) == 1
