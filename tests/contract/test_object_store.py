@@ -304,7 +304,9 @@ def test_a_listing_goes_on_beyond_its_first_page(s3: Any, bucket: str) -> None:
 def test_a_bucket_that_is_not_there_is_a_wrong_configuration(
     store: S3Store, call: Callable[[S3Store, ObjectRef], object]
 ) -> None:
-    with pytest.raises(ConfigurationError, match="S3 refused no-such-bucket: NoSuchBucket"):
+    with pytest.raises(
+        ConfigurationError, match="S3 refused access to no-such-bucket: NoSuchBucket"
+    ):
         call(store, ObjectRef("no-such-bucket", "a"))
 
 

@@ -343,8 +343,8 @@ def test_a_manifest_that_does_not_fit_the_network_is_told_both_sides(
         (clip().SerializeToString()[:-100], CLIP, ["cannot load image.onnx"]),
     ],
     ids=[
-        "tokens, not pool",
-        "tokens, not pool, of that count",
+        "tokens, not pooled",
+        "tokens, not pooled, of that count",
         "tokens of another size",
         "map of another size",
         "batches of four",
@@ -363,7 +363,7 @@ def test_a_network_that_cannot_be_used_is_refused_at_once(
 
 
 def test_a_free_axis_that_turns_out_wrong_is_refused_at_the_first_picture(tmp_path: Path) -> None:
-    """A map of free height and width that is not pool may be 1 × 1, until it is 7 × 7."""
+    """A map of free height and width that is not pooled may be 1 × 1, until it is 7 × 7."""
     embedder = Embedder(write(tmp_path, resnet(), with_output(dim=64)))
     with pytest.raises(ModelBundleError, match=r"gives \(1, 3136\), not \(N, 64\)"):
         embed(embedder, pictures(1))

@@ -100,7 +100,7 @@ def test_a_bundle_without_a_text_encoder_says_so(tmp_path: Path) -> None:
         ({"input": "ids"}, "inputs are"),
         ({"mask": "attention_mask"}, "inputs are"),
         ({"output": "nothing"}, "no output 'nothing'"),
-        ({"tokenizer": "image.onnx"}, "image.onnx is no tokenizer"),
+        ({"tokenizer": "image.onnx"}, "image.onnx is not a valid tokenizer"),
         ({"file": "tokenizer.json"}, "cannot load tokenizer.json"),
         ({"file": "other.onnx"}, "files does not list other.onnx"),
     ],

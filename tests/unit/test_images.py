@@ -389,7 +389,7 @@ def test_a_large_jpeg_is_not_decoded_whole() -> None:
 def test_as_many_bytes_as_allowed_are_taken_and_one_more_is_not() -> None:
     data = encoded(picture())
     assert decode(data, replace(LIMITS, max_bytes=len(data)), 224)
-    with pytest.raises(ImageTooLarge, match="MiB are taken"):
+    with pytest.raises(ImageTooLarge, match=r"maximum is .* MiB"):
         decode(data, replace(LIMITS, max_bytes=len(data) - 1), 224)
 
 
@@ -505,7 +505,7 @@ def test_an_empty_file_is_called_empty() -> None:
 
 
 def test_a_file_without_a_signature_is_told_what_would_be_taken() -> None:
-    with pytest.raises(NotAnImage, match="JPEG, PNG, WEBP, GIF, BMP are taken"):
+    with pytest.raises(NotAnImage, match="supported formats: JPEG, PNG, WEBP, GIF, BMP"):
         decode(b"plain text in a file that is called holiday.jpg", LIMITS, 224)
 
 
@@ -596,7 +596,9 @@ OTHER_FORMATS = {
 
 @pytest.mark.parametrize("name", OTHER_FORMATS)
 def test_an_image_of_another_format_is_named(name: str) -> None:
-    with pytest.raises(UnsupportedFormat, match=f"^{name} is not taken; JPEG, PNG, WEBP"):
+    with pytest.raises(
+        UnsupportedFormat, match=f"^{name} is not supported; supported formats: JPEG, PNG"
+    ):
         decode(OTHER_FORMATS[name], LIMITS, 224)
 
 
@@ -618,7 +620,7 @@ def test_a_format_that_cannot_be_switched_on_comes_without_a_setting() -> None:
 
 
 def test_a_format_that_is_taken_off_the_list_is_refused() -> None:
-    with pytest.raises(UnsupportedFormat, match="GIF is not taken; PNG are"):
+    with pytest.raises(UnsupportedFormat, match="GIF is not supported; supported formats: PNG"):
         decode(encoded(picture(), "GIF"), replace(LIMITS, formats=("PNG",)), 224)
 
 

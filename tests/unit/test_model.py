@@ -287,7 +287,7 @@ def test_what_is_no_json_object_is_refused(content: bytes, tmp_path: Path) -> No
     [
         (put("local.side", 17), "local.side is above 16"),
         (put("local.dim", 47), "local.dim is odd"),
-        (put("local.dim", 236), "24,348 bytes a view, a query_id has room for 23,576"),
+        (put("local.dim", 236), "(1 + local.dim / 2); maximum is 23,576"),
     ],
 )
 def test_a_map_that_cannot_be_packed_is_refused(change: Change, why: str, tmp_path: Path) -> None:

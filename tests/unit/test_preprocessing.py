@@ -316,7 +316,7 @@ def nearly_flat(step: int, size: tuple[int, int] = (64, 64)) -> Image.Image:
 @pytest.mark.parametrize("colour", ["black", "white", "#727272", "crimson"])
 @pytest.mark.parametrize("size", [(64, 64), (300, 20), (20, 300), (1, 1)])
 def test_one_flat_colour_has_no_detail(rule: Any, colour: str, size: tuple[int, int]) -> None:
-    with pytest.raises(NoDetail, match="one flat colour"):
+    with pytest.raises(NoDetail, match="a single flat colour"):
         tensor(Image.new("RGB", size, colour), spec(Resize(rule)))
 
 

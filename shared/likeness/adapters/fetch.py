@@ -153,7 +153,7 @@ class Fetcher:
             if parts.query:
                 path += "?" + quote(parts.query, safe=_URL_CHARACTERS)
         except ValueError:
-            raise FetchRefused("not a valid https URL") from None
+            raise FetchRefused("this is not a valid URL") from None
         if len(path) > _MAX_URL_CHARACTERS:  # a non-ASCII character becomes up to twelve
             raise FetchRefused(_TOO_LONG)
         if host not in self._names and not host.endswith(self._suffixes):
