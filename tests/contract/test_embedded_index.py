@@ -180,7 +180,7 @@ def test_a_folder_that_was_never_prepared_has_nothing(open_index: Opener) -> Non
         index.write(MODEL, [live("a.jpg")])
 
 
-def test_a_closed_index_tells_that_it_is(open_index: Opener) -> None:
+def test_a_closed_index_refuses_calls(open_index: Opener) -> None:
     index = prepared(open_index())
     index.close()
     index.close()
@@ -226,7 +226,7 @@ for i in range(10_000):
         index.close()
 
 
-def test_a_conditional_write_survives_a_kill_as_one(open_index: Opener, folder: Path) -> None:
+def test_a_conditional_write_survives_a_kill_atomically(open_index: Opener, folder: Path) -> None:
     process = in_another_process(
         folder,
         """
@@ -250,7 +250,7 @@ os.kill(os.getpid(), signal.SIGKILL)
     [[], ["wal"], ["segments"], ["wal", "segments"], ["wal", "edge_config.json"]],
     ids=["nothing", "the log", "the segments", "both", "the log and the settings"],
 )
-def test_a_collection_left_half_made_by_a_killed_process_is_made_whole(
+def test_an_incomplete_collection_of_a_killed_process_is_completed(
     open_index: Opener, folder: Path, left: list[str]
 ) -> None:
     prepared(open_index()).close()
@@ -265,7 +265,7 @@ def test_a_collection_left_half_made_by_a_killed_process_is_made_whole(
     assert open_index().scroll(5).points[0].ref.key == "a.jpg"
 
 
-def test_a_process_killed_at_any_moment_of_preparing_leaves_what_can_be_prepared(
+def test_a_process_killed_while_preparing_leaves_a_folder_that_can_be_prepared(
     open_index: Opener, folder: Path
 ) -> None:
     for wait_s in (0.002, 0.01, 0.03):
@@ -295,7 +295,7 @@ def test_a_collection_without_its_alias_gets_it(open_index: Opener, folder: Path
     assert prepared(open_index()).info().points == 1
 
 
-def test_a_draft_left_by_a_killed_process_is_no_harm(open_index: Opener, folder: Path) -> None:
+def test_a_draft_left_by_a_killed_process_is_ignored(open_index: Opener, folder: Path) -> None:
     prepared(open_index())
     (folder / "aliases.new").write_text('{"ima')
     (folder / COLLECTION / "likeness.new").write_text("")
@@ -306,7 +306,7 @@ def test_a_draft_left_by_a_killed_process_is_no_harm(open_index: Opener, folder:
 # One process at a time
 
 
-def test_a_second_process_is_told_that_the_folder_is_open(open_index: Opener, folder: Path) -> None:
+def test_a_second_process_fails_while_the_folder_is_open(open_index: Opener, folder: Path) -> None:
     index = prepared(open_index())
     index.write(MODEL, [live("a.jpg")])
     process = in_another_process(
@@ -331,7 +331,7 @@ for call in (
     assert index.info().points == 1
 
 
-def test_a_second_process_has_its_turn_once_the_first_has_ended(
+def test_a_second_process_can_open_the_folder_once_the_first_has_ended(
     open_index: Opener, folder: Path
 ) -> None:
     process = in_another_process(

@@ -30,7 +30,7 @@ def lets_through(breaker: CircuitBreaker) -> bool:
     return True
 
 
-def test_a_success_in_between_starts_the_count_again() -> None:
+def test_a_success_resets_the_count_of_failures() -> None:
     breaker = CircuitBreaker(Clock())
     for _ in range(3):
         for _ in range(4):

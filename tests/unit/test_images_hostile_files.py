@@ -92,18 +92,18 @@ def test_no_decompression_bomb_is_decoded(results: list[Outcome]) -> None:
     assert [(r.path, r.error) for r in bombs if not isinstance(r.error, refused)] == []
 
 
-def test_no_file_that_is_no_image_is_decoded(results: list[Outcome]) -> None:
+def test_no_file_that_is_not_an_image_is_decoded(results: list[Outcome]) -> None:
     unknown = [r for r in results if r.expected == "unidentified"]
     assert unknown
     refused = (NotAnImage, UnsupportedFormat)
     assert [(r.path, r.error) for r in unknown if not isinstance(r.error, refused)] == []
 
 
-def test_a_damaged_file_is_never_taken_for_a_picture(results: list[Outcome]) -> None:
+def test_a_damaged_file_is_never_accepted(results: list[Outcome]) -> None:
     assert [r.path for r in results if r.expected == "truncated" and r.image] == []
 
 
-def test_nearly_every_odd_but_good_file_of_a_usual_format_is_a_picture(
+def test_nearly_every_unusual_but_valid_file_is_decoded(
     results: list[Outcome],
 ) -> None:
     good = [r for r in results if r.expected == "ok" and r.format in Limits().formats]
@@ -112,7 +112,7 @@ def test_nearly_every_odd_but_good_file_of_a_usual_format_is_a_picture(
     assert sum(r.image is not None for r in good) / len(good) > 0.95
 
 
-def test_every_picture_among_them_has_a_finite_vector_or_no_detail(results: list[Outcome]) -> None:
+def test_every_decoded_file_has_a_finite_vector_or_no_detail(results: list[Outcome]) -> None:
     embedder = Embedder(REPOSITORY / "tests" / "models" / "fixed-filters")
     tensors = []
     for result in results:

@@ -52,13 +52,13 @@ def write_of(condition: OlderThan | Exactly, key: str = "a") -> PointWrite:
 
 
 @pytest.mark.parametrize("status", ["acknowledged", "wait_timeout", None])
-def test_a_write_that_is_not_completed_is_no_write(status: str | None) -> None:
+def test_a_write_that_is_not_completed_raises_index_unavailable(status: str | None) -> None:
     with scripted_index([ok({"operation_id": 1, "status": status})]) as (_, index):
         message = failure(lambda: index.write(MODEL, [write_of(OlderThan(Version(1)))]))
         assert str(status) in message
 
 
-def test_strong_ordering_is_asked_only_for_compare_and_set() -> None:
+def test_strong_ordering_is_requested_only_for_compare_and_set() -> None:
     older, exactly = write_of(OlderThan(Version(1))), write_of(Exactly(Version(1)), "b")
     with scripted_index([ok({"status": "completed"})]) as (server, index):
         index.write(MODEL, [older])
@@ -71,7 +71,7 @@ def test_strong_ordering_is_asked_only_for_compare_and_set() -> None:
 # Preparation
 
 
-def test_a_collection_that_another_function_creates_meanwhile_is_taken() -> None:
+def test_a_collection_that_another_function_creates_meanwhile_is_used() -> None:
     taken = error(409, f"Collection `images-{MODEL}` already exists!")
     indexes = [ok({"status": "completed"})] * len(LAYOUT.indexes)
     made = ok(DESCRIBED)
@@ -79,19 +79,19 @@ def test_a_collection_that_another_function_creates_meanwhile_is_taken() -> None
     assert "POST /collections/aliases" in server.paths
 
 
-def test_why_a_collection_cannot_be_created_is_told() -> None:
+def test_the_reason_why_a_collection_cannot_be_created_is_in_the_message() -> None:
     with pytest.raises(IndexUnavailable, match=r"HTTP 400.*no space left") as caught:
         prepared(error(400, "no space left"), error(404))
     assert not isinstance(caught.value, IndexMissing)
 
 
-def test_a_collection_of_another_model_is_a_wrong_configuration() -> None:
+def test_a_collection_of_another_model_is_a_configuration_error() -> None:
     other = {"config": {"metadata": {"model": "other", "dim": DIM}}}
     with pytest.raises(ConfigurationError, match="holds model other"):
         prepared(ok(True), ok(other))
 
 
-def test_a_collection_that_is_not_ours_is_a_wrong_configuration() -> None:
+def test_a_collection_without_our_metadata_is_a_configuration_error() -> None:
     with pytest.raises(ConfigurationError, match="holds model None"):
         prepared(ok(True), ok({"config": {}}))
 
@@ -140,7 +140,9 @@ def model_of(method: str, path: str) -> Any:
     return found
 
 
-def test_every_body_is_valid_by_qdrants_models(recorded: tuple[RestIndex, Recorded]) -> None:
+def test_every_request_body_validates_against_qdrants_models(
+    recorded: tuple[RestIndex, Recorded],
+) -> None:
     index, calls = recorded
     index.prepare(MODEL, DIM)
     first = write_of(OlderThan(Version(1 << 71)))
@@ -187,7 +189,7 @@ def test_every_body_is_valid_by_qdrants_models(recorded: tuple[RestIndex, Record
     assert kinds == {model for model in ROUTES.values() if model}
 
 
-def test_who_writes_notes_need_not_be_allowed_to_create_their_collection(
+def test_writing_notes_needs_no_permission_to_create_their_collection(
     recorded: tuple[RestIndex, Recorded],
 ) -> None:
     index, calls = recorded

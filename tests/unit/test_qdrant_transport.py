@@ -41,7 +41,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("url", ["http://user:pw@qdrant:no", "http://[::1", "https://:6333"])
-def test_an_address_that_names_no_server_is_a_wrong_configuration(url: str) -> None:
+def test_an_invalid_server_url_is_a_configuration_error(url: str) -> None:
     with pytest.raises(ConfigurationError, match="QDRANT_URL is not a valid server URL") as caught:
         Transport(url)
     assert "pw" not in str(caught.value)
@@ -58,26 +58,26 @@ def test_a_call_that_fails_twice_is_tried_again_and_succeeds(fault: Answer) -> N
 
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
-def test_a_call_that_fails_three_times_tells_that_the_index_is_unavailable(fault: Answer) -> None:
+def test_a_call_that_fails_three_times_raises_index_unavailable(fault: Answer) -> None:
     with scripted([fault]) as (server, opened):
         message = failure(lambda: opened.call("GET", "/collections/x"))
         assert "Qdrant is not answering" in message
         assert len(server.requests) == 3
 
 
-def test_a_refused_connection_is_told_soon() -> None:
+def test_a_refused_connection_fails_soon() -> None:
     with transport(closed_port()) as opened:
         start_s = time.monotonic()
         assert "not answering" in failure(lambda: opened.call("GET", "/collections/x"))
         assert time.monotonic() - start_s < 1
 
 
-def test_the_status_of_the_last_failure_is_told() -> None:
+def test_the_error_names_the_status_of_the_last_failure() -> None:
     with scripted([error(503)]) as (_, opened):
         assert "HTTP 503" in failure(lambda: opened.call("GET", "/collections/x"))
 
 
-def test_the_pauses_between_tries_are_random_and_grow() -> None:
+def test_pauses_between_attempts_are_random_and_grow() -> None:
     pauses: list[float] = []
     with scripted([error(500)], sleep=pauses.append) as (_, opened):
         for _ in range(4):
@@ -100,14 +100,14 @@ def test_the_pauses_between_tries_are_random_and_grow() -> None:
     ],
     ids=["silence", "a trickle of bytes", "a trickle of headers", "a late error"],
 )
-def test_a_slow_answer_ends_within_the_time_budget(slow: Answer) -> None:
+def test_a_slow_response_ends_at_the_deadline(slow: Answer) -> None:
     with scripted([slow], timeout_s=0.4) as (_, opened):
         start_s = time.monotonic()
         assert "not answering" in failure(lambda: opened.call("GET", "/collections/x"))
         assert 0.3 < time.monotonic() - start_s < 1.5
 
 
-def test_all_tries_together_end_within_the_time_budget() -> None:
+def test_all_attempts_together_end_at_the_deadline() -> None:
     with scripted([error(503, wait_s=0.4)], timeout_s=0.5) as (server, opened):
         start_s = time.monotonic()
         failure(lambda: opened.call("GET", "/collections/x"))
@@ -115,7 +115,7 @@ def test_all_tries_together_end_within_the_time_budget() -> None:
         assert len(server.requests) <= 2
 
 
-def test_no_pause_is_begun_that_would_pass_the_time_budget() -> None:
+def test_no_pause_begins_that_would_exceed_the_deadline() -> None:
     pauses: list[float] = []
     with scripted([error(503, wait_s=0.2)], timeout_s=0.2, sleep=pauses.append) as (_, opened):
         failure(lambda: opened.call("GET", "/collections/x"))
@@ -127,7 +127,7 @@ def test_no_pause_is_begun_that_would_pass_the_time_budget() -> None:
 
 @pytest.mark.parametrize("status", [401, 403])
 @pytest.mark.parametrize("body", [b"Invalid API key or JWT", b'{"status": {"error": "no"}}', b""])
-def test_a_refused_key_is_told_at_once_and_never_named(status: int, body: bytes) -> None:
+def test_a_refused_key_fails_at_once_and_is_not_in_the_message(status: int, body: bytes) -> None:
     # Qdrant's own 401 and 403 are plain text
     with scripted([Answer(status, body)]) as (server, opened):
         message = failure(lambda: opened.call("GET", "/collections/x"))
@@ -135,7 +135,7 @@ def test_a_refused_key_is_told_at_once_and_never_named(status: int, body: bytes)
         assert len(server.requests) == 1
 
 
-def test_an_unknown_collection_is_missing() -> None:
+def test_an_unknown_collection_raises_index_missing() -> None:
     with scripted([error(404, "Collection `images` doesn't exist!")]) as (server, opened):
         with pytest.raises(IndexMissing, match="no collection images: index an image first"):
             opened.call("POST", "/collections/images/points/query", {})
@@ -143,20 +143,20 @@ def test_an_unknown_collection_is_missing() -> None:
 
 
 @pytest.mark.parametrize("path", ["/aliases", "/collections"])
-def test_an_address_that_has_no_such_route_is_refused(path: str) -> None:
+def test_an_unknown_route_raises_index_refused(path: str) -> None:
     """A wrong path in QDRANT_URL, or a gateway in front of Qdrant."""
     not_found = error(404, "no such route")
     with scripted([not_found]) as (_, opened), pytest.raises(IndexRefused, match="no such route"):
         opened.call("GET", path)
 
 
-def test_a_404_that_is_not_from_qdrant_is_no_missing_collection() -> None:
+def test_a_404_that_is_not_from_qdrant_is_not_a_missing_collection() -> None:
     with scripted([Answer(404, b"<html>default backend</html>")]) as (_, opened):
         message = failure(lambda: opened.call("GET", "/collections/images"))
         assert "not answering" in message
 
 
-def test_a_refused_request_carries_what_qdrant_said() -> None:
+def test_a_refused_request_quotes_qdrants_message() -> None:
     with scripted([error(400, "Wrong input: vector dimension")]) as (server, opened):
         message = failure(lambda: opened.call("PUT", "/collections/x", {}))
         assert "PUT /collections/x (HTTP 400)" in message
@@ -165,7 +165,7 @@ def test_a_refused_request_carries_what_qdrant_said() -> None:
 
 
 @pytest.mark.parametrize("body", [b"[]", b"null", b'"ok"', b"{}", b'{"status": "ok"}'])
-def test_json_that_is_not_qdrants_is_told(body: bytes) -> None:
+def test_json_without_a_result_is_an_unexpected_response(body: bytes) -> None:
     with scripted([Answer(200, body)]) as (_, opened):
         assert "unexpected response to GET /x" in failure(lambda: opened.call("GET", "/x"))
 
@@ -198,7 +198,7 @@ def test_without_a_key_no_header_is_sent(key: str | None) -> None:
         assert "api-key" not in server.requests[0].headers
 
 
-def test_a_newline_at_the_end_of_a_secret_does_no_harm() -> None:
+def test_a_newline_at_the_end_of_a_secret_is_removed() -> None:
     with scripted([ok(None)], read_key=lambda: f"{KEY}\n") as (server, opened):
         opened.call("GET", "/collections/x")
         assert server.requests[0].headers["api-key"] == KEY
@@ -217,7 +217,7 @@ def test_after_a_refusal_the_key_is_read_again() -> None:
         assert opened.call("GET", "/collections/x") == "fine"
 
 
-def test_calls_share_a_connection_until_it_is_opened_anew() -> None:
+def test_calls_share_a_connection_until_reconnecting() -> None:
     keys = iter(["first", "second"])
     with scripted([ok(None)], read_key=lambda: next(keys)) as (server, opened):
         opened.call("GET", "/collections/x")
@@ -240,7 +240,7 @@ def test_a_connection_that_the_server_closed_in_between_is_opened_again() -> Non
     seen="nothing",
     heals="connections that were idle for a minute are opened anew",
 )
-def test_a_connection_that_was_idle_for_minutes_is_not_trusted() -> None:
+def test_a_connection_that_was_idle_for_minutes_is_not_reused() -> None:
     clock, served = Clock(), itertools.count()
 
     def forgetful(request: Request) -> Answer:
@@ -258,7 +258,7 @@ def test_a_connection_that_was_idle_for_minutes_is_not_trusted() -> None:
         assert first != second == third
 
 
-def test_the_rest_of_an_answer_never_becomes_the_next_one() -> None:
+def test_leftover_bytes_never_become_the_next_response() -> None:
     lying = ok("first", length=2, close=False)
     with scripted([lying, ok("second"), ok("third")]) as (_, opened):
         assert [opened.call("GET", "/collections/x") for _ in range(2)] == ["second", "third"]
@@ -301,7 +301,7 @@ def test_five_failures_in_a_row_open_the_circuit_and_no_more_requests_are_sent()
     seen="nothing",
     heals="the hook that opens connections anew closes it",
 )
-def test_a_restored_process_does_not_believe_the_failures_of_the_snapshot() -> None:
+def test_reconnecting_after_a_restore_closes_the_circuit() -> None:
     with scripted([*[error(500)] * 15, ok("well")], breaker=CircuitBreaker(Clock())) as (_, opened):
         for _ in range(5):
             failure(lambda: opened.call("GET", "/collections/x"))
@@ -386,7 +386,7 @@ def test_only_one_call_of_many_threads_reaches_a_server_that_is_still_down() -> 
         assert len(server.requests) == opening + 3
 
 
-def test_a_body_that_cannot_be_sent_does_not_use_up_the_probe() -> None:
+def test_a_body_that_cannot_be_encoded_does_not_use_up_the_probe() -> None:
     clock = Clock()
     with scripted([error(500)] * 15 + [ok(1)], breaker=CircuitBreaker(clock)) as (_, opened):
         for _ in range(5):
