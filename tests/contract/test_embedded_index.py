@@ -214,7 +214,7 @@ for i in range(10_000):
         while int(process.stdout.readline()) < least:
             pass
         process.send_signal(signal.SIGKILL)
-        # what it told until it was killed: these writes had returned, too
+        # printed before it was killed: these writes had returned, too
         told, _ = process.communicate()
         last = max([least, *map(int, told.split())])
 

@@ -90,7 +90,7 @@ def versioned(s3: Any, bucket: str) -> str:
 
 
 def test_unchanged_objects_are_not_uploaded_again(store: S3Store, versioned: str) -> None:
-    """S3 gives neither the name nor the value back as it was sent."""
+    """S3 returns neither the name nor the value as it was sent."""
     ref = ObjectRef(versioned, "a.jpg")
     sent = []
     for metadata in ({"Brand": "Grün 😀"}, {"Brand": "Grün 😀"}, {"Brand": "Blau"}, {}, {}):
@@ -412,7 +412,7 @@ def test_presigned_requests_expire(store: S3Store, bucket: str, http: urllib3.Po
     assert http.request("GET", download).status == 403
 
 
-# clients take "." and ".." out of a URL's path before they send it (RFC 3986, section 5.2.4)
+# clients remove "." and ".." from a URL's path before sending it (RFC 3986, section 5.2.4)
 @pytest.mark.parametrize("key", [key for key in KEYS if "./" not in key])
 def test_a_presigned_url_returns_the_object(
     store: S3Store, bucket: str, http: urllib3.PoolManager, key: str

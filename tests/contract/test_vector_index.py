@@ -204,7 +204,7 @@ def test_the_searched_collection_cannot_be_dropped(both: VectorIndex) -> None:
             use()
     with pytest.raises(IndexMissing):
         both.prepare(MODEL, DIM, create=False)
-    both.prepare(MODEL, DIM)  # anew, and nothing of the old one is left
+    both.prepare(MODEL, DIM)  # again, with nothing left of the old one
     assert (old.info().points, both.info().model) == (0, OTHER)
 
 

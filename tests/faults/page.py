@@ -34,7 +34,7 @@ _TITLES = {
     "indexing": "From an upload to the index",
     "searching": "Searches",
     "runtime": "Processes that are killed, and snapshots that are restored",
-    "qdrant_rest": "What was true before a pause",
+    "qdrant_transport": "What was true before a pause",
     "reconciliation": "All of it at once",
 }
 

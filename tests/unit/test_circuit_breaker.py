@@ -1,4 +1,4 @@
-"""The circuit breaker by itself, on a clock that the tests turn."""
+"""The circuit breaker alone, with a clock that the tests set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Connections in the clear and over TLS, against a server that does as it is told."""
+"""Plain and TLS connections, against a scripted server."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_after_a_fault_the_next_exchange_has_a_connection_of_its_own(
 
 
 def test_a_connection_that_was_closed_while_idle_is_replaced() -> None:
-    """The server says nothing of it: it closes after an answer that promised to stay."""
+    """The server closes the connection without announcing it in its response."""
     sent = itertools.count()
 
     def closing(request: Request) -> Answer:

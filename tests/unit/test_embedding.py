@@ -84,7 +84,7 @@ def write(folder: Path, model: Any, fields: dict[str, Any]) -> Path:
 
 
 def raw_output(folder: Path, tensor: NDArray[Any]) -> NDArray[np.float32]:
-    """What the network itself gives, without the library."""
+    """The network's own output, without the library."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

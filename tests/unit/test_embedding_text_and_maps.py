@@ -1,4 +1,4 @@
-"""What a bundle may have beside its embedding: a text encoder, and maps of local descriptors."""
+"""Optional parts of a bundle: a text encoder, and maps of local descriptors."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from likeness import errors
 from likeness.errors import LikenessError
 
 TREE_LINE = re.compile(r"^    ((?:│   |    )*)(?:[├└]── )?(\w+)(?:\s{2,}.*)?$")
-# An index of another model is told to callers just as a vector of another model is.
+# Callers get the same slug for an index and for a vector of another model.
 SHARED_SLUGS = {
     "image-too-large": {"ImageTooLarge", "QueryTooLarge"},
     "index-unavailable": {"IndexUnavailable", "IndexRefused"},

@@ -24,7 +24,7 @@ MAX_BYTES = 1000
 
 
 class Resolver:
-    """Answers its look-ups in turn, the last one again and again, and keeps what was asked."""
+    """Returns its answers in turn, the last one repeatedly, and records the names it resolved."""
 
     def __init__(self, *answers: Sequence[str]) -> None:
         self.asked: list[str] = []
@@ -62,7 +62,7 @@ Open = Callable[..., Fetcher]
 
 @pytest.fixture
 def fetcher(keys: Keys) -> Open:
-    """A fetcher of images.test that finds it on loopback, which it takes for public."""
+    """A fetcher of images.test, which resolves to loopback and counts as public."""
 
     def make(hosts: Sequence[str] = ("images.test",), **options: Any) -> Fetcher:
         usual = {
@@ -185,7 +185,7 @@ def test_a_host_is_compared_in_its_normal_form(
         assert fetch_from(fetcher, peer, name=asked, hosts=[listed]) == IMAGE
 
 
-# Which URLs are refused, before anything is looked up
+# URLs that are refused before name resolution
 
 
 REFUSED_URLS = {
@@ -232,7 +232,7 @@ REFUSED_URLS = {
     "https://іmages.test/": "xn--mages-m2e.test is not",  # the first letter is Cyrillic
     "https://ｉmages.test/": "not a valid URL",  # full width, which IDNA folds
     "https://images。test/": "not a valid URL",  # an ideographic full stop, which IDNA folds
-    "https://imagesß.test/": "not a valid URL",  # IDNA 2003 makes ss of it, 2008 does not
+    "https://imagesß.test/": "not a valid URL",  # IDNA 2003 maps it to ss, IDNA 2008 does not
     "https://" + "ü" * 64 + ".test/": "not a valid URL",
     "https://" + "a." * 200 + "cdn.test/": "not a valid URL",
     "https://\ud800.cdn.test/": "not a valid URL",
@@ -557,7 +557,7 @@ def test_a_port_where_nobody_listens_is_refused(fetcher: Open) -> None:
     assert why == "images.test did not send a complete response"
 
 
-# How long it may take
+# Timeouts
 
 
 TRICKLES = {

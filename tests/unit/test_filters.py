@@ -1,4 +1,4 @@
-"""The payload schema: what may be declared, how texts get their types, which filters are taken."""
+"""The payload schema: declarations, parsing of metadata, and valid filters."""
 
 from __future__ import annotations
 

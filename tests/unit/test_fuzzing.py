@@ -1,4 +1,4 @@
-"""Damaged files, events and tokens: refused by name or taken, never a bug. `make fuzz` goes on."""
+"""Damaged files, events and tokens are accepted or raise their own error. See `make fuzz`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import given, settings
 
 from fuzz.targets import TARGETS, seeds
 
-# Pillow warns of damage that it can live with; in production that is a line in the log.
+# Pillow warns of damage that it tolerates; in production that is a line in the log.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")
 NAMES = sorted(TARGETS)
 ODD = [b"", b"\x00", b"\xff", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\x00\x00\x00\x00"]

@@ -1,4 +1,4 @@
-"""Files that are small, or have few pixels, and would take seconds to minutes to read."""
+"""Files that are small, or have few pixels, and would need seconds to minutes to read."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_an_unusual_but_valid_file_is_accepted(data: bytes) -> None:
 
 
 def test_transparency_is_composited_onto_white_as_by_alpha_composite() -> None:
-    """By a paste, which takes half of the memory: the pixels must be the same."""
+    """By a paste, which needs half the memory: the pixels must be the same."""
     rows = [bytes((v, 255 - v, v ^ a, a)) for a in range(256) for v in range(256)]
     clear = Image.frombytes("RGBA", (256, 256), b"".join(rows))
     white = Image.new("RGBA", clear.size, "white")

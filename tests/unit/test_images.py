@@ -1,4 +1,4 @@
-"""Every kind of file becomes an upright RGB picture, or an ImageError that says why not."""
+"""Every kind of file becomes an upright RGB image, or an ImageError."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ as_in_production = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::Ru
 
 
 def picture(width: int = 64, height: int = 48) -> Image.Image:
-    """Four coloured quarters under a left-to-right gradient: no turn or flip looks the same."""
+    """Four coloured quarters under a left-to-right gradient: no rotation or flip looks the same."""
     colours = np.array([[(200, 30, 30), (30, 200, 30)], [(30, 30, 200), (200, 200, 30)]])
     pixels = np.repeat(np.repeat(colours, height // 2, axis=0), width // 2, axis=1)
     return Image.fromarray((pixels * np.linspace(0.5, 1, width)[:, None]).astype(np.uint8))
@@ -79,7 +79,7 @@ def png_chunk(kind: bytes, body: bytes) -> bytes:
 
 
 def png(width: int, height: int, *chunks: bytes, depth: int = 1, colour: int = 0) -> bytes:
-    """A PNG file of the given chunks between IHDR and IEND; 1-bit grey unless told."""
+    """A PNG file of the given chunks between IHDR and IEND; 1-bit grey by default."""
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
     body = b"".join((png_chunk(b"IHDR", header), *chunks, png_chunk(b"IEND", b"")))
     return b"\x89PNG\r\n\x1a\n" + body
@@ -544,7 +544,7 @@ def test_a_side_of_zero_pixels_is_not_an_image(
     make: Callable[[int, int], bytes], size: tuple[int, int]
 ) -> None:
     data = make(*size)
-    if make is gif_header:  # its frame has a size of its own
+    if make is gif_header:  # its frame has a separate size
         data = data.replace(b"\x2c\x00\x00\x00\x00\x40\x00\x30\x00", b"\x2c" + bytes(8))
     with pytest.raises((NotAnImage, TruncatedImage)):
         decode(data, LIMITS, 224)
@@ -772,7 +772,7 @@ def test_a_large_run_length_bmp_is_refused_before_it_is_decoded() -> None:
 
 
 def test_a_motion_photo_is_decoded_whatever_its_video_contains() -> None:
-    """Phones append a video behind the image: its bytes look like scans here and there."""
+    """Phones append a video behind the image: some of its bytes look like scan markers."""
     video = b"\xff\xda\x00\x08" * 500
     assert difference(encoded(picture(), "JPEG") + video, picture()) < 12
 

@@ -37,7 +37,7 @@ pytestmark = [
         not (HOSTILE / "manifest.csv").is_file(),
         reason="the hostile files are not here: ../shared/data/hostile",
     ),
-    # Pillow warns of damage that it can live with; in production that is a line in the log.
+    # Pillow warns of damage that it tolerates; in production that is a line in the log.
     pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning"),
 ]
 
@@ -64,7 +64,7 @@ def outcomes(limits: Limits) -> Iterator[Outcome]:
         began = time.process_time()
         try:
             image, _ = decode(data, limits, 224)
-        except Exception as raised:  # noqa: BLE001 - which ones is what the tests look at
+        except Exception as raised:  # noqa: BLE001 - the tests check which ones
             error = raised
         seconds = time.process_time() - began
         yield Outcome(row["path"], row["outcome"], row["fmt"], image, error, seconds)
@@ -108,7 +108,7 @@ def test_nearly_every_unusual_but_valid_file_is_decoded(
 ) -> None:
     good = [r for r in results if r.expected == "ok" and r.format in Limits().formats]
     assert len(good) > 100
-    # Five PNGs that the manifest calls good hold pixel data that does not unpack.
+    # Five PNGs that the manifest calls good have pixel data that cannot be decompressed.
     assert sum(r.image is not None for r in good) / len(good) > 0.95
 
 

@@ -1,4 +1,4 @@
-"""model.json: what is refused, and by which name; what the fingerprint stands for."""
+"""model.json: validation and its messages; what the fingerprint depends on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The REST adapter: its requests by Qdrant's own models, and answers that a script gives."""
+"""The REST adapter: its requests against Qdrant's own models, and scripted responses."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ ROUTES = {
 
 @pytest.fixture
 def recorded() -> Iterator[tuple[RestIndex, Recorded]]:
-    """An index on the small test server, and every call that it makes."""
+    """An index on the small test server, and its recorded calls."""
     server = qdrant_server.start()
     engine = server.RequestHandlerClass.engine  # type: ignore[attr-defined]
     original, calls = engine.call, []
@@ -180,7 +180,7 @@ def test_every_request_body_validates_against_qdrants_models(
             continue
         kinds.add(model)
         parsed = model.model_validate(body, extra="forbid")
-        # nothing that we said was lost on the way
+        # no field was lost in parsing
         assert parsed.model_dump(mode="json", by_alias=True, exclude_unset=True) == body
         for part in (body, *body.get("searches", [])):
             for said in (part.get("filter"), part.get("update_filter")):
