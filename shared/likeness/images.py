@@ -140,7 +140,7 @@ def _allowed_format(data: bytes, limits: Limits) -> str:
     name = sniff(data)
     supported = ", ".join(limits.formats)
     if name is None:
-        raise NotAnImage(f"the file is not a known image format; supported formats: {supported}")
+        raise NotAnImage(f"no image signature found; supported formats: {supported}")
     if name not in limits.formats:
         hint = ""
         if name in _OPTIONAL_FORMATS:
