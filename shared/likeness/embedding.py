@@ -21,7 +21,7 @@ from likeness.model import (
     read_file,
 )
 from likeness.preprocessing import Prepared, decode_size, prepare
-from likeness.records import Vector
+from likeness.records import WHOLE, Box, Vector
 
 _ERRORS_ONLY = 3
 
@@ -63,9 +63,9 @@ class Embedder:
         """An upright RGB image as input tensor, with a batch axis of 1. Raises NoDetail."""
         return self.preprocess(image).tensor
 
-    def preprocess(self, image: Image.Image) -> Prepared:
-        """The input tensor and the colour layout of an upright RGB image. Raises NoDetail."""
-        return prepare(image, self.spec)
+    def preprocess(self, image: Image.Image, box: Box = WHOLE) -> Prepared:
+        """Prepare an upright RGB image, or its part inside a box. Raises NoDetail."""
+        return prepare(image, self.spec, box)
 
     def embed(self, tensors: Sequence[NDArray[Any]]) -> Vector:
         """Prepared tensors → float32 (N, dim), unit rows, in one run where batches are possible."""

@@ -31,11 +31,12 @@ class Prepared(NamedTuple):
     """`tensor`: (1, C, H, W) or (1, H, W, C), float32 or uint8, as `spec.input` requires.
 
     `colours`: the colour layout, mean colours of the same pixels on a grid, uint8
-    (COLOURS, COLOURS, 3).
+    (COLOURS, COLOURS, 3). `seen`: the part of the image that the network receives.
     """
 
     tensor: NDArray[np.float32] | NDArray[np.uint8]
     colours: NDArray[np.uint8]
+    seen: Box
 
 
 def tensor(image: Image.Image, spec: ModelSpec) -> NDArray[np.float32] | NDArray[np.uint8]:
@@ -43,8 +44,13 @@ def tensor(image: Image.Image, spec: ModelSpec) -> NDArray[np.float32] | NDArray
     return prepare(image, spec).tensor
 
 
-def prepare(image: Image.Image, spec: ModelSpec) -> Prepared:
-    """Prepare one upright RGB image. Raises NoDetail for a single flat colour."""
+def prepare(image: Image.Image, spec: ModelSpec, box: Box = WHOLE) -> Prepared:
+    """Prepare an upright RGB image, or its part inside a box.
+
+    Raises NoDetail for a single flat colour.
+    """
+    if box != WHOLE:
+        image = cropped(image, box)
     small = resized(image, spec.input, spec.resize)
     unpadded = small
     if spec.resize.rule == "pad":
@@ -53,7 +59,8 @@ def prepare(image: Image.Image, spec: ModelSpec) -> Prepared:
         raise NoDetail("the image has a single flat colour: there is nothing to compare")
     # padding included: geometry assumes that the layout covers the same area as the local map
     colours = np.asarray(small.resize((COLOURS, COLOURS), Image.Resampling.BOX))
-    return Prepared(_normalised(np.asarray(small), spec.input, spec.normalise), colours)
+    pixels = _normalised(np.asarray(small), spec.input, spec.normalise)
+    return Prepared(pixels, colours, input_box(image.size, spec))
 
 
 def cropped(image: Image.Image, box: Box) -> Image.Image:
