@@ -1,4 +1,4 @@
-"""The only reader of environment variables. The table of settings in docs/ lists them."""
+"""The only reader of environment variables. docs/reference/settings.md explains each."""
 
 from __future__ import annotations
 

@@ -236,9 +236,9 @@ def test_a_connection_that_the_server_closed_in_between_is_opened_again() -> Non
 
 
 @pytest.mark.fault(
-    "whatever stands before Qdrant forgot a connection while the function was frozen",
+    "a proxy in front of Qdrant dropped a connection while the function was frozen",
     seen="nothing",
-    heals="connections that were idle for a minute are opened anew",
+    heals="connections that were idle for a minute are replaced",
 )
 def test_a_connection_that_was_idle_for_minutes_is_not_reused() -> None:
     clock, served = Clock(), itertools.count()
@@ -299,7 +299,7 @@ def test_five_failures_in_a_row_open_the_circuit_and_no_more_requests_are_sent()
 @pytest.mark.fault(
     "the circuit was open when the snapshot was taken",
     seen="nothing",
-    heals="the hook that opens connections anew closes it",
+    heals="the restore hook that replaces connections closes it",
 )
 def test_reconnecting_after_a_restore_closes_the_circuit() -> None:
     with scripted([*[error(500)] * 15, ok("well")], breaker=CircuitBreaker(Clock())) as (_, opened):
