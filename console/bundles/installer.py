@@ -110,14 +110,14 @@ def _known(name: str, with_text: bool) -> Known:
     if not found.files:
         raise HubError(f"the hub has no ONNX file of {name}: {found.instead}")
     if with_text and not found.has_words:
-        raise HubError(f"{name} has no text tower: pull it without --text")
+        raise HubError(f"{name} has no text encoder: pull it without --text")
     return found
 
 
 def _download(
     known: Known, with_text: bool, folder: Path, lock: LockFile, out: Console
 ) -> list[bytes]:
-    """The bytes of the image network and, with text, of the text tower and its tokenizer."""
+    """The bytes of the image network and, with text, of the text encoder and its tokenizer."""
     folder.mkdir(parents=True, exist_ok=True)
     hub, files = Hub.from_env(), known.files if with_text else known.files[:1]
     with progress_bar(out) as progress:

@@ -31,7 +31,7 @@ from tests.networks import (
     mobilenet,
     resnet,
     siglip,
-    text_tower,
+    text_encoder,
     tokenizer,
     transformer,
 )
@@ -328,7 +328,7 @@ def test_token_is_sent_to_the_hub_and_to_no_other_host(tmp_path: Path) -> None:
     [
         ("mobileclip-s0", (), "not among the known bundles"),
         ("sscd-disc-mixup", (), "export that to ONNX"),
-        ("dinov2-small", ("--text",), "has no text tower"),
+        ("dinov2-small", ("--text",), "has no text encoder"),
     ],
 )
 def test_unknown_bundle_is_refused_without_a_request(
@@ -349,7 +349,7 @@ def test_foreign_files_in_a_bundle_are_not_lost_when_text_is_added(tmp_path: Pat
 
 def test_float_transformer_is_pulled_with_its_text_tower_and_quantised(tmp_path: Path) -> None:
     image = transformer("image", "image_embedding", batch=1).SerializeToString()
-    tower = text_tower(kind=INT32, tokens="text", name="text_embedding", batch=1)
+    tower = text_encoder(kind=INT32, tokens="text", name="text_embedding", batch=1)
     files = {
         f"{CLIP}/visual/model.onnx": image,
         f"{CLIP}/textual/model.onnx": tower.SerializeToString(),
@@ -459,8 +459,8 @@ def test_what_the_network_leaves_open_the_preset_or_the_user_says(
 
 
 @pytest.mark.parametrize("mask", [False, True])
-def test_a_text_tower_is_taken_in(tmp_path: Path, mask: bool) -> None:
-    tower = write(tmp_path, text_tower(length="T", mask=mask), "text.onnx")
+def test_a_text_encoder_is_taken_in(tmp_path: Path, mask: bool) -> None:
+    tower = write(tmp_path, text_encoder(length="T", mask=mask), "text.onnx")
     words = tmp_path / "words.json"
     tokenizer().save(str(words))
     spec = imported(tmp_path, clip(), "clip", "--text", tower, "--tokenizer", words)
@@ -474,7 +474,7 @@ def test_clips_own_tokenizer_is_taken_in(tmp_path: Path) -> None:
     words = SHARED / "clip_tokenizer" / "tokenizer.json"
     if not words.is_file():
         pytest.skip("the tokenizer is not here: ../shared/models/clip_tokenizer/tokenizer.json")
-    tower = write(tmp_path, text_tower(dim=64, words=49408), "text.onnx")
+    tower = write(tmp_path, text_encoder(dim=64, words=49408), "text.onnx")
     spec = imported(tmp_path, clip(dim=64), "clip", "--text", tower, "--tokenizer", words)
     assert spec.text is not None and spec.text.length == 77
 
@@ -586,12 +586,12 @@ def test_weights_in_a_second_file_are_told_how_to_be_joined(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("preset", "tower", "said"),
     [
-        ("dinov2", text_tower(), "share no space with words"),
-        ("clip", text_tower(dim=384), "512 dimensions"),
+        ("dinov2", text_encoder(), "share no space with words"),
+        ("clip", text_encoder(dim=384), "512 dimensions"),
         ("clip", clip(), "not token numbers"),
     ],
 )
-def test_a_text_tower_that_does_not_fit_is_told_why(
+def test_a_text_encoder_that_does_not_fit_is_told_why(
     tmp_path: Path, preset: str, tower: Any, said: str
 ) -> None:
     text, words = write(tmp_path, tower, "text.onnx"), tmp_path / "words.json"
