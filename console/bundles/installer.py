@@ -17,7 +17,7 @@ from ..terminal import byte_progress
 from . import bundle_folder
 from .builder import Recipe, build
 from .bundle_folder import IMAGE_FILE, TEXT_FILE, TOKENIZER_FILE
-from .hub import Hub, HubError, Lock
+from .hub import Hub, HubError, LockFile
 from .presets import PRESETS
 from .registry import KNOWN_BUNDLES, KnownBundle
 from .spec_inference import Provenance, TextFiles
@@ -39,7 +39,7 @@ def pull(name: str, with_text: bool, models: Path, out: Console) -> None:
             return
     bundle_folder.check_target(target, replace=True)
     downloads = models / f".{name}"
-    image, *text = _download(known, with_text, downloads, Lock(models / "lock.json"), out)
+    image, *text = _download(known, with_text, downloads, LockFile(models / "lock.json"), out)
     origin = known.files[0]
     provenance = Provenance(name, origin.revision[:7], known.licence, f"huggingface.co: {origin}")
     recipe = Recipe(provenance, PRESETS[known.preset], int8=known.quantise)
@@ -63,7 +63,7 @@ def _find(name: str, with_text: bool) -> KnownBundle:
 
 
 def _download(
-    known: KnownBundle, with_text: bool, folder: Path, lock: Lock, out: Console
+    known: KnownBundle, with_text: bool, folder: Path, lock: LockFile, out: Console
 ) -> list[bytes]:
     """The image network and, with text, the text encoder and its tokenizer."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -72,8 +72,8 @@ def _download(
         for name, source in zip(_NAMES, files, strict=False):
             task = progress.add_task(name, total=None)
 
-            def advance(done: int, total: int | None, task: TaskID = task) -> None:
-                progress.update(task, completed=done, total=total)
+            def report(received: int, total: int | None, task: TaskID = task) -> None:
+                progress.update(task, completed=received, total=total)
 
-            hub.fetch(source, folder / name, lock, advance)
+            hub.fetch(source, folder / name, lock, report)
     return [(folder / name).read_bytes() for name in _NAMES[: len(files)]]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from likeness.embedding import Network, TensorInfo
 from likeness.errors import ModelBundleError
-from likeness.model import Input, ModelSpec, Normalise, Output, Resize, TextTower
+from likeness.model import Input, ModelSpec, Normalise, Output, Resize, TextEncoder
 
 from .bundle_folder import IMAGE_FILE, TEXT_FILE, TOKENIZER_FILE
 from .presets import Preset
@@ -76,7 +76,7 @@ def infer_spec(
         ),
         normalise=preset.normalise if entry.dtype == "float32" else Normalise(),
         embedding=embedding,
-        text=_text_tower(text.network, preset, embedding.dim) if text else None,
+        text=_text_encoder(text.network, preset, embedding.dim) if text else None,
     )
 
 
@@ -213,7 +213,7 @@ def _described(outputs: Mapping[str, NDArray[np.float32]]) -> str:
     return described or "no float outputs"
 
 
-def _text_tower(network: bytes, preset: Preset, dim: int) -> TextTower:
+def _text_encoder(network: bytes, preset: Preset, dim: int) -> TextEncoder:
     if preset.text is None:
         raise ModelBundleError("--text: networks of this preset have no text encoder")
     text = _load(network, TEXT_FILE)
@@ -229,7 +229,7 @@ def _text_tower(network: bytes, preset: Preset, dim: int) -> TextTower:
     if not vectors:
         raise ModelBundleError(f"--text: no output has {dim} dimensions, as the image network has")
     output = _embedding_name(vectors, _TEXT_OUTPUTS)
-    return TextTower(
+    return TextEncoder(
         length,
         TEXT_FILE,
         TOKENIZER_FILE,

@@ -121,7 +121,7 @@ def _sample_pairs(
 ) -> list[list[Point]]:
     """Sampled images' points in the old and in the new collection, where both have a vector."""
     ids = [point.id for point in _sample_live(views[0], sample, rng)]
-    fetched = [view.fetch(ids) for view in views]
+    fetched = [view.retrieve_with_vectors(ids) for view in views]
     pairs = [
         [points[point_id] for points in fetched]
         for point_id in ids

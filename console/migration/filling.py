@@ -42,7 +42,7 @@ def measure(
     """Compare the two collections; `on_missing` gets the objects that differ, page by page."""
     objects, equal, rejected = 0, 0, dict[str, str]()
     for olds in _pages(index.for_model(migration.source)):
-        news = index.retrieve(migration.target, [old.id for old in olds])
+        news = index.retrieve_payloads(migration.target, [old.id for old in olds])
         same = [old for old in olds if _same_version(old, news.get(old.id))]
         # deleted objects are not counted: the new collection needs no record of them
         objects += sum(old.object is not None for old in olds)
