@@ -44,7 +44,7 @@ from console.evaluation.k_reciprocal import reciprocal
 from console.evaluation.query_expansion import expand
 from likeness.adapters.qdrant_embedded import EmbeddedIndex
 from likeness.adapters.qdrant_mapping import Layout, to_payload, to_vectors
-from likeness.descriptor_packing import unpack
+from likeness.descriptor_packing import cell_positions, unpack
 from likeness.embedding import Embedder
 from likeness.feature_extraction import extract_features
 from likeness.features import ImageFeatures, features_of_point
@@ -52,21 +52,13 @@ from likeness.filters import Schema
 from likeness.images import decode
 from likeness.indexing import Indexer
 from likeness.preprocessing import COLOURS
-from likeness.proof.geometry import grid, verify
-from likeness.proof.verdicts import (
-    FEATURES,
-    FITTED,
-    Calibration,
-    Fitted,
-    Level,
-    evidence,
-    features,
-    judge,
-    load_calibration,
-)
+from likeness.proof.evidence import FEATURES, evidence, features
+from likeness.proof.geometry import verify
+from likeness.proof.verdicts import FITTED, Calibration, Fitted, Level, judge, load_calibration
 from likeness.records import Point
 from likeness.rerank.diversity import diversify
-from likeness.rerank.profiles import Profile, Ranker
+from likeness.rerank.profiles import Profile
+from likeness.rerank.ranker import Ranker
 from likeness.rerank.refinement import refine
 from likeness.settings import Limits
 from tests.fake_bucket import FakeBucket
@@ -162,7 +154,7 @@ def stages(
     cosines = vectors @ query.vector
     order = np.argsort(-cosines)
     local, at = unpack([c.packed or b"" for c in candidates], side, dim)
-    verified = verify(query.local, grid(side), local, at)
+    verified = verify(query.local, cell_positions(side), local, at)
     mine, *theirs = (
         np.frombuffer(picture.colours or b"", np.uint8).reshape(COLOURS, COLOURS, 3)
         for picture in (query, *candidates)
@@ -175,9 +167,9 @@ def stages(
         "precise_ms_per_100": lambda: ranker.rank([query], candidates, Profile.PRECISE, SHOWN),
         "fast_ms_per_100": lambda: ranker.rank([query], candidates, Profile.FAST, SHOWN),
         "geometry_ms_per_50": lambda: verify(
-            local_of_query, grid(side), *unpack(packed, side, dim)
+            local_of_query, cell_positions(side), *unpack(packed, side, dim)
         ),
-        "verify_ms_per_50": lambda: verify(local_of_query, grid(side), few, few_at),
+        "verify_ms_per_50": lambda: verify(local_of_query, cell_positions(side), few, few_at),
         "refinement_ms": lambda: refine(query.vector, vectors),
         "verdicts_ms": lambda: judge(
             calibration, features(evidence(cosines, verified, side, mine, colours))
@@ -256,7 +248,7 @@ def separation(
         query = looked_at(copy.data, embedder)
         assert query.local is not None
         local, at = unpack([packed[n] for n in against], spec.local.side, spec.local.dim)
-        ours.append(verify(query.local, grid(spec.local.side), local, at).score)
+        ours.append(verify(query.local, cell_positions(spec.local.side), local, at).score)
         if orb:
             mine = orb.describe(copy.data)
             theirs.append([orb.inliers(mine, features[n]) for n in against])

@@ -33,7 +33,7 @@ from likeness.features import ImageFeatures, features_of_point
 from likeness.filters import Schema
 from likeness.images import decode
 from likeness.ports import ObjectStore, VectorIndex
-from likeness.proof.verdicts import FITTED, Calibration, Level, chances
+from likeness.proof.verdicts import FITTED, Calibration, Level, probabilities
 from likeness.query_tokens import decode_query_token
 from likeness.records import (
     ImageInfo,
@@ -45,7 +45,8 @@ from likeness.records import (
     Vector,
     Version,
 )
-from likeness.rerank.profiles import Profile, Ranker
+from likeness.rerank.profiles import Profile
+from likeness.rerank.ranker import Ranker
 from likeness.search import (
     DEPTH,
     Answer,
@@ -481,7 +482,7 @@ class Bench:
         assert self._calibration
         assert proof  # there is a calibration
         seen_as = [features_of_point(one, self._embedder.spec) for one in pairs]
-        likely = chances(self._calibration, self._ranker.features(query, seen_as))
+        likely = probabilities(self._calibration, self._ranker.features(query, seen_as))
         likely = likely[:, FITTED.index(Level.EDITED)].tolist()
         return Judged(
             proof.verdict.level,

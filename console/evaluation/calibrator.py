@@ -33,12 +33,12 @@ from likeness.proof.verdicts import (
     Calibration,
     Fitted,
     Level,
-    chances,
     fit,
     judge,
     load_calibration,
+    probabilities,
 )
-from likeness.rerank.profiles import Ranker
+from likeness.rerank.ranker import Ranker
 from likeness.settings import Limits
 
 from .datasets import DatasetError, Item, load
@@ -162,7 +162,7 @@ def trial(pairs: Pairs, model: str, known: Calibration | None = None) -> Trial:
     calibration = calibration_of(pairs.where(~held_out), model, "", known)
     test = pairs.where(held_out)
     called = np.array([_ORDER[verdict.level] for verdict in judge(calibration, test.rows)])
-    forecast = chances(calibration, test.rows)
+    forecast = probabilities(calibration, test.rows)
     same, different = test.edit != "", test.level > _ORDER[Level.SAME_ITEM]
 
     def share(where: NDArray[np.bool_], right: NDArray[np.bool_]) -> float:

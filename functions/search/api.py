@@ -44,8 +44,9 @@ from likeness.errors import (
 from likeness.feedback import Feedback, FeedbackEvent
 from likeness.filters import header_text
 from likeness.ports import IndexView, ObjectStore
+from likeness.proof.proofs import Proof
 from likeness.records import Box, ObjectRef, Page, Point, State
-from likeness.rerank.profiles import Profile, Proof
+from likeness.rerank.profiles import Profile
 from likeness.search import (
     MAX_QUERY_BYTES,
     ByExamples,

@@ -30,6 +30,7 @@ from likeness.features import ImageFeatures, features_of_point
 from likeness.filters import Schema
 from likeness.images import decode, thumbnail
 from likeness.ports import IndexView, ObjectStore
+from likeness.proof.proofs import Proof
 from likeness.proof.verdicts import Calibration
 from likeness.query_tokens import decode_query_token, encode_query_token
 from likeness.records import (
@@ -46,7 +47,8 @@ from likeness.records import (
     Vector,
 )
 from likeness.rerank.diversity import diversify
-from likeness.rerank.profiles import Profile, Proof, Ranker
+from likeness.rerank.profiles import Profile
+from likeness.rerank.ranker import Ranker
 from likeness.rerank.selection import above_gap, above_relative, grouped
 from likeness.settings import MIB, Limits
 from likeness.stopwatch import Stopwatch
