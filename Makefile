@@ -4,10 +4,13 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 
-# The first Python from 3.11 to 3.13; `make PYTHON=… test` names one.
-USABLE := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
-PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
-	$$p -c '$(USABLE)' 2>/dev/null && command -v $$p && break; done)
+# `make PYTHON=… test` names another.
+PYTHON ?= $(shell scripts/find-python 3.13 3.12 3.11)
+FOUND = $(foreach version,3.11 3.12 3.13,$(if $(shell scripts/find-python $(version)),$(version)))
+# In a shell loop over versions: `make test` there, in an environment of its own.
+ON_VERSION = echo "Python $$version"; $(MAKE) --no-print-directory test VENV=.venv-$$version \
+	PYTHON="$$(scripts/find-python $$version)"
+FAST := tests/unit tests/architecture tests/test_wheel.py
 UV := $(shell command -v uv 2>/dev/null)
 VENV := .venv
 BIN := $(VENV)/bin
@@ -26,6 +29,10 @@ OWN_ENVS := $(SAM_ENVS) .venv-fuzz/.ready .venv-audit/.ready .venv-deployed/.rea
 WITH_SAM := SAM_CLI_TELEMETRY=0 PATH="$(CURDIR)/.venv-sam/bin:$$PATH"
 MAX_UNZIPPED_MB := 200
 FUZZ_S := 60
+# The kernels of OpenBLAS that x86-64 processors choose, and what is tested with each. Python's fault
+# handler would take the signal that avx2_only.c answers for CPUID.
+CORE_TYPES := Haswell Zen SkylakeX
+NUMERIC_TESTS = $(BIN)/python -m pytest -q -p no:faulthandler tests/unit tests/quality $(ARGS)
 # Licences that what is deployed may have, as its packages spell them.
 LICENCES := MIT;MIT License;MIT-CMU;Apache-2.0;Apache Software License;BSD-3-Clause;BSD License;$\
 	3-Clause BSD License;Apache-2.0 OR BSD-2-Clause;PSF-2.0;$\
@@ -71,8 +78,34 @@ demo: $(READY) ## upload pictures to a local S3, search them over HTTP; IMAGES=f
 serve: $(READY) ## the same service, kept running; SCHEMA='{"brand": "keyword"}' declares metadata
 	@$(BIN)/likeness serve $(if $(SCHEMA),--schema '$(SCHEMA)')
 
-test: $(READY) ## every test that needs no deployment
-	@$(BIN)/python -m pytest $(ARGS)
+test: $(READY) ## every test that needs no deployment; ARGS='-k reconcil' runs a part
+	@$(BIN)/python -m pytest $(if $(COVERAGE),--cov --cov-report=term --cov-report=html) $(ARGS)
+
+coverage: ## the same with branch coverage: its floor holds, and build/coverage shows each line
+	@$(MAKE) --no-print-directory test COVERAGE=1
+
+test-all: ## every test on each Python from 3.11 to 3.13 that is found
+	@for version in $(FOUND); do $(ON_VERSION) ARGS='$(ARGS)'; done
+
+test-fast: ## the fast tests on the lowest and the highest Python that are found
+	@for version in $(sort $(firstword $(FOUND)) $(lastword $(FOUND))); do $(ON_VERSION) ARGS='-q $(FAST)'; done
+
+test-wheel: $(READY) ## the wheel and its dependencies, installed on the highest Python, and its demo
+	@rm -rf build/wheel .venv-wheel
+	@"$(lastword $(foreach version,$(FOUND),$(shell scripts/find-python $(version))))" -m venv .venv-wheel
+	@.venv-wheel/bin/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir build/wheel .
+	@.venv-wheel/bin/python -m pip install --quiet --disable-pip-version-check "$$(echo build/wheel/*.whl)[local]"
+	@LIKENESS_WHEEL_ENVIRONMENT=.venv-wheel $(BIN)/python -m pytest tests/test_wheel.py $(ARGS)
+
+test-cpus: $(READY) ## unit and quality tests, computed as on other x86-64 processors (needs cc)
+	@for core in $(CORE_TYPES); do \
+		echo "OPENBLAS_CORETYPE=$$core"; \
+		OPENBLAS_CORETYPE=$$core $(NUMERIC_TESTS); \
+	done
+	@mkdir -p build
+	@cc -O1 -shared -fPIC benchmarks/avx2_only.c -o build/avx2_only.so
+	@echo "numpy, OpenBLAS and ONNX Runtime without AVX-512"
+	@LD_PRELOAD=$(CURDIR)/build/avx2_only.so $(NUMERIC_TESTS)
 
 check: $(READY) .venv-sam/.ready ## lint, types, import rules, the template
 	$(BIN)/ruff check .
@@ -82,9 +115,10 @@ check: $(READY) .venv-sam/.ready ## lint, types, import rules, the template
 	$(WITH_SAM) sam validate --lint --region us-east-1
 
 build: .venv-sam/.ready ## what is deployed: functions and layers, for Lambda's Python and ARCH
-	@$(WITH_SAM) python$(LAMBDA_PYTHON) -c '' 2>/dev/null || \
-		{ echo "Lambda runs Python $(LAMBDA_PYTHON), and it compiles the layers: put python$(LAMBDA_PYTHON) on the PATH"; exit 1; }
-	@LAYER_PYTHON=$(LAMBDA_PYTHON) LAYER_ARCH=$(ARCH) $(WITH_SAM) sam build --build-dir $(BUILD) \
+	@python=$$($(WITH_SAM) scripts/find-python $(LAMBDA_PYTHON)) || \
+		{ echo "Lambda runs Python $(LAMBDA_PYTHON), which also compiles the layers: install it, or put python$(LAMBDA_PYTHON) on the PATH"; exit 1; }; \
+	PATH="$$(dirname "$$python"):$$PATH"; \
+	LAYER_PYTHON=$(LAMBDA_PYTHON) LAYER_ARCH=$(ARCH) $(WITH_SAM) sam build --build-dir $(BUILD) \
 		--parameter-overrides Runtime=python$(LAMBDA_PYTHON) Architecture=$(ARCH)
 	@mb=$$(du -sm $(BUILD) | cut -f1); \
 		echo "$$mb MB unzipped, all layers and functions; Lambda takes 250, we $(MAX_UNZIPPED_MB)"; \
@@ -146,8 +180,8 @@ lock: ## renew the lock files (needs uv)
 		--generate-hashes --no-header --no-emit-index-url locks/$$env.in -o locks/$$env.txt; done
 
 clean: ## everything that was built here
-	rm -rf $(VENV) $(OWN_ENVS:/.ready=) .aws-sam .likeness .hypothesis .pytest_cache .mypy_cache \
+	rm -rf $(VENV) .venv-3.* .venv-wheel $(OWN_ENVS:/.ready=) .aws-sam .likeness .hypothesis .pytest_cache .mypy_cache \
 		.ruff_cache .import_linter_cache build *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help setup demo serve test check build deploy e2e evaluate fuzz sbom gate baseline page faults openapi lock clean
+.PHONY: help setup demo serve test coverage test-all test-fast test-wheel test-cpus check build deploy e2e evaluate fuzz sbom gate baseline page faults openapi lock clean

@@ -263,7 +263,7 @@ def test_an_image_that_fails_by_our_own_fault_fails_alone(
 ) -> None:
     service.bucket.put("a.png", png(1))
     service.bucket.put("b.png", png(2))
-    look = service.embedder.look
+    look = service.embedder.preprocess
     faults = [fault]
 
     def failing_first(image: Image.Image) -> Any:
@@ -271,7 +271,7 @@ def test_an_image_that_fails_by_our_own_fault_fails_alone(
             raise faults.pop()
         return look(image)
 
-    monkeypatch.setattr(service.embedder, "look", failing_first)
+    monkeypatch.setattr(service.embedder, "preprocess", failing_first)
     assert len(service.deliver("a.png", "b.png")["batchItemFailures"]) == 1
     assert service.point("b.png") is not None
     assert service.deliver("a.png") == {"batchItemFailures": []}
@@ -282,14 +282,14 @@ def test_an_image_without_a_vector_is_rejected_alone(
 ) -> None:
     service.bucket.put("a.png", png(1))
     service.bucket.put("b.png", png(2))
-    describe = service.embedder.describe
+    describe = service.embedder.extract
 
     def nan_first(tensors: Any) -> Any:
         found = describe(tensors)
         found.vectors[0] = np.nan
         return found
 
-    monkeypatch.setattr(service.embedder, "describe", nan_first)
+    monkeypatch.setattr(service.embedder, "extract", nan_first)
     assert service.deliver("a.png", "b.png") == {"batchItemFailures": []}
     a, b = service.point("a.png"), service.point("b.png")
     assert a is not None and (a.state, a.reason) == (State.REJECTED, "no-detail")
