@@ -1,15 +1,17 @@
-"""Reranking: what each stage costs, how well geometry tells pictures apart, what is kept for it.
+"""Reranking: what each stage costs, how well geometry separates images, and the bytes it needs.
 
-    precise_ms_per_100   Ranker.rank with `precise`, 100 candidates as the index keeps them
+    fast_ms_per_100, precise_ms_per_100
+                         Ranker.rank with these profiles, 100 candidates as the index keeps them
+    STAGE_ms             one stage alone, on 100 candidates; at most its time budget
     geometry_ms_per_50   unpacking and verifying 50 of them
     ratio                our milliseconds for one pair over the peer's, lower is better
-    auc, peer_auc        how often a picture's edited copy scores above another picture
-    …_bytes              of one image, as stored and as the bodies of REST calls say it
+    auc, peer_auc        how often an image's edited copy scores above another image
+    …_bytes              of one image, as stored and in the bodies of REST calls
 
-The peer is what people use without a network: OpenCV's ORB, 500 features, cross-checked matches and
-a similarity by RANSAC, on the same pictures; its descriptors, too, are there beforehand. Truth is
-known because the edits are ours. Times are of one core, in processor time, which other programs
-disturb less than the clock; the least of several rounds counts, in which all take turns.
+The peer is a common method without a network: OpenCV's ORB, 500 features, cross-checked matches and
+a similarity by RANSAC, on the same images; its descriptors are computed beforehand, too. Ground
+truth is known because the edits are ours. Times are of one core, in processor time, which other
+programs disturb less than wall-clock time: the minimum of several rounds, run in turns.
 """
 # ruff: noqa: E402
 
@@ -25,6 +27,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -40,8 +43,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.embed import MODEL
 from console.demo import sample_images
 from console.evaluation.edits import EDITS
-from console.evaluation.k_reciprocal import reciprocal
 from console.evaluation.query_expansion import expand
+from console.evaluation.stages import TRIED
 from likeness.adapters.qdrant_embedded import EmbeddedIndex
 from likeness.adapters.qdrant_mapping import Layout, to_payload, to_vectors
 from likeness.descriptor_packing import cell_positions, unpack
@@ -51,15 +54,15 @@ from likeness.features import ImageFeatures, features_of_point
 from likeness.filters import Schema
 from likeness.images import decode
 from likeness.indexing import Indexer
-from likeness.preprocessing import COLOURS
-from likeness.proof.evidence import FEATURES, evidence, features
+from likeness.proof.evidence import FEATURES
 from likeness.proof.geometry import verify
+from likeness.proof.proofs import verify_candidates
 from likeness.proof.verdicts import FITTED, Calibration, Fitted, Level, judge, load_calibration
 from likeness.records import Point
 from likeness.rerank.diversity import diversify
-from likeness.rerank.profiles import Profile
+from likeness.rerank.profiles import STAGES, Profile
 from likeness.rerank.ranker import Ranker
-from likeness.rerank.refinement import refine
+from likeness.rerank.stage import Order, RankingTask, Stage
 from likeness.settings import Limits
 from tests.fake_bucket import FakeBucket
 
@@ -69,8 +72,8 @@ ORB_FEATURES, ORB_SIDE = 500, 640
 TARGETS = {
     "precise_ms_per_100": 15.0,
     "geometry_ms_per_50": 6.0,
-    "expansion_ms": 2.5,
-    "reciprocity_ms": 2.5,
+    "query_expansion_ms": 2.5,
+    "k_reciprocal_ms": 2.5,
     "diversity_ms": 2.5,
     "local_packed_bytes": 4096,
     "local_base64_bytes": 4096,
@@ -80,6 +83,12 @@ MISSING = (
     "OpenCV is not installed, so there is no peer: `uv pip install --group bench`, or pip's, "
     "brings it"
 )
+
+
+def timed_stages() -> dict[str, Stage]:
+    """By the name of its figure, each stage of a profile and each that was tried."""
+    every = [*STAGES, *(tried.stage for tried in TRIED if tried.stage)]
+    return {f"{stage.name.replace(' ', '_').replace('-', '_')}_ms": stage for stage in every}
 
 
 class Copy(NamedTuple):
@@ -114,7 +123,7 @@ def indexed(pictures: Sequence[bytes], embedder: Embedder) -> list[Point]:
     return [point for point in points if point.vector is not None]
 
 
-def looked_at(data: bytes, embedder: Embedder) -> ImageFeatures:
+def features_of(data: bytes, embedder: Embedder) -> ImageFeatures:
     """A query's picture, with all its descriptors."""
     image, info = decode(data, Limits(), embedder.decode_size)
     return extract_features(embedder, image, sha256=info.sha256)
@@ -142,41 +151,34 @@ def edited_copies(pictures: Sequence[bytes]) -> list[Copy]:
 # --- time ---
 
 
-def stages(
+def works(
     query: ImageFeatures, candidates: list[ImageFeatures], embedder: Embedder
 ) -> dict[str, Callable[[], object]]:
-    """Each stage as a call, on what the stages before it found."""
+    """Profiles, stages, and parts of them, as calls."""
     spec, calibration = embedder.spec, calibrated(embedder)
     assert spec.local is not None
     assert query.local is not None
     side, dim = spec.local.side, spec.local.dim
-    vectors = np.stack([candidate.vector for candidate in candidates])
-    cosines = vectors @ query.vector
-    order = np.argsort(-cosines)
-    local, at = unpack([c.packed or b"" for c in candidates], side, dim)
-    verified = verify(query.local, cell_positions(side), local, at)
-    mine, *theirs = (
-        np.frombuffer(picture.colours or b"", np.uint8).reshape(COLOURS, COLOURS, 3)
-        for picture in (query, *candidates)
-    )
-    colours = np.stack(theirs)
+    # no index keeps patches: the query's own stand in
+    with_patches = [structs.replace(each, patches=query.patches) for each in candidates]
+    task = RankingTask.of([query], with_patches, SHOWN, spec, calibration)
+    order, cosines = Order.by_best_view(task.cosines), task.cosines[0]
+    nearest = task.vectors[order.rows()]
+    verified = verify_candidates(query, candidates, spec)
     packed = [candidate.packed or b"" for candidate in candidates[:VERIFIED]]
-    few, few_at = local[:VERIFIED], at[:VERIFIED]
-    ranker, local_of_query = Ranker(spec, calibration), query.local
+    few, few_at = unpack(packed, side, dim)
+    ranker, at = Ranker(spec, calibration), cell_positions(side)
     return {
-        "precise_ms_per_100": lambda: ranker.rank([query], candidates, Profile.PRECISE, SHOWN),
-        "fast_ms_per_100": lambda: ranker.rank([query], candidates, Profile.FAST, SHOWN),
-        "geometry_ms_per_50": lambda: verify(
-            local_of_query, cell_positions(side), *unpack(packed, side, dim)
-        ),
-        "verify_ms_per_50": lambda: verify(local_of_query, cell_positions(side), few, few_at),
-        "refinement_ms": lambda: refine(query.vector, vectors),
-        "verdicts_ms": lambda: judge(
-            calibration, features(evidence(cosines, verified, side, mine, colours))
-        ),
-        "expansion_ms": lambda: expand(query.vector, vectors[order]),
-        "reciprocity_ms": lambda: reciprocal(query.vector, vectors),
-        "diversity_ms": lambda: diversify(cosines, vectors, CANDIDATES, 0.5),
+        **{
+            f"{profile.value}_ms_per_100": partial(ranker.rank, [query], candidates, profile, SHOWN)
+            for profile in (Profile.PRECISE, Profile.FAST)
+        },
+        **{name: partial(stage.run, task, order) for name, stage in timed_stages().items()},
+        "geometry_ms_per_50": lambda: verify(query.local, at, *unpack(packed, side, dim)),
+        "verify_ms_per_50": lambda: verify(query.local, at, few, few_at),
+        "verdicts_ms": lambda: judge(calibration, verified.features(cosines)),
+        "query_expansion_ms": lambda: expand(query.vector, nearest),
+        "diversity_ms": lambda: diversify(cosines, task.vectors, CANDIDATES, 0.5),
     }
 
 
@@ -245,7 +247,7 @@ def separation(
     for copy in track(copies, "comparing", transient=True):
         wrong = [(copy.of + step) % len(pictures) for step in range(1, OTHERS + 1)]
         against = [copy.of, *wrong]
-        query = looked_at(copy.data, embedder)
+        query = features_of(copy.data, embedder)
         assert query.local is not None
         local, at = unpack([packed[n] for n in against], spec.local.side, spec.local.dim)
         ours.append(verify(query.local, cell_positions(spec.local.side), local, at).score)
@@ -289,36 +291,38 @@ def sizes(points: list[Point], patches: NDArray[np.float32]) -> dict[str, float]
 
 def measure(data: Path | None, pictures: int, rounds: int) -> dict[str, float]:
     embedder, orb = Embedder(MODEL), open_peer()
-    files = [item.data for item in taken(data, pictures)]
+    files = [item.data for item in sampled(data, pictures)]
     copies = edited_copies(files)
     fill = [item.data for item in sample_images.products()] if data is None else []
     listed = [*files, *fill, *(copy.data for copy in copies)][:CANDIDATES]
     points = indexed(listed, embedder)
-    query = looked_at(copies[0].data, embedder)
-    works = stages(query, [features_of_point(point, embedder.spec) for point in points], embedder)
+    query = features_of(copies[0].data, embedder)
+    timed = works(query, [features_of_point(point, embedder.spec) for point in points], embedder)
     if orb:
         pixels = orb.pixels(copies[0].data)
         mine, others = orb.detect(pixels), [orb.describe(file) for file in listed[:VERIFIED]]
-        works["peer_describe_ms"] = lambda: orb.detect(pixels)
-        works["peer_ms_per_50"] = lambda: [orb.inliers(mine, other) for other in others]
-    found = least_ms(works, rounds)
+        timed["peer_describe_ms"] = lambda: orb.detect(pixels)
+        timed["peer_ms_per_50"] = lambda: [orb.inliers(mine, other) for other in others]
+    found = least_ms(timed, rounds)
     if orb:
         found["ratio"] = found["geometry_ms_per_50"] / found["peer_ms_per_50"]
     assert query.patches is not None
     return found | separation(copies, files, embedder, orb) | sizes(points, query.patches)
 
 
-def taken(data: Path | None, most: int) -> list[sample_images.Item]:
+def sampled(data: Path | None, most: int) -> list[sample_images.Item]:
     """Evenly from a folder's pictures, or the photographs that scikit-image carries."""
     items = list(sample_images.from_folder(data) if data else sample_images.photographs())
     return items[:: -(-len(items) // most)]
 
 
 def show(found: dict[str, float]) -> None:
+    budgets = {name: 1000 * stage.budget_s for name, stage in timed_stages().items()}
+    targets = budgets | TARGETS
     print(f"{'':<24}{'figure':>10}{'at most':>10}")
     for name, value in found.items():
         figure = f"{value:10.0f}" if value >= 100 else f"{value:10.3f}"
-        print(f"{name:<24}{figure}{TARGETS.get(name, ''):>10}")
+        print(f"{name:<24}{figure}{targets.get(name, ''):>10}")
     if "ratio" not in found:
         print(MISSING)
 

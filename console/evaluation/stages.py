@@ -74,16 +74,22 @@ class TableRow(NamedTuple):
 
 
 class TriedStage(NamedTuple):
-    """A stage in no profile, measured after the stages `after` of a profile."""
+    """Measured after the stages `after` of a profile. `stage` is None for a method that searches
+    again, which no stage can do.
+    """
 
     name: str
     scores: Callable[[Searched], Scores]
     after: tuple[Stage, ...] = ()
-    needs: frozenset[Need] = frozenset()
+    stage: Stage | None = None
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return self.stage.needs if self.stage else frozenset()
 
 
 def tried(stage: Stage, after: tuple[Stage, ...] = ()) -> TriedStage:
-    return TriedStage(stage.name, partial(scores_after, (*after, stage)), after, stage.needs)
+    return TriedStage(stage.name, partial(scores_after, (*after, stage)), after, stage)
 
 
 def scores_of_profile(profile: Profile, searched: Searched) -> Scores:

@@ -14,14 +14,14 @@ from likeness.rerank.stage import Need, Stage
 
 REFINEMENT = Stage(
     "refinement",
-    label="Among its neighbours",
+    label="Agreement with neighbours",
     run=mix_in_refined_scores,
     budget_s=0.02,
     needs=frozenset({Need.CALIBRATION, Need.SEVERAL_CANDIDATES}),
 )
 GEOMETRY = Stage(
     "geometry",
-    label="Details in place",
+    label="Matching details",
     run=add_geometry_scores,
     budget_s=0.1,
     needs=frozenset({Need.CALIBRATION}),

@@ -65,7 +65,7 @@ class Ranker:
         time_left_s: Callable[[], float] = lambda: math.inf,
     ) -> RankedCandidates:
         """As `rank`, through these stages."""
-        task = self._task(views, candidates, shown)
+        task = RankingTask.of(views, candidates, shown, self._spec, self._calibration)
         order, cosine = Order.by_best_view(task.cosines), task.cosines.max(axis=0)
         scores, skipped = {"cosine": cosine}, list[str]()
         verified: list[tuple[NDArray[np.intp], VerifiedCandidates]] = []
@@ -113,16 +113,6 @@ class Ranker:
         """What verdicts on the query and each candidate, at least one, rest on: (K, FEATURES)."""
         verified = verify_candidates(query, candidates, self._spec)
         return verified.features(_cosines(query, candidates))
-
-    def _task(
-        self, views: Sequence[ImageFeatures], candidates: Sequence[ImageFeatures], shown: int
-    ) -> RankingTask:
-        count, dim = len(candidates), len(views[0].vector)
-        vectors = np.array([c.vector for c in candidates], np.float32).reshape(count, dim)
-        cosines = np.stack([view.vector for view in views]) @ vectors.T
-        return RankingTask(
-            views, candidates, vectors, cosines, shown, self._spec, self._calibration
-        )
 
 
 def _cosines(query: ImageFeatures, candidates: Sequence[ImageFeatures]) -> NDArray[np.float32]:

@@ -29,7 +29,7 @@ class Need(StrEnum):
 
 
 class RankingTask(NamedTuple):
-    """V views of a query and K candidates, at least one: what all stages are given.
+    """V views of a query and K candidates: what all stages are given.
 
     vectors float32 (K, D), cosines (V, K). `shown`: how many rows the caller will look at.
     """
@@ -41,6 +41,20 @@ class RankingTask(NamedTuple):
     shown: int
     spec: ModelSpec
     calibration: Calibration | None
+
+    @classmethod
+    def of(
+        cls,
+        views: Sequence[ImageFeatures],
+        candidates: Sequence[ImageFeatures],
+        shown: int,
+        spec: ModelSpec,
+        calibration: Calibration | None,
+    ) -> RankingTask:
+        count, dim = len(candidates), len(views[0].vector)
+        vectors = np.array([c.vector for c in candidates], np.float32).reshape(count, dim)
+        cosines = np.stack([view.vector for view in views]) @ vectors.T
+        return cls(views, candidates, vectors, cosines, shown, spec, calibration)
 
     def has(self, need: Need) -> bool:
         match need:
@@ -76,7 +90,8 @@ class Order(NamedTuple):
 class StageResult(NamedTuple):
     """The new order, and the stage's own scores (K,), NaN for candidates that it did not score.
 
-    verified: candidates that were verified, and their rows, for proofs.
+    verified: candidates that were verified, and their rows. Those that are shown get proofs, so a
+    stage that verifies what is shown comes last in its profile.
     """
 
     order: Order
