@@ -157,7 +157,7 @@ def test_splits_say_who_is_searched_among_whom(tmp_path: Path) -> None:
     ("rows", "complaint"),
     [
         (["file,label", "a.png,x"], "needs a column named path"),
-        (["path,label"], "names no pictures"),
+        (["path,label"], "contains no images"),
         (["path,label", "a.png,x", "a.png,y"], "2 times"),
         (["path,label", "a.png,x", ",y"], "line 3: no path"),
     ],
@@ -481,7 +481,7 @@ def test_the_command_writes_both_files_and_closes_as_a_gate(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     ("pictures", "complaint"),
-    [(0, "names no pictures"), (1, "at least two are needed"), (2, "--synthetic")],
+    [(0, "contains no images"), (1, "at least two are needed"), (2, "--synthetic")],
 )
 def test_what_cannot_be_measured_is_told_in_one_line(
     pictures: int, complaint: str, tmp_path: Path
