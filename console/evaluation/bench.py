@@ -14,23 +14,16 @@ from numpy.typing import NDArray
 
 from likeness.embedding import Embedder
 from likeness.features import features_of_point
+from likeness.gallery import Gallery as IndexedGallery
 from likeness.ports import ObjectStore, VectorIndex
 from likeness.proof.verdicts import FITTED, Calibration, Level, probabilities
+from likeness.queries import Answer, ById, ByImage, ByVector, Query, Source
 from likeness.query_tokens import decode_query_token
 from likeness.records import Vector
 from likeness.rerank.profiles import Profile
 from likeness.rerank.ranker import Ranker
 from likeness.rerank.stage import Need
-from likeness.search import (
-    DEPTH,
-    Answer,
-    ById,
-    ByImage,
-    ByVector,
-    Query,
-    Searcher,
-    Source,
-)
+from likeness.search import DEPTH, Searcher
 
 from .gallery import Gallery, features_of_file
 from .metrics import Ranking, rank
@@ -83,7 +76,7 @@ class Bench:
         calibration: Calibration | None,
     ) -> None:
         self._gallery, self._embedder, self._calibration = gallery, embedder, calibration
-        self._searcher = Searcher(index, embedder, no_store, calibration=calibration)
+        self._searcher = Searcher(IndexedGallery(index, no_store), embedder, calibration)
         self._ranker = Ranker(embedder.spec, calibration)
         self.rows = [row for row in table_rows() if self._has_what_it_needs(row)]
 

@@ -16,11 +16,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from likeness.features import ImageFeatures, features_of_point
 from likeness.model import ModelSpec
+from likeness.queries import Answer
 from likeness.records import Vector
 from likeness.rerank.profiles import PROFILES, REFINEMENT, Profile
 from likeness.rerank.ranker import Ranker
 from likeness.rerank.stage import Need, Stage
-from likeness.search import DEPTH, Answer
+from likeness.search import DEPTH
 
 from .gallery import Gallery
 from .k_reciprocal import score_by_k_reciprocal
