@@ -92,14 +92,14 @@ def timed_stages() -> dict[str, Stage]:
 
 
 class Copy(NamedTuple):
-    """An edited picture's file, and the number of the picture."""
+    """An edited image's file, and the number of the image."""
 
     of: int
     data: bytes
 
 
 def least_ms(works: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Processor milliseconds of each work, the least of its rounds; they take turns."""
+    """Processor milliseconds of each call, the minimum of its rounds; they take turns."""
     least = dict.fromkeys(works, float("inf"))
     for _ in range(rounds):
         for name, work in works.items():
@@ -109,10 +109,10 @@ def least_ms(works: Mapping[str, Callable[[], object]], rounds: int) -> dict[str
     return least
 
 
-def indexed(pictures: Sequence[bytes], embedder: Embedder) -> list[Point]:
+def indexed(images: Sequence[bytes], embedder: Embedder) -> list[Point]:
     """What the index keeps of these files, through the real indexer; rejected ones are left out."""
     bucket = FakeBucket("bench")
-    for number, data in enumerate(pictures):
+    for number, data in enumerate(images):
         bucket.put(f"{number:05}", data)
     with tempfile.TemporaryDirectory() as folder:
         index = EmbeddedIndex(Path(folder), Layout("bench", Schema()))
@@ -124,25 +124,25 @@ def indexed(pictures: Sequence[bytes], embedder: Embedder) -> list[Point]:
 
 
 def features_of(data: bytes, embedder: Embedder) -> ImageFeatures:
-    """A query's picture, with all its descriptors."""
+    """A query's image, with all its descriptors."""
     image, info = decode(data, Limits(), embedder.decode_size)
     return extract_features(embedder, image, sha256=info.sha256)
 
 
 def calibrated(embedder: Embedder) -> Calibration:
-    """The bundle's, or where it has none one that says nothing, at the same cost."""
+    """The bundle's calibration, or an empty one of the same cost."""
     nothing = Fitted((0.0,) * FEATURES, 0.0)
     return load_calibration(MODEL, embedder.fingerprint) or Calibration(
         embedder.fingerprint, {level.value: nothing for level in FITTED}
     )
 
 
-def edited_copies(pictures: Sequence[bytes]) -> list[Copy]:
-    """Every picture with every edit after which it is the same picture still."""
+def edited_copies(images: Sequence[bytes]) -> list[Copy]:
+    """Every image with every edit that leaves it the same image."""
     rng = np.random.default_rng(0)
     edits = [edit for edit in EDITS if edit.level in (Level.COPY, Level.EDITED)]
     copies = []
-    for number, data in enumerate(track(pictures, "editing", transient=True)):
+    for number, data in enumerate(track(images, "editing", transient=True)):
         image = decode(data, Limits(), ORB_SIDE)[0]
         copies += [Copy(number, edit.make(image, image.copy, rng)) for edit in edits]
     return copies
@@ -186,7 +186,7 @@ def works(
 
 
 class Orb:
-    """OpenCV's features of a picture, and how many of two pictures' agree on a similarity."""
+    """OpenCV's features of a image, and how many of two images' agree on a similarity."""
 
     def __init__(self, cv2: ModuleType) -> None:
         cv2.setNumThreads(1)
@@ -196,7 +196,7 @@ class Orb:
         self._matcher = cv2.BFMatcher(cv2.NORM_HAMMING, crossCheck=True)
 
     def describe(self, data: bytes) -> tuple[NDArray[np.float32], Any]:
-        """Positions (n, 2) in pixels and descriptors (n, 32), or None for a blank picture."""
+        """Positions (n, 2) in pixels and descriptors (n, 32), or None for a blank one."""
         return self.detect(self.pixels(data))
 
     def pixels(self, data: bytes) -> NDArray[np.uint8]:
@@ -233,19 +233,19 @@ def open_peer() -> Orb | None:
 
 
 def separation(
-    copies: list[Copy], pictures: list[bytes], embedder: Embedder, orb: Orb | None
+    copies: list[Copy], images: list[bytes], embedder: Embedder, orb: Orb | None
 ) -> dict[str, float]:
-    """Each copy against its own picture and some others: AUC of our score and of the peer's."""
+    """Each copy against its own image and some others: AUC of our score and of the peer's."""
     spec = embedder.spec
     assert spec.local is not None
-    points = indexed(pictures, embedder)
-    if len(points) < len(pictures):
-        raise SystemExit("some of the pictures cannot be indexed")
+    points = indexed(images, embedder)
+    if len(points) < len(images):
+        raise SystemExit("some of the images cannot be indexed")
     packed = [point.local or b"" for point in points]
-    features = [orb.describe(data) for data in pictures] if orb else []
+    features = [orb.describe(data) for data in images] if orb else []
     ours, theirs = [], []
     for copy in track(copies, "comparing", transient=True):
-        wrong = [(copy.of + step) % len(pictures) for step in range(1, OTHERS + 1)]
+        wrong = [(copy.of + step) % len(images) for step in range(1, OTHERS + 1)]
         against = [copy.of, *wrong]
         query = features_of(copy.data, embedder)
         assert query.local is not None
@@ -289,9 +289,9 @@ def sizes(points: list[Point], patches: NDArray[np.float32]) -> dict[str, float]
     }
 
 
-def measure(data: Path | None, pictures: int, rounds: int) -> dict[str, float]:
+def measure(data: Path | None, images: int, rounds: int) -> dict[str, float]:
     embedder, orb = Embedder(MODEL), open_peer()
-    files = [item.data for item in sampled(data, pictures)]
+    files = [item.data for item in sampled(data, images)]
     copies = edited_copies(files)
     fill = [item.data for item in sample_images.products()] if data is None else []
     listed = [*files, *fill, *(copy.data for copy in copies)][:CANDIDATES]
@@ -311,7 +311,7 @@ def measure(data: Path | None, pictures: int, rounds: int) -> dict[str, float]:
 
 
 def sampled(data: Path | None, most: int) -> list[sample_images.Item]:
-    """Evenly from a folder's pictures, or the photographs that scikit-image carries."""
+    """An even sample of a folder's images, or scikit-image's photographs."""
     items = list(sample_images.from_folder(data) if data else sample_images.photographs())
     return items[:: -(-len(items) // most)]
 
@@ -333,7 +333,7 @@ def main() -> None:
     )
     parser.add_argument("--json", action="store_true", help="a JSON object on the last line")
     parser.add_argument("--data", type=Path, help="a folder of photos instead of scikit-image's")
-    parser.add_argument("--pictures", type=int, default=40, help="of them, at most so many")
+    parser.add_argument("--pictures", type=int, default=40, help="at most so many of them")
     parser.add_argument("--rounds", type=int, default=40)
     arguments = parser.parse_args()
     found = measure(arguments.data, arguments.pictures, arguments.rounds)

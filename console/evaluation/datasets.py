@@ -63,8 +63,8 @@ def divided(dataset: Path, split: str | None = None) -> tuple[list[Item], list[I
     holds for one `split` (test); two (test:iconic) are queries and gallery. Raises DatasetError.
     """
     if split is not None and ":" in split:
-        asked, _, searched = split.partition(":")
-        return load(dataset, asked), load(dataset, searched)
+        first, _, second = split.partition(":")
+        return load(dataset, first), load(dataset, second)
     items = load(dataset, split)
     queries = [item for item in items if item.split in QUERIES]
     gallery = [item for item in items if item.split in GALLERY]

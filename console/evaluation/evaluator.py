@@ -78,19 +78,21 @@ def evaluate(
     `before`: an earlier run, for comparison. Raises DatasetError if there is nothing to measure, or
     if the earlier run measured something else.
     """
-    asked, searched = divided(dataset, options.split)
+    query_items, gallery_items = divided(dataset, options.split)
     if options.synthetic:
-        searched = asked if searched == asked else [*asked, *searched]
-    setup = _setup(dataset, options, asked, searched)
+        gallery_items = (
+            query_items if gallery_items == query_items else [*query_items, *gallery_items]
+        )
+    setup = _setup(dataset, options, query_items, gallery_items)
     if before:
         _check_comparable(before.setup, setup)
     embedder = Embedder(options.model)
     calibration = load_calibration(options.model, embedder.fingerprint)
-    gallery = build_gallery(searched, embedder, options.out, progress)
+    gallery = build_gallery(gallery_items, embedder, options.out, progress)
     if options.synthetic:
         queries = synthetic_queries(gallery, setup.queries, setup.seed)
     else:
-        queries = labelled_queries(gallery, asked, setup.queries, setup.seed)
+        queries = labelled_queries(gallery, query_items, setup.queries, setup.seed)
     unreadable = list(gallery.unreadable)
     with temporary_index(gallery, embedder) as index:
         bench = Bench(gallery, index, embedder, calibration)
@@ -117,10 +119,12 @@ def evaluate(
     return evaluation, _misses(gallery, outcomes)
 
 
-def _setup(dataset: Path, options: Options, asked: list[Item], searched: list[Item]) -> Setup:
-    if len(searched) < 2:
+def _setup(
+    dataset: Path, options: Options, query_items: list[Item], gallery_items: list[Item]
+) -> Setup:
+    if len(gallery_items) < 2:
         raise DatasetError(f"{dataset} has only one image to search among; at least two are needed")
-    if not options.synthetic and not any(item.label or item.instance for item in asked):
+    if not options.synthetic and not any(item.label or item.instance for item in query_items):
         raise DatasetError(
             f"{dataset} does not say which images belong together. Give a folder for each class, "
             "or a CSV with a column label or instance; or add --synthetic, which makes queries by "
@@ -129,14 +133,14 @@ def _setup(dataset: Path, options: Options, asked: list[Item], searched: list[It
     root = dataset if dataset.is_dir() else dataset.parent
     names = [
         [(Path(os.path.relpath(item.path, root)).as_posix(), *item[1:]) for item in items]
-        for items in (asked, searched)
+        for items in (query_items, gallery_items)
     ]
     name = root.resolve().name
     return Setup(
         name if dataset.is_dir() else f"{name}/{dataset.name}",
         hashlib.sha256(msgspec.json.encode(names)).hexdigest()[:16],
-        len(searched),
-        options.queries if options.synthetic else min(options.queries, len(asked)),
+        len(gallery_items),
+        options.queries if options.synthetic else min(options.queries, len(query_items)),
         options.synthetic,
         options.split,
         options.seed,
@@ -193,7 +197,7 @@ def _times(took: list[Mapping[str, float]]) -> Latency:
 
 
 def _metrics(
-    relevance: str, outcomes: list[Outcome], asked: int, rows: list[TableRow]
+    relevance: str, outcomes: list[Outcome], queries: int, rows: list[TableRow]
 ) -> RelevanceMetrics:
     answered = [outcome for outcome in outcomes if relevance in outcome.profiles]
     groups = _groups(answered)
@@ -220,7 +224,7 @@ def _metrics(
             if over
         ]
         stages.append(StageGain(row.name, estimate(column(row.name, "at_1"), groups), over, *gains))
-    return RelevanceMetrics(relevance, len(answered), asked - len(answered), profiles, stages)
+    return RelevanceMetrics(relevance, len(answered), queries - len(answered), profiles, stages)
 
 
 def _column(

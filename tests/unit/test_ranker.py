@@ -1,4 +1,4 @@
-"""Profiles: which stages run, what decides the order, and where the common parts are found."""
+"""The ranker: which stages run, what decides the order, and where common parts are found."""
 
 from __future__ import annotations
 
