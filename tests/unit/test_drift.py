@@ -28,7 +28,7 @@ from likeness.drift import (
 from likeness.embedding import Embedder
 from likeness.errors import QueueFull, StoreUnavailable
 from likeness.filters import Schema
-from likeness.indexing import Indexer
+from likeness.indexing import Indexer, IndexerConfig
 from likeness.records import (
     Hint,
     ObjectRef,
@@ -84,7 +84,7 @@ class World:
         self.queue: list[ObjectRef] = []
 
     def reconcile(self, *refs: ObjectRef) -> None:
-        indexer = Indexer(self.bucket, self.index, self.embedder, parallel=1)
+        indexer = Indexer(self.bucket, self.index, self.embedder, IndexerConfig(parallel=1))
         hints = [Hint(ref) for ref in refs]
         assert not [o.error for o in indexer.reconcile(hints).values() if o.error]
 
