@@ -4,10 +4,8 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 
-# The first Python from 3.11 to 3.13; `make PYTHON=… test` names one.
-USABLE := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
-PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
-	$$p -c '$(USABLE)' 2>/dev/null && command -v $$p && break; done)
+# `make PYTHON=… test` names another.
+PYTHON ?= $(shell scripts/find-python 3.13 3.12 3.11)
 UV := $(shell command -v uv 2>/dev/null)
 VENV := .venv
 BIN := $(VENV)/bin
@@ -26,6 +24,10 @@ OWN_ENVS := $(SAM_ENVS) .venv-fuzz/.ready .venv-audit/.ready .venv-deployed/.rea
 WITH_SAM := SAM_CLI_TELEMETRY=0 PATH="$(CURDIR)/.venv-sam/bin:$$PATH"
 MAX_UNZIPPED_MB := 200
 FUZZ_S := 60
+# The kernels of OpenBLAS that x86-64 processors choose, and what is tested with each. Python's fault
+# handler would take the signal that avx2_only.c answers for CPUID.
+CORE_TYPES := Haswell Zen SkylakeX
+NUMERIC_TESTS = $(BIN)/python -m pytest -q -p no:faulthandler tests/unit tests/quality $(ARGS)
 # Licences that what is deployed may have, as its packages spell them.
 LICENCES := MIT;MIT License;MIT-CMU;Apache-2.0;Apache Software License;BSD-3-Clause;BSD License;$\
 	3-Clause BSD License;Apache-2.0 OR BSD-2-Clause;PSF-2.0;$\
@@ -74,6 +76,16 @@ serve: $(READY) ## the same service, kept running; SCHEMA='{"brand": "keyword"}'
 test: $(READY) ## every test that needs no deployment
 	@$(BIN)/python -m pytest $(ARGS)
 
+test-cpus: $(READY) ## unit and quality tests, computed as on other x86-64 processors (needs cc)
+	@for core in $(CORE_TYPES); do \
+		echo "OPENBLAS_CORETYPE=$$core"; \
+		OPENBLAS_CORETYPE=$$core $(NUMERIC_TESTS); \
+	done
+	@mkdir -p build
+	@cc -O1 -shared -fPIC benchmarks/avx2_only.c -o build/avx2_only.so
+	@echo "numpy, OpenBLAS and ONNX Runtime without AVX-512"
+	@LD_PRELOAD=$(CURDIR)/build/avx2_only.so $(NUMERIC_TESTS)
+
 check: $(READY) .venv-sam/.ready ## lint, types, import rules, the template
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -82,9 +94,10 @@ check: $(READY) .venv-sam/.ready ## lint, types, import rules, the template
 	$(WITH_SAM) sam validate --lint --region us-east-1
 
 build: .venv-sam/.ready ## what is deployed: functions and layers, for Lambda's Python and ARCH
-	@$(WITH_SAM) python$(LAMBDA_PYTHON) -c '' 2>/dev/null || \
-		{ echo "Lambda runs Python $(LAMBDA_PYTHON), and it compiles the layers: put python$(LAMBDA_PYTHON) on the PATH"; exit 1; }
-	@LAYER_PYTHON=$(LAMBDA_PYTHON) LAYER_ARCH=$(ARCH) $(WITH_SAM) sam build --build-dir $(BUILD) \
+	@python=$$($(WITH_SAM) scripts/find-python $(LAMBDA_PYTHON)) || \
+		{ echo "Lambda runs Python $(LAMBDA_PYTHON), which also compiles the layers: install it, or put python$(LAMBDA_PYTHON) on the PATH"; exit 1; }; \
+	PATH="$$(dirname "$$python"):$$PATH"; \
+	LAYER_PYTHON=$(LAMBDA_PYTHON) LAYER_ARCH=$(ARCH) $(WITH_SAM) sam build --build-dir $(BUILD) \
 		--parameter-overrides Runtime=python$(LAMBDA_PYTHON) Architecture=$(ARCH)
 	@mb=$$(du -sm $(BUILD) | cut -f1); \
 		echo "$$mb MB unzipped, all layers and functions; Lambda takes 250, we $(MAX_UNZIPPED_MB)"; \
@@ -150,4 +163,4 @@ clean: ## everything that was built here
 		.ruff_cache .import_linter_cache build *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help setup demo serve test check build deploy e2e evaluate fuzz sbom gate baseline page faults openapi lock clean
+.PHONY: help setup demo serve test test-cpus check build deploy e2e evaluate fuzz sbom gate baseline page faults openapi lock clean

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import io
 import json
 import re
@@ -134,7 +135,7 @@ def test_things_that_were_found_are_dots_to_tap(visit: Visit) -> None:
     page = visit(touch=True)
     drop(page, side_by_side("photos/coffee.jpg", "photos/chelsea.jpg"))
     answered(page)
-    page.get_by_role("button", name="Find things").click()
+    page.get_by_role("button", name="Find objects").click()
     page.locator(".dot").first.tap()
     page.wait_for_url(re.compile("box="))
     answered(page)
@@ -204,7 +205,7 @@ def test_more_and_less_like_this_are_collected(visit: Visit, site: Site) -> None
     fields = asked(sent[-1])
     assert fields["positive"][0] == site.id(MUG) and len(fields["positive"]) == 2
     assert len(fields["negative"]) == 1
-    expect(page.get_by_role("button", name="take it away")).to_have_count(3)
+    expect(page.get_by_role("button", name="like: remove")).to_have_count(3)
     assert {first, second, "mug-blue.jpg"}.isdisjoint(names(page, 24))
 
 
@@ -230,12 +231,12 @@ def test_filters_and_switches_narrow_the_answer_without_sending_the_picture_agai
     page.go_back()
     expect(page.locator(".answer .card")).to_have_count(5)
     page.get_by_role("checkbox", name="mug 5").uncheck()
-    page.get_by_label("One row for each").select_option("category")
+    page.get_by_label("One result per").select_option("category")
     page.wait_for_url(re.compile("group_by"))
     answered(page)
     kinds = [name.partition("-")[0] for name in names(page, 9) if "-" in name]
     assert len(kinds) == len(set(kinds)) > 3
-    page.get_by_role("switch", name="Varied results").check()
+    page.get_by_role("switch", name="Diverse results").check()
     page.get_by_role("radio", name="Off").check()
     page.wait_for_url(re.compile("diversity=0.5&rerank=none"))
     answered(page)
@@ -250,7 +251,7 @@ def test_the_grid_goes_on_as_it_is_scrolled(visit: Visit, site: Site) -> None:
     for _ in range(12):
         page.mouse.wheel(0, 2000)
         page.wait_for_timeout(50)
-    expect(page.locator(".below")).to_contain_text("That is all")
+    expect(page.locator(".below")).to_contain_text("End of results")
     shown = names(page, 100)
     assert len(shown) == 47  # of 48; it is not its own neighbour
 
@@ -317,13 +318,13 @@ def test_a_key_that_is_looked_up_late_takes_nobody_back(
 def test_things_of_another_picture_are_not_offered(visit: Visit, site: Site) -> None:
     page = visit(f"#id={site.id('photos/coffee.jpg')}")
     answered(page)
-    find = page.get_by_role("button", name="Find things")
+    find = page.get_by_role("button", name="Find objects")
     held = answered_late(page, "**/v1/search", find.click)
     page.goto(f"{site.url}/#id={site.id(MUG)}")
     answered(page)
     release(page, held)
     assert page.locator(".dot").count() == 0
-    assert "things found" not in page.locator(".answer").inner_text()
+    assert "objects found" not in page.locator(".answer").inner_text()
 
 
 def answered_late(page: Page, address: str, ask: Callable[[], object]) -> Route:
@@ -361,7 +362,7 @@ def test_the_proof_joins_what_matches_and_lays_one_over_the_other(visit: Visit, 
         """() => [...document.querySelectorAll("dialog rect")].map((each) => each.getBBox().width)
             .every((width, n, all) => all.length === 2 && width > 100 && width < 700)"""
     )
-    expect(proof).to_contain_text(re.compile("Of the query, found in it.*[89][0-9]|100"))
+    expect(proof).to_contain_text(re.compile("Query area found in the result.*[89][0-9]|100"))
     for stage in ("At a glance", "Details in place", "Ordered by"):
         expect(proof).to_contain_text(stage)
     proof.get_by_label("Overlay").check()
@@ -393,7 +394,7 @@ def test_an_upload_becomes_searchable_is_found_and_once_deleted_gone(
     (tmp_path / "letter.jpg").write_bytes(b"Dear Sir or Madam")
     (tmp_path / "notes.txt").write_text("no picture")
     page = visit("#upload")
-    page.get_by_text("Say something").click()
+    page.get_by_text("Add metadata").click()
     page.get_by_label("brand").fill("Fjell")
     page.locator(".zone input").set_input_files(sorted(tmp_path.iterdir()))
     rows = {name: page.locator(".uploads li", has_text=name) for name in ("turned", "letter")}
@@ -459,13 +460,13 @@ def test_the_key_is_asked_for_once_and_kept(visit: Visit) -> None:
 @pytest.mark.parametrize(
     ("status", "body", "said"),
     [
-        (401, REFUSED, "A key is needed"),
+        (401, REFUSED, "An API key is needed"),
         (404, problem("not-indexed", 404), "Search with another picture"),
         (409, problem("model-mismatch", 409), "Choose the picture again"),
-        (413, problem("image-too-large", 413), "Choose a smaller picture"),
-        (422, problem("no-detail", 422), "Mark another part"),
-        (429, {"message": "Too Many Requests"}, "Too many searches"),
-        (500, problem("internal", 500), "Something broke"),
+        (413, problem("image-too-large", 413), "Choose a smaller one"),
+        (422, problem("no-detail", 422), "Select another area"),
+        (429, {"message": "Too Many Requests"}, "Too many requests"),
+        (500, problem("internal", 500), "Something went wrong"),
     ],
 )
 def test_every_refusal_says_what_to_do(
@@ -489,7 +490,7 @@ def test_an_index_that_does_not_answer_is_asked_again_when_it_says(
     down = refuse(503, problem("index-unavailable", 503), **{"Retry-After": "1"})
     page.route("**/v1/search", down, times=1)
     page.goto(f"{site.url}/#id={site.id(MUG)}")
-    expect(page.locator(".notice")).to_contain_text("by itself in 1 s")
+    expect(page.locator(".notice")).to_contain_text("automatically in 1 s")
     expect(page.locator(".card .open").first).to_be_visible()
 
 
@@ -520,8 +521,8 @@ def test_a_slow_answer_is_spoken_of(visit: Visit, site: Site) -> None:
 def test_without_results_it_says_what_to_take_away(visit: Visit, site: Site) -> None:
     dear = json.dumps({"must": [{"key": "price", "range": {"gte": 1e6}}]})
     page = visit(f"#id={site.id(MUG)}&filter={dear}")
-    expect(page.locator(".notice")).to_contain_text("Nothing fits")
-    page.get_by_role("button", name="Take all away").click()
+    expect(page.locator(".notice")).to_contain_text("No matches")
+    page.get_by_role("button", name="Remove all").click()
     expect(page.locator(".card .open").first).to_be_visible()
 
 
@@ -559,7 +560,7 @@ def test_the_keyboard_alone_searches_marks_a_part_and_reads_the_proof(
         page.keyboard.press("Tab")
     page.keyboard.press("Enter")
     answered(page)
-    page.get_by_role("button", name="Mark a part").focus()
+    page.get_by_role("button", name="Select an area").focus()
     page.keyboard.press("Enter")
     expect(page.locator(".box")).to_be_focused()
     before = page.url
@@ -601,7 +602,7 @@ def answer(page: Page, site: Site) -> None:
 def part(page: Page, site: Site) -> None:
     drop(page, side_by_side("photos/coffee.jpg", "photos/chelsea.jpg"))
     answered(page)
-    page.get_by_role("button", name="Find things").click()
+    page.get_by_role("button", name="Find objects").click()
     expect(page.locator(".dot").first).to_be_visible()
     drag(page, page.locator(".stage"), (0.53, 0.04, 0.97, 0.96))
     answered(page)
@@ -712,5 +713,7 @@ def test_less_motion_is_none(visit: Visit) -> None:
     expect(page.locator(".strip img").first).to_have_css("transition-property", "none")
 
 
-def test_the_whole_page_weighs_less_than_60_kb() -> None:
-    assert sum(path.stat().st_size for path in PAGE.iterdir()) < 60_000
+def test_the_page_weighs_less_than_90_kb_and_30_kb_compressed() -> None:
+    files = [path.read_bytes() for path in PAGE.iterdir()]
+    assert sum(map(len, files)) < 90_000
+    assert sum(len(gzip.compress(file)) for file in files) < 30_000

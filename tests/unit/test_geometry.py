@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from likeness.descriptor_packing import cell_positions
-from likeness.proof.geometry import Verification, verify
+from likeness.proof.geometry import MATCHES, Verification, verify
 
 SIDE, DIM = 14, 64
 AT = cell_positions(SIDE)
@@ -62,14 +62,29 @@ def test_a_sheared_image_is_refitted_better_than_a_similarity_could() -> None:
     np.testing.assert_allclose(found.affine[0], [[1, 0.12, 0], [0, 1, 0]], atol=0.02)
 
 
-def test_noise_on_descriptors_and_positions_is_borne() -> None:
-    rng = np.random.default_rng(3)
-    query = descriptors(3)
-    noisy = unit(query + rng.normal(0, 0.06, query.shape))
-    at = (AT + rng.normal(0, 0.3, AT.shape)).astype(np.float32)
-    found = verify(query, AT, noisy[None], at[None])
-    np.testing.assert_allclose(found.affine[0], [[1, 0, 0], [0, 1, 0]], atol=0.12)
-    assert found.inliers[0] > 55
+def test_noise_on_descriptors_and_positions_averages_out() -> None:
+    """As well as least squares can: noise of σ on each coordinate of M matches displaces the places
+    of an affine fit by σ · √(6 / M), root mean square (averaged over the sample, its variance is
+    p / N · σ²: Hastie, Tibshirani and Friedman, The Elements of Statistical Learning, eq. 7.12).
+
+    The mean of 20 draws is compared. 200 such means were 0.90 to 1.21 times the theory, and without
+    the refit 1.54 times at least: 1.4 separates the two. The translation of one draw would be a
+    poor measure: at the corner of the grid it has a standard deviation of 0.095 cells.
+    """
+    scale, angle, sigma, draws = 1.3, 0.6, 0.3, 20
+    squared = []
+    for seed in range(draws):
+        # not the query's own seed: the noise would be a multiple of the query
+        rng = np.random.default_rng([seed, 1])
+        query = descriptors(seed)
+        stored, at = placed(query, scale, angle, (3.0, -2.0))
+        noisy = unit(stored + rng.normal(0, 0.06, stored.shape))
+        noisy_at = (at + rng.normal(0, sigma, at.shape)).astype(np.float32)
+        found = verify(query, AT, noisy, noisy_at)
+        moved = AT @ found.affine[0, :, :2].T + found.affine[0, :, 2]
+        squared.append(np.square(moved - at[0]).sum(axis=1).mean())
+        assert found.inliers[0] > 60
+    assert np.mean(squared) ** 0.5 < 1.4 * sigma * (6 / MATCHES) ** 0.5
 
 
 def test_the_same_descriptors_in_shuffled_places_score_far_less() -> None:

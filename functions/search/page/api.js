@@ -1,6 +1,6 @@
 // The public API. Addresses are relative to the page, so that it works behind a stage's path.
 
-/** An answer that is none. `status` 0: nothing answered at all. */
+/** A failed request. `status` 0: there was no response. */
 export class Problem extends Error {
 	constructor(status, { detail, message, request_id, type = "" } = {}, retryAfter = 0) {
 		super(detail || message || `HTTP ${status}`);
@@ -15,7 +15,7 @@ export const keys = {
 	forget: () => Object.values(NAMES).forEach((name) => localStorage.removeItem(name)),
 };
 
-let askForKey, asking; // (kind, was one refused?) → is there a new one?
+let askForKey, asking; // (kind, whether a key was refused) → whether a new one was entered
 export const onKeyNeeded = (ask) => (askForKey = ask);
 
 /** `kind`: "write" for what changes the index. `quiet`: asks for no key. Throws Problem. */
@@ -36,8 +36,8 @@ export async function call(path, options = {}) {
 		if (key === keys.get(kind)) asking ??= askForKey(kind, Boolean(key)).finally(() => (asking = null));
 		if (key !== keys.get(kind) || (await asking)) return call(path, options);
 	}
-	const told = await response.json().catch(() => ({}));
-	throw new Problem(response.status, told, Number(response.headers.get("retry-after")));
+	const problem = await response.json().catch(() => ({}));
+	throw new Problem(response.status, problem, Number(response.headers.get("retry-after")));
 }
 
 export const imagePath = (id) => `v1/images/${encodeURIComponent(id)}`;

@@ -1,4 +1,4 @@
-// What is shown follows from the address; here the parts of the page meet.
+// The entry point: shows the view that the address names, and connects the parts of the page.
 
 import { call, keys, onKeyNeeded } from "./api.js";
 import { $, h, put, small } from "./dom.js";
@@ -40,7 +40,7 @@ function footer(answer) {
 }
 
 async function begin() {
-	put(main, small("One moment …"));
+	put(main, small("Loading …"));
 	try {
 		config = await call("v1/config");
 	} catch (problem) {
@@ -72,9 +72,9 @@ addEventListener("paste", ({ clipboardData }) => take([...clipboardData.files]))
 
 const dialog = $("#key-dialog"), form = $("form", dialog), open = $("#key-button");
 
-/** Whether there is a new key. */
+/** Resolves to whether a new key was entered. */
 function ask(kind, why) {
-	$("#key-title").textContent = kind === "write" ? "Key that may write" : "Key";
+	$("#key-title").textContent = kind === "write" ? "Write key" : "API key";
 	$("#key-why").textContent = why;
 	form.reset();
 	dialog.returnValue = "";
@@ -89,9 +89,9 @@ function ask(kind, why) {
 }
 
 onKeyNeeded((kind, refused) => ask(kind, refused
-	? "This key was refused. Uploads, deleting and decisions take one that may write."
+	? "This key was refused. Uploads, deletions and duplicate decisions need a write key."
 	: "Whoever runs this service can give you one."));
 open.hidden = !keys.get("search");
-open.addEventListener("click", async () => (await ask("search", "What searches are made with.")) && location.reload());
+open.addEventListener("click", async () => (await ask("search", "The key that searches are sent with.")) && location.reload());
 
 begin();

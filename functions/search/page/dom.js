@@ -1,4 +1,4 @@
-// Building elements, and telling people about them.
+// Building elements, and announcing changes to screen readers.
 
 export const $ = (selector, root = document) => root.querySelector(selector);
 
@@ -14,7 +14,7 @@ function fill(element, attributes = {}, ...children) {
 	return put(element, children, true);
 }
 
-/** What the element holds instead; or, if `more`, besides. Nothings are left out. */
+/** Replaces an element's children, or appends to them if `more`. Null and false are skipped. */
 export function put(element, children = [], more) {
 	element[more ? "append" : "replaceChildren"](...[children].flat(2).filter((child) => child != null && child !== false));
 	return element;
@@ -24,7 +24,7 @@ export const div = (name, ...children) => h("div", { class: name }, ...children)
 export const button = (label, onclick, extra) => h("button", { type: "button", onclick, ...extra }, label);
 export const small = (text) => h("p", { class: "small" }, text);
 
-/** Said to those who listen to the page; `tell` shows it too. */
+/** For screen readers; `tell` shows the text too. */
 export const announce = (text) => ($("#announcer").textContent = text);
 export function tell(place, text) {
 	put(place, small(text));

@@ -1,4 +1,4 @@
-// Pictures that show the same, side by side, until somebody has decided.
+// Groups of duplicates, side by side, to keep, separate or delete.
 
 import { call } from "./api.js";
 import { announce, button, div, h, nameOf, put, small } from "./dom.js";
@@ -19,7 +19,7 @@ export function duplicatesView() {
 
 	async function more() {
 		const mine = (current = {});
-		put(below, small("Looking …"));
+		put(below, small("Loading …"));
 		try {
 			const page = await call(`v1/duplicates${cursor ? `?cursor=${cursor}` : ""}`);
 			if (mine !== current) return;
@@ -34,7 +34,7 @@ export function duplicatesView() {
 
 	function tell() {
 		const again = () => { put(list, hidden.splice(0).map(card), true); tell(); };
-		put(below, [!list.firstChild && notice("No duplicates to look at", "Each picture shows something of its own, or was kept."),
+		put(below, [!list.firstChild && notice("No duplicates to review", "Every picture is different, or you kept its duplicates."),
 			cursor && button("More", more), hidden.length > 0 && button(`Show ${hidden.length} that you kept`, again)]);
 	}
 
@@ -46,7 +46,7 @@ export function duplicatesView() {
 			tell();
 		});
 		const element = h("article", { class: "group" }, h("ul", {},
-			group.original ? member(group.original, "First") : small("The first was deleted."),
+			group.original ? member(group.original, "Original") : small("The original was deleted."),
 			group.copies.map((copy) => member(copy, sentence(copy), group.id))),
 			div("buttons", keep));
 		return element;

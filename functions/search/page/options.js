@@ -1,4 +1,4 @@
-// Switches and filters, built from what the service declares.
+// Options and filters, built from the metadata keys that the service declares.
 
 import { call } from "./api.js";
 import { div, h, put } from "./dom.js";
@@ -12,10 +12,10 @@ export function options(config, onChange) {
 	const groups = declared.filter(([, kind]) => kind === "keyword" || kind === "integer");
 	const filters = div("options");
 	const element = h("form", { class: "options", onchange: changed },
-		groups.length > 0 && h("label", { class: "line" }, "One row for each", h("select", { name: "group_by" },
+		groups.length > 0 && h("label", { class: "line" }, "One result per", h("select", { name: "group_by" },
 			h("option", { value: "" }, "picture"), groups.map(([key]) => h("option", {}, key)))),
-		h("label", { class: "line" }, "Varied results", h("input", { type: "checkbox", name: "varied", role: "switch" })),
-		h("fieldset", { class: "segments" }, h("legend", {}, "Check each result"), Object.entries(RERANKS).map(([value, label]) =>
+		h("label", { class: "line" }, "Diverse results", h("input", { type: "checkbox", name: "varied", role: "switch" })),
+		h("fieldset", { class: "segments" }, h("legend", {}, "Verification"), Object.entries(RERANKS).map(([value, label]) =>
 			h("label", {}, h("input", { type: "radio", name: "rerank", value }), h("span", {}, label)))),
 		filters);
 	const { group_by, varied, rerank } = element.elements;

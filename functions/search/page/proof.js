@@ -1,4 +1,4 @@
-// One result beside the query, and what people think of it.
+// One result beside the query: proof, scores and feedback.
 
 import { call } from "./api.js";
 import { $, button, div, h, nameOf, percent, place, put, s, small, tell } from "./dom.js";
@@ -32,7 +32,7 @@ function show(n) {
 	const body = h("div");
 	const title = h("h2", { id: "proof-title", tabindex: "-1" }, sentence(result));
 	put(dialog, [h("header", {}, h("div", {}, title, small(nameOf(result.key))), h("div", { class: "buttons" },
-		step("‹", -1, "Result before"), step("›", 1, "Next result"), button("Close", () => dialog.close(), { class: "quiet" }))), body]);
+		step("‹", -1, "Previous result"), step("›", 1, "Next result"), button("Close", () => dialog.close(), { class: "quiet" }))), body]);
 	dialog.scrollTop = 0;
 	title.focus();
 	draw(body, result);
@@ -47,13 +47,13 @@ function draw(body, result) {
 	sizes.disconnect();
 	for (const each of [pair, query, target]) each && sizes.observe(each);
 	redraw = match && (() => join(lines, [query, match.query], [target, match.target]));
-	put(body, [match ? views(pair, match, result) : pair, div("facts", ...told(result, match))]);
+	put(body, [match ? views(pair, match, result) : pair, div("facts", ...facts(result, match))]);
 }
 
 /** Side by side, or one over the other. */
 function views(pair, match, result) {
 	const over = thumbnail(result.id, "", 1024);
-	const slider = h("input", { type: "range", min: 0, max: 100, "aria-label": "How much of the result is seen over the query", oninput: fade });
+	const slider = h("input", { type: "range", min: 0, max: 100, "aria-label": "Opacity of the result over the query", oninput: fade });
 	const overlay = h("div", { class: "overlay", hidden: true }, div("laid", picture(), over),
 		h("label", { class: "line" }, "Query", slider, "Result"));
 	const choice = (label, shown, hidden, checked) => h("label", {}, h("input", { type: "radio", name: "view", checked, onchange() {
@@ -82,22 +82,22 @@ function join(lines, ...sides) {
 	put(lines, [[[0, 1], [2, 1], [0, 3], [2, 3]].map(line), rect(mine), rect(theirs)]);
 }
 
-function told(result, match) {
+function facts(result, match) {
 	const { id, explain, probability, payload, score, rerank_score: ordered, request_id, query_id } = result;
 	const rows = (...pairs) => h("dl", {}, pairs.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
 	const scores = Object.entries({ cosine: score, ...explain?.scores, ...(ordered != null && { ordered }) });
 	const act = (label, does) => button(label, () => { dialog.close(); does(); });
-	const opinion = (label, kind) => button(label, async () => {
+	const feedback = (label, kind) => button(label, async () => {
 		const json = { request_id, id, kind, ...(query_id && { query_id }) };
-		const text = await call("v1/feedback", { json }).then(() => "Thank you. It is kept, to measure the search by.", (problem) => `Not taken: ${problem.message}`);
+		const text = await call("v1/feedback", { json }).then(() => "Thank you. Your answer is stored to measure search quality.", (problem) => `Not stored: ${problem.message}`);
 		tell(judged, text);
 	});
-	const judged = div("buttons", "Is this what you looked for?", opinion("Yes", "relevant"), opinion("No", "not_relevant"));
+	const judged = div("buttons", "Is this what you looked for?", feedback("Yes", "relevant"), feedback("No", "not_relevant"));
 	const matched = match ? [
-		["Of the query, found in it", percent(explain.overlap_query / 100)], ["Of it, found in the query", percent(explain.overlap_target / 100)],
-		["Details that agree", explain.inliers]] : [["Matching parts", "no proof"]];
+		["Query area found in the result", percent(explain.overlap_query / 100)], ["Result area found in the query", percent(explain.overlap_target / 100)],
+		["Matching points", explain.inliers]] : [["Matching regions", "none"]];
 	return [
-		rows(...matched, ["Probability", probability == null ? "not asked" : percent(probability)]),
+		rows(...matched, ["Probability", probability == null ? "not computed" : percent(probability)]),
 		rows(...scores.map(([name, value]) => [STAGES[name] || name, value.toFixed(3)])),
 		rows(...metadata(payload)),
 		div("last", judged, div("buttons", act("More like this", () => like(id, 1)),

@@ -1,4 +1,4 @@
-// Asking and answering: the query on one side, a grid that goes on on the other.
+// The search view: the query on one side, a grid of results that loads as it is scrolled on the other.
 
 import { call, Problem } from "./api.js";
 import { announce, button, div, h, nameOf, percent, put, small, tell } from "./dom.js";
@@ -55,7 +55,7 @@ export function searchView(config, { set, openProof, footer }) {
 	function pictureOf() {
 		const { picture, id } = state.source, mine = pictures.get(picture);
 		if (mine) return h("img", { src: mine.url, alt: "Your picture", draggable: "false", width: mine.width, height: mine.height });
-		return id ? thumbnail(id, "The picture that is searched with", 512) : null;
+		return id ? thumbnail(id, "The query picture", 512) : null;
 	}
 
 	async function take(file) {
@@ -64,7 +64,7 @@ export function searchView(config, { set, openProof, footer }) {
 			pictures.set(picture, await prepare(file, config.max_query_bytes));
 			go({ source: { picture }, box: null, negative: [] });
 		} catch (error) {
-			(state.source ? said : start).prepend(notice("Not a picture that can be read", error.message));
+			(state.source ? said : start).prepend(notice("This picture cannot be read", error.message));
 		}
 	}
 
@@ -98,7 +98,7 @@ export function searchView(config, { set, openProof, footer }) {
 	async function load(offset) {
 		running?.abort();
 		const mine = (running = new AbortController());
-		const slow = setTimeout(tell, SLOW_MS, below, "Still searching. The first one after a pause takes longer.");
+		const slow = setTimeout(tell, SLOW_MS, below, "Still searching. The first search after a pause takes longer.");
 		found.setAttribute("aria-busy", "true");
 		try {
 			const { key } = state.source;
@@ -130,8 +130,8 @@ export function searchView(config, { set, openProof, footer }) {
 		count.textContent = results.length ? `${results.length}${next === null ? "" : "+"} results` : "Nothing found";
 		announce(`${count.textContent}${page[0] ? `. ${nameOf(page[0].key)}: ${sentence(page[0])}` : ""}`);
 		copy.hidden = false;
-		put(said, skipped.length > 0 && small(`No time was left for ${skipped.join(" and ")}.`));
-		put(below, !results.length ? nothing() : next === null ? small("That is all.") : button("More results", () => load(next)));
+		put(said, skipped.length > 0 && small(`Skipped because of the deadline: ${skipped.join(", ")}.`));
+		put(below, !results.length ? nothing() : next === null ? small("End of results.") : button("More results", () => load(next)));
 		end.disconnect();
 		if (next !== null) end.observe(below);
 		footer(answer);
@@ -140,12 +140,12 @@ export function searchView(config, { set, openProof, footer }) {
 	function nothing() {
 		const wide = { filter: {}, group_by: "", box: null };
 		return link({ ...state, ...wide }) === asked ? empty()
-			: notice("Nothing fits", "Take away the box, filters or grouping.", button("Take all away", () => go(wide), { class: "main" }));
+			: notice("No matches", "Remove the box, the filters or the grouping.", button("Remove all", () => go(wide), { class: "main" }));
 	}
 
 	function failed(problem, offset) {
 		const shown = problem.status === -1
-			? notice("This link needs its picture", "The service keeps no pictures. Choose it again.")
+			? notice("This link needs its picture", "The service stores no query pictures. Choose it again.")
 			: trouble(problem, () => load(offset));
 		if (offset) return put(below, shown);
 		count.textContent = "No answer";
@@ -184,7 +184,7 @@ export function searchView(config, { set, openProof, footer }) {
 			const { regions } = await ask({ detect: true, limit: 1 });
 			if (mine !== looked) return;
 			query.offer(regions.map(({ box }) => box));
-			tell(said, `${regions.length} things found. Each dot on the picture searches one.`);
+			tell(said, `${regions.length} objects found. Select a dot on the picture to search for one.`);
 		} catch (problem) {
 			if (mine === looked) put(said, trouble(problem, find));
 		}

@@ -1,4 +1,4 @@
-// The query picture, and a box on it: left, top, right, bottom, as shares of the picture.
+// The query picture with a box on it: left, top, right, bottom, as shares of width and height.
 
 import { $, button, h, place, put } from "./dom.js";
 
@@ -18,7 +18,7 @@ function moved([left, top, right, bottom], dx, dy) {
 export function stage(onBox) {
 	const frame = h("button", {
 		type: "button", class: "box", hidden: true, onkeydown: onKey,
-		"aria-label": "Searched part. Arrow keys move it, with Shift they resize it, Escape removes it.",
+		"aria-label": "Searched area. Arrow keys move it, with Shift they resize it, Escape removes it.",
 	}, CORNERS.map((_, n) => h("i", { "data-corner": n })));
 	const dots = h("div");
 	const element = h("div", { class: "stage", onpointerdown: onDown, onpointermove: onMove, onpointerup: onUp, onpointercancel: onUp }, frame, dots);
@@ -94,7 +94,7 @@ export function stage(onBox) {
 		},
 		offer(boxes) {
 			put(dots, boxes.map((each, n) => {
-				const dot = button("", () => finish(each), { class: "dot", "aria-label": `Search thing ${n + 1} of ${boxes.length}` });
+				const dot = button("", () => finish(each), { class: "dot", "aria-label": `Search object ${n + 1} of ${boxes.length}` });
 				place(dot, { left: (each[0] + each[2]) / 2, top: (each[1] + each[3]) / 2 });
 				return dot;
 			}));

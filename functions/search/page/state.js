@@ -1,10 +1,10 @@
-// The address is the state: what is searched, and how, so that a link and Back reproduce it.
+// The state of a search lives in the address, so that links and Back reproduce it.
 
 const SOURCES = ["picture", "id", "key", "text", "query_id", "positive"];
 const LISTS = ["positive", "negative"];
 export const RERANKS = { precise: "Thorough", fast: "Quick", none: "Off" };
 
-/** "#id=…&box=…" → state, without what makes no sense. */
+/** "#id=…&box=…" → state; invalid values are dropped.  */
 export function read(hash) {
 	const view = ["upload", "duplicates"].find((each) => hash === `#${each}`) || "search";
 	const given = Object.fromEntries(new URLSearchParams(hash.slice(1)));

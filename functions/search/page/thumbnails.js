@@ -1,4 +1,4 @@
-// Pictures of indexed images: fetched with the key, near the screen only, a few at a time.
+// Thumbnails of indexed images: fetched with the key, a few at a time, only near the visible area.
 
 import { call, imagePath, queue } from "./api.js";
 import { h } from "./dom.js";

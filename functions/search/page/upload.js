@@ -1,4 +1,4 @@
-// Files go straight to the bucket, and are followed until they are searchable.
+// Uploads files straight to the bucket, and follows each until it is searchable.
 
 import { call, imagePath, Problem, queue } from "./api.js";
 import { announce, button, div, h, percent, put } from "./dom.js";
@@ -13,7 +13,7 @@ export function uploadView({ keys, formats, max_upload_bytes: most }) {
 	const types = { float: "number", integer: "number", datetime: "date" };
 	const about = h("form", { class: "options" }, Object.entries(keys).map(([name, kind]) =>
 		h("label", { class: "line" }, name, h("input", { name, type: types[kind] || "text", step: "any", autocomplete: "off" }))));
-	const zone = h("label", { class: "zone" }, h("b", {}, "Drop pictures, or choose them"), `${formats.join(", ")}, up to ${most / MIB} MiB each`,
+	const zone = h("label", { class: "zone" }, h("b", {}, "Drop pictures here, or choose files"), `${formats.join(", ")}, up to ${most / MIB} MiB each`,
 		h("input", { type: "file", multiple: true, accept: "image/*", class: "unseen", onchange: ({ target }) => { take([...target.files]); target.value = ""; } }));
 
 	function take(files) {
@@ -56,7 +56,7 @@ export function uploadView({ keys, formats, max_upload_bytes: most }) {
 					remover(ticket.id, file.name, () => { say("deleted", "bad"); put(preview); }));
 			} catch (problem) {
 				const again = !(problem.status >= 400) || [401, 403, 429, 503].includes(problem.status);
-				say(problem.status ? problem.message : "the connection broke", "bad",
+				say(problem.status ? problem.message : "connection lost", "bad",
 					again && button("Try again", () => { say("waiting"); add(send); }));
 			}
 		}
@@ -68,11 +68,11 @@ export function uploadView({ keys, formats, max_upload_bytes: most }) {
 		take, show() {},
 		element: h("section", { class: "page" }, h("h1", { tabindex: "-1" }, "Upload"),
 			zone,
-			Object.keys(keys).length > 0 && h("details", {}, h("summary", {}, "Say something about them"), about), list),
+			Object.keys(keys).length > 0 && h("details", {}, h("summary", {}, "Add metadata"), about), list),
 	};
 }
 
-/** The object's status, once it is decided. */
+/** Polls the object's status until it is live or rejected. */
 async function indexed(key) {
 	const until = Date.now() + GIVE_UP_MS;
 	for (let wait = 300; Date.now() < until; wait = Math.min(5000, wait * 1.5)) {
@@ -86,19 +86,19 @@ async function indexed(key) {
 	throw new Problem(503, { detail: "still not indexed" });
 }
 
-/** XMLHttpRequest, as fetch does not tell how much was sent. */
+/** XMLHttpRequest, since fetch reports no upload progress. */
 const post = ({ url, fields }, file, progress) => new Promise((resolve, reject) => {
 	const form = new FormData();
 	for (const [name, value] of Object.entries({ ...fields, file })) form.append(name, value);
 	const request = new XMLHttpRequest();
 	request.upload.onprogress = ({ loaded, total }) => progress(loaded / total);
-	request.onload = () => (request.status < 300 ? resolve() : reject(new Problem(request.status, { detail: "the bucket refused it" })));
+	request.onload = () => (request.status < 300 ? resolve() : reject(new Problem(request.status, { detail: "the bucket refused the upload" })));
 	request.onerror = () => reject(new Problem(0));
 	request.open("POST", url);
 	request.send(form);
 });
 
-/** Deletes when it is pressed a second time. */
+/** A button that deletes when it is pressed twice. */
 export function remover(id, name, done) {
 	const ask = button("Delete", async () => {
 		if (ask.textContent === "Delete") return (ask.textContent = "Really delete?");
