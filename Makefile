@@ -6,6 +6,11 @@ SHELL := /bin/bash
 
 # `make PYTHON=… test` names another.
 PYTHON ?= $(shell scripts/find-python 3.13 3.12 3.11)
+FOUND = $(foreach version,3.11 3.12 3.13,$(if $(shell scripts/find-python $(version)),$(version)))
+# In a shell loop over versions: `make test` there, in an environment of its own.
+ON_VERSION = echo "Python $$version"; $(MAKE) --no-print-directory test VENV=.venv-$$version \
+	PYTHON="$$(scripts/find-python $$version)"
+FAST := tests/unit tests/architecture tests/test_wheel.py
 UV := $(shell command -v uv 2>/dev/null)
 VENV := .venv
 BIN := $(VENV)/bin
@@ -73,8 +78,24 @@ demo: $(READY) ## upload pictures to a local S3, search them over HTTP; IMAGES=f
 serve: $(READY) ## the same service, kept running; SCHEMA='{"brand": "keyword"}' declares metadata
 	@$(BIN)/likeness serve $(if $(SCHEMA),--schema '$(SCHEMA)')
 
-test: $(READY) ## every test that needs no deployment
-	@$(BIN)/python -m pytest $(ARGS)
+test: $(READY) ## every test that needs no deployment; ARGS='-k reconcil' runs a part
+	@$(BIN)/python -m pytest $(if $(COVERAGE),--cov --cov-report=term --cov-report=html) $(ARGS)
+
+coverage: ## the same with branch coverage: its floor holds, and build/coverage shows each line
+	@$(MAKE) --no-print-directory test COVERAGE=1
+
+test-all: ## every test on each Python from 3.11 to 3.13 that is found
+	@for version in $(FOUND); do $(ON_VERSION) ARGS='$(ARGS)'; done
+
+test-fast: ## the fast tests on the lowest and the highest Python that are found
+	@for version in $(sort $(firstword $(FOUND)) $(lastword $(FOUND))); do $(ON_VERSION) ARGS='-q $(FAST)'; done
+
+test-wheel: $(READY) ## the wheel and its dependencies, installed on the highest Python, and its demo
+	@rm -rf build/wheel .venv-wheel
+	@"$(lastword $(foreach version,$(FOUND),$(shell scripts/find-python $(version))))" -m venv .venv-wheel
+	@.venv-wheel/bin/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir build/wheel .
+	@.venv-wheel/bin/python -m pip install --quiet --disable-pip-version-check "$$(echo build/wheel/*.whl)[local]"
+	@LIKENESS_WHEEL_ENVIRONMENT=.venv-wheel $(BIN)/python -m pytest tests/test_wheel.py $(ARGS)
 
 test-cpus: $(READY) ## unit and quality tests, computed as on other x86-64 processors (needs cc)
 	@for core in $(CORE_TYPES); do \
@@ -159,8 +180,8 @@ lock: ## renew the lock files (needs uv)
 		--generate-hashes --no-header --no-emit-index-url locks/$$env.in -o locks/$$env.txt; done
 
 clean: ## everything that was built here
-	rm -rf $(VENV) $(OWN_ENVS:/.ready=) .aws-sam .likeness .hypothesis .pytest_cache .mypy_cache \
+	rm -rf $(VENV) .venv-3.* .venv-wheel $(OWN_ENVS:/.ready=) .aws-sam .likeness .hypothesis .pytest_cache .mypy_cache \
 		.ruff_cache .import_linter_cache build *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help setup demo serve test test-cpus check build deploy e2e evaluate fuzz sbom gate baseline page faults openapi lock clean
+.PHONY: help setup demo serve test coverage test-all test-fast test-wheel test-cpus check build deploy e2e evaluate fuzz sbom gate baseline page faults openapi lock clean

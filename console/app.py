@@ -197,7 +197,7 @@ def index(
     a bucket's objects go on where they were stopped.
 
     Hints go to the queue that new uploads go through, no faster than they are worked off, so that
-    an upload waits for [bold]--most-waiting[/bold] messages at most. A hint says only where to
+    an upload waits for [bold]--max-waiting[/bold] messages at most. A hint says only where to
     look: it cannot undo what an upload or a deletion did, however late it comes.
 
     [bold]likeness index s3://bucket/2024/ --dry-run[/bold]  how many, how long, how much

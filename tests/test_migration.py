@@ -512,7 +512,7 @@ def test_what_only_the_new_model_rejects_is_told(
         raise NoDetail("nothing in it")
 
     with monkeypatch.context() as patch:
-        patch.setattr(world.embedders[1], "look", blind)
+        patch.setattr(world.embedders[1], "preprocess", blind)
         world.deliver(LASTING[0])
     found = fill(world, migration)
     assert found.refused == {LASTING[0]: "no-detail: nothing in it"}

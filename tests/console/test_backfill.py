@@ -245,7 +245,7 @@ def test_a_backfill_interrupted_while_it_waits_for_room_is_finished_by_the_same_
     bare.put("in/a.jpg", "in/b ü+.png")
     bare.sqs.send_message(QueueUrl=bare.queue, MessageBody=json.dumps({"Event": "s3:TestEvent"}))
     process = subprocess.Popen(
-        bare.command("--most-waiting", "1"),
+        bare.command("--max-waiting", "1"),
         env=bare.env,
         stdout=subprocess.PIPE,
         text=True,
