@@ -45,9 +45,11 @@ from likeness.adapters.qdrant_embedded import EmbeddedIndex
 from likeness.adapters.qdrant_mapping import Layout
 from likeness.embedding import Embedder
 from likeness.filters import Schema
+from likeness.gallery import Gallery
 from likeness.ports import ObjectStore
+from likeness.queries import ByImage, Query
 from likeness.records import ObjectRef, OlderThan, Point, PointWrite, Version
-from likeness.search import ByImage, Query, Searcher
+from likeness.search import Searcher
 
 LAYOUT = Layout("bench", Schema())
 BATCH = 1000
@@ -108,7 +110,7 @@ def measure(folder: Path, count: int, rounds: int) -> dict[str, float]:
     place = made(folder, count, embedder)
     in_graph = graph_size(place, embedder)
     index = EmbeddedIndex(place, LAYOUT)
-    searcher = Searcher(index, embedder, no_store, calibration=calibrated(embedder))
+    searcher = Searcher(Gallery(index, no_store), embedder, calibration=calibrated(embedder))
     phone = against_floor(searcher, embedder, jpegs(*PHONE), rounds)
     small = against_floor(searcher, embedder, jpegs(*SMALL), rounds)
     index.close()

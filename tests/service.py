@@ -12,11 +12,13 @@ from aws_lambda_powertools import Logger
 from msgspec import structs
 from starlette.testclient import TestClient
 
-from functions.search.api import Fetch, create_app
+from functions.search.api import create_app
+from functions.search.service import Fetch
 from likeness.adapters.qdrant_embedded import EmbeddedIndex
 from likeness.adapters.qdrant_mapping import Layout
 from likeness.embedding import Embedder, TextEmbedder
 from likeness.filters import Schema
+from likeness.gallery import Gallery
 from likeness.indexing import Indexer, IndexerConfig
 from likeness.records import ObjectRef
 from likeness.search import Searcher
@@ -51,11 +53,14 @@ class Service:
         self.settings = structs.replace(usual, **settings)
         self.calibration = calibration_of(self.embedder.spec) if calibrated else None
         self.searcher = Searcher(
-            self.index,
+            Gallery(
+                self.index,
+                lambda: self.bucket,
+                schema,
+                self.settings.limits,
+                Tenants(self.settings.prefix),
+            ),
             self.embedder,
-            lambda: self.bucket,
-            schema,
-            self.settings.limits,
             self.calibration,
             lambda: TextEmbedder(model),
         )

@@ -34,13 +34,15 @@ from likeness.adapters.qdrant_mapping import Layout
 from likeness.adapters.sqs import hint_message
 from likeness.embedding import Embedder
 from likeness.errors import ConfigurationError, IndexMissing, IndexUnavailable, NoDetail
+from likeness.gallery import Gallery
 from likeness.images import decode
 from likeness.indexers import CachingReader, Indexers
 from likeness.indexing import Indexer, IndexerConfig
 from likeness.model import load_spec
 from likeness.proof.verdicts import load_calibration
+from likeness.queries import ByImage, Query
 from likeness.records import Hint, ObjectRef, Vector
-from likeness.search import ByImage, Query, Searcher
+from likeness.search import Searcher
 from likeness.searchers import Searchers
 from likeness.settings import Limits, Settings
 from likeness.stopwatch import Stopwatch
@@ -98,7 +100,9 @@ class World:
         self.searchers = Searchers(
             self.index,
             [
-                Searcher(self.index.for_model(e.fingerprint), e, lambda: self.bucket, SCHEMA)
+                Searcher(
+                    Gallery(self.index.for_model(e.fingerprint), lambda: self.bucket, SCHEMA), e
+                )
                 for e in self.embedders
             ],
             clock=lambda: 20 * time.monotonic(),  # looks at the alias every tenth of a second
@@ -411,7 +415,7 @@ def test_a_search_whose_collection_is_dropped_is_answered_by_the_other(world: Wo
     lifecycle.end(world.index, migration)
     assert frozen.run(model_of_answer) == new
     ref = ObjectRef("photos", LASTING[0])
-    assert frozen.run(lambda searcher: searcher.status(ref)) is not None
+    assert frozen.run(lambda searcher: searcher.gallery.status(ref)) is not None
 
 
 def test_a_query_id_of_the_other_model_is_refused_clearly(world: World) -> None:

@@ -31,9 +31,11 @@ from likeness.errors import ImageError
 from likeness.feature_extraction import extract_features
 from likeness.features import ImageFeatures, features_of_point
 from likeness.filters import Schema
+from likeness.gallery import Gallery as IndexedGallery
 from likeness.images import decode
 from likeness.ports import ObjectStore, VectorIndex
 from likeness.proof.verdicts import FITTED, Calibration, Level, chances
+from likeness.queries import Answer, ById, ByImage, ByVector, Query, Source
 from likeness.query_tokens import decode_query_token
 from likeness.records import (
     ImageInfo,
@@ -46,16 +48,7 @@ from likeness.records import (
     Version,
 )
 from likeness.rerank.profiles import Profile, Ranker
-from likeness.search import (
-    DEPTH,
-    Answer,
-    ById,
-    ByImage,
-    ByVector,
-    Query,
-    Searcher,
-    Source,
-)
+from likeness.search import DEPTH, Searcher
 from likeness.settings import Limits
 
 from .datasets import DatasetError, Item
@@ -360,7 +353,7 @@ class Bench:
         calibration: Calibration | None,
     ) -> None:
         self._gallery, self._embedder, self._calibration = gallery, embedder, calibration
-        self._searcher = Searcher(index, embedder, no_store, calibration=calibration)
+        self._searcher = Searcher(IndexedGallery(index, no_store), embedder, calibration)
         self._ranker = Ranker(embedder.spec, calibration)
 
     def ask(self, query: Asked) -> Outcome | None:

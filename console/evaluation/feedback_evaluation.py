@@ -15,12 +15,14 @@ from rich.progress import Progress
 from likeness.embedding import Embedder
 from likeness.errors import InvalidRequest, ModelMismatch
 from likeness.feedback import Feedback, FeedbackEvent
+from likeness.gallery import Gallery
 from likeness.ports import VectorIndex
 from likeness.proof.verdicts import load_calibration
+from likeness.queries import ByToken, Query
 from likeness.query_tokens import decode_query_token
 from likeness.records import State
 from likeness.rerank.profiles import Profile
-from likeness.search import DEPTH, ByToken, Query, Searcher
+from likeness.search import DEPTH, Searcher
 
 from .bench import no_store
 from .datasets import DatasetError
@@ -97,7 +99,7 @@ def evaluate(
         raise DatasetError(_NONE_YET)
     embedder = Embedder(model)
     calibration = load_calibration(model, embedder.fingerprint)
-    searcher = Searcher(index, embedder, no_store, calibration=calibration)
+    searcher = Searcher(Gallery(index, no_store), embedder, calibration)
     searcher.ready()
     said, left_out = _askable(opinions, index, embedder)
     if not said:

@@ -18,12 +18,14 @@ from numpy.typing import NDArray
 
 from likeness.embedding import Embedder
 from likeness.errors import ConfigurationError, ImageError, IndexMissing, ObjectChanged
+from likeness.gallery import Gallery
 from likeness.images import decode
 from likeness.model import ModelSpec
 from likeness.ports import ObjectReader, VectorIndex
 from likeness.proof.verdicts import Calibration, Level
+from likeness.queries import ByImage, Query
 from likeness.records import NearestQuery, ObjectRef, Point, State
-from likeness.search import ByImage, Query, Searcher
+from likeness.search import Searcher
 from likeness.settings import Limits
 
 from ..evaluation.bench import no_store
@@ -226,7 +228,7 @@ def compare(
         changes.append(Change(pair[0].ref.key, _overlap(*nearest)))
         advance(1)
     searchers = [
-        Searcher(view, side.embedder, no_store, calibration=side.calibration)
+        Searcher(Gallery(view, no_store), side.embedder, side.calibration)
         for view, side in zip(views, sides, strict=True)
     ]
     found = []

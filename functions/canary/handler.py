@@ -21,8 +21,8 @@ from likeness.answer_shift import AnswerDistribution, shift
 from likeness.errors import ImageError, IndexMissing, ObjectChanged
 from likeness.images import decode
 from likeness.ports import ObjectStore, VectorIndex
+from likeness.queries import ByImage, Query
 from likeness.records import Point, State
-from likeness.search import ByImage, Query
 from likeness.searchers import Searchers
 from likeness.settings import Limits
 

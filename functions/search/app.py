@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 
-gc.disable()  # importing leaves no garbage, and looking for it took 7 % of a cold start
+gc.disable()  # importing creates no garbage, and collecting it took 7% of a cold start
 
 import os
 import random
@@ -15,9 +15,9 @@ from likeness.settings import Settings
 
 settings = Settings.from_env(os.environ)
 
-with ThreadPoolExecutor(1) as beside:
-    # onnxruntime reads a network without the interpreter's lock: the rest is imported meanwhile
-    loading = beside.submit(open_embedders, settings.model_dirs, settings.threads)
+with ThreadPoolExecutor(1) as background:
+    # onnxruntime loads a network without holding the GIL: the rest is imported meanwhile
+    loading = background.submit(open_embedders, settings.model_dirs, settings.threads)
 
     from snapshot_restore_py import register_after_restore
 
@@ -30,7 +30,9 @@ with ThreadPoolExecutor(1) as beside:
 
     index = open_index(settings)
     register_after_restore(index.reconnect)
-    register_after_restore(random.seed)  # or all that one snapshot becomes would wait alike
+    register_after_restore(
+        random.seed
+    )  # otherwise all copies of a snapshot would retry at the same times
     fetch = open_fetch(settings.image_hosts)
     record = open_record(settings.answer_log)
 

@@ -1,4 +1,4 @@
-"""GET /docs: the OpenAPI document as a page for people. Plain HTML, nothing fetched."""
+"""GET /docs: the OpenAPI document as plain HTML, without scripts or external resources."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ pre { overflow-x: auto; padding: .8rem; border: 1px solid #d8dee4; border-radius
 
 
 _INTRO = """
-<p>The same as <a href="openapi.json">OpenAPI</a>. A key, where the service asks for one, goes into
-the header <code>x-api-key</code>. An error is problem+json (RFC 9457): its <code>type</code> is a
-stable name such as <code>urn:likeness:problem:image-too-large</code>, its <code>detail</code> says
+<p>Also available as <a href="openapi.json">OpenAPI</a>. Where the service requires a key, send it
+in the header <code>x-api-key</code>. Errors are problem+json (RFC 9457): <code>type</code> is a
+stable name such as <code>urn:likeness:problem:image-too-large</code>, and <code>detail</code> says
 what was wrong.</p>
 <pre>curl -H 'content-type: image/jpeg' --data-binary @photo.jpg '…/v1/search?limit=5'
 curl -F image=@photo.jpg -F limit=5 …/v1/search
@@ -46,14 +46,14 @@ def page(document: dict[str, Any]) -> str:
         for method, operation in methods.items()
     ]
     bodies = {_name(body) for _, _, operation in operations if (body := _body(operation))}
-    shapes = (_shape(name, schemas[name]) for name in sorted(schemas.keys() - bodies))
+    sections = (_schema_section(name, schemas[name]) for name in sorted(schemas.keys() - bodies))
     title = escape(document["info"]["title"])
     return (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{title} API</title>"
         '<meta name=viewport content="width=device-width, initial-scale=1">'
         f"<style>{_STYLE}</style><h1>{title} API</h1>"
         f"<p>{escape(document['info']['description'])}</p>{_INTRO}"
-        f"{''.join(_operation(*each, schemas) for each in operations)}{''.join(shapes)}"
+        f"{''.join(_operation(*each, schemas) for each in operations)}{''.join(sections)}"
     )
 
 
@@ -77,7 +77,7 @@ def _operation(method: str, path: str, operation: dict[str, Any], schemas: dict[
     return f"{head}{''.join(tables)}<table><tr><th>Answer<th>{answers}</table>"
 
 
-def _shape(name: str, schema: dict[str, Any]) -> str:
+def _schema_section(name: str, schema: dict[str, Any]) -> str:
     table = _table("Field", _fields(schema))
     return f"<h2 id={name}>{name}</h2><p>{_prose(schema.get('description', ''))}</p>{table}"
 
@@ -99,8 +99,8 @@ def _fields(schema: dict[str, Any]) -> Iterator[Field]:
 def _parameter(parameter: dict[str, Any]) -> Field:
     as_json = parameter.get("content", {}).get("application/json")
     schema = as_json["schema"] | {"as_json": True} if as_json else parameter["schema"]
-    said = {"description": parameter["description"]}
-    return parameter["name"], {**schema, **said}, parameter["required"]
+    described = {**schema, "description": parameter["description"]}
+    return parameter["name"], described, parameter["required"]
 
 
 def _table(title: str, fields: Iterable[Field]) -> str:
@@ -127,7 +127,7 @@ def _kind(schema: dict[str, Any], required: bool) -> str:
 
 
 def _type(schema: dict[str, Any]) -> str:
-    """“list of string”, “list of 4: number 0 … 1”, or the name of a shape, as a link."""
+    """“list of string”, “list of 4: number 0 … 1”, or a link to a schema."""
     if "enum" in schema:
         return "one of " + ", ".join(escape(str(value)) for value in schema["enum"])
     if "$ref" in schema:
@@ -146,10 +146,10 @@ def _name(reference: dict[str, Any]) -> str:
 
 
 def _answer(status: str, response: dict[str, Any]) -> str:
-    shapes = "".join(f" {_type(content['schema'])}" for content in response["content"].values())
-    return f"<tr><td><code>{status}</code><td>{_prose(response['description'])}{shapes}"
+    types = "".join(f" {_type(content['schema'])}" for content in response["content"].values())
+    return f"<tr><td><code>{status}</code><td>{_prose(response['description'])}{types}"
 
 
 def _prose(text: str) -> str:
-    """Escaped, with `code` as code."""
+    """Escaped text; what stands between backticks is marked as code."""
     return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))

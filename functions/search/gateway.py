@@ -20,20 +20,20 @@ Handler = Callable[[LambdaEvent, Any], Mapping[str, Any]]
 
 @functools.cache
 def _set_event_loop() -> None:
-    """Mangum runs the app in the thread's event loop; since Python 3.12 there is none by itself."""
+    """Mangum runs the app in the thread's event loop, which Python 3.12 no longer creates."""
     asyncio.set_event_loop(asyncio.new_event_loop())
 
 
 def create_handler(app: ASGIApp) -> Handler:
-    """Lambda's entry for REST API (v1) proxy events."""
+    """The Lambda handler for proxy events of a REST API (v1)."""
     _set_event_loop()
-    # with a lifespan, Mangum would run the app's start-up at every request
+    # with a lifespan, Mangum would run the app's start-up for every request
     adapter = Mangum(cast(ASGI, app), lifespan="off", text_mime_types=_TEXT_TYPES)
 
     def handler(event: LambdaEvent, context: Any) -> Mapping[str, Any]:
         try:
             answer: Mapping[str, Any] = adapter(event, context)
-        except ValueError:  # base64 that is none, or is not even ASCII; a Host that is no host
+        except ValueError:  # invalid base64, even non-ASCII; an invalid Host header
             response = problems.respond(
                 400,
                 "invalid-request",

@@ -1,4 +1,4 @@
-"""The table of operations, and the OpenAPI 3.1 document that is made from it and the schemas."""
+"""The table of operations, and the OpenAPI 3.1 document generated from it and the schemas."""
 
 from __future__ import annotations
 
@@ -8,33 +8,36 @@ from typing import Any, Literal
 
 import msgspec
 
-from . import schemas
+from . import schemas, search_schemas
 
 _REF = "#/components/schemas/{name}"
-# Options that are JSON in a query string or a form too.
+# Options that are JSON also in a query string or a form.
 JSON_OPTIONS = ("filter", "box", "exclude", "cutoff")
 _ERRORS = {
-    400: "The request cannot be understood; `detail` names the field.",
-    403: "The key or token may not do this, or names no tenant.",
-    404: "No such image.",
-    409: "Made by another model, or replaced meanwhile.",
-    413: "Too large; POST /v1/uploads takes larger images.",
-    415: "Not a body, or not an image format, that is taken.",
+    400: "The request is invalid; `detail` names the field.",
+    403: "The key or token does not permit this, or names no tenant.",
+    404: "There is no such image.",
+    409: "Made by another model, or replaced in the meantime.",
+    413: "Too large; use POST /v1/uploads for larger images.",
+    415: "Unsupported content type or image format.",
     422: "The image cannot be used; `type` and `detail` say why.",
-    503: "The index or the bucket is not answering: try again after Retry-After seconds.",
+    503: "The index or the bucket is not available: retry after Retry-After seconds.",
 }
 _KEY = {"type": "apiKey", "in": "header", "name": "x-api-key"}
 _AUTHORIZATION = {"type": "apiKey", "in": "header", "name": "Authorization"}
 _SCHEMES = {
-    "searchKey": {**_KEY, "description": "A key that may search. AuthMode ApiKey."},
-    "writeKey": {**_KEY, "description": "The key that may write and search. AuthMode ApiKey."},
+    "searchKey": {**_KEY, "description": "A key that permits searching. AuthMode ApiKey."},
+    "writeKey": {
+        **_KEY,
+        "description": "The key that permits writing and searching. AuthMode ApiKey.",
+    },
     "token": {
         **_AUTHORIZATION,
-        "description": "A Cognito ID token; to write, of the group that may. AuthMode Cognito.",
+        "description": "A Cognito ID token; only the write group may write. AuthMode Cognito.",
     },
     "signature": {
         **_AUTHORIZATION,
-        "description": "AWS Signature Version 4; the caller's policies say what. AuthMode Iam.",
+        "description": "AWS Signature Version 4; IAM policies grant access. AuthMode Iam.",
     },
 }
 _BINARY = {"type": "string", "format": "binary"}
@@ -43,14 +46,15 @@ _ID_PARAMETER = {
     "in": "path",
     "required": True,
     "schema": {"type": "string"},
-    "description": "The image's id, as an answer or `GET /v1/status` gives it.",
+    "description": "The image's id, as given in answers and by `GET /v1/status`.",
 }
 
 
 class Operation(msgspec.Struct, frozen=True):
-    """One route: `name` is also its method of api.Api. `options` are those of the query string;
-    with `images`, the body may be an image, or a form with one and the options. An `answer` that is
-    no JSON is given by its media type. `scope`: who may call it; writers may search too.
+    """One route. `name` is also that of its function in operations.py. `options` are those of the
+    query string; with `images`, the body may also be an image, or a form with an image and the
+    options. An `answer` that is not JSON is given by its media type. `scope`: who may call it;
+    writers may search too.
     """
 
     name: str
@@ -72,19 +76,19 @@ OPERATIONS = (
         "search",
         "POST",
         "/v1/search",
-        "Find the images most like one. Send the image itself (image/*, options in the query "
+        "Find the most similar images. Send the image itself (image/*, with options in the query "
         "string), a form with a file named `image`, or JSON.",
-        schemas.SearchAnswer,
+        search_schemas.SearchAnswer,
         (400, 404, 409, 413, 415, 422, 503),
-        body=schemas.SearchRequest,
+        body=search_schemas.SearchRequest,
         images=True,
-        options=schemas.SearchOptions,
+        options=search_schemas.SearchOptions,
     ),
     Operation(
         "image",
         "GET",
         "/v1/images/{id}",
-        "One indexed image, or why it was rejected.",
+        "One indexed image, or the reason why it was rejected.",
         schemas.Image,
         (404, 503),
         parameters=(_ID_PARAMETER,),
@@ -93,7 +97,7 @@ OPERATIONS = (
         "remove",
         "DELETE",
         "/v1/images/{id}",
-        "Delete an image's object from the bucket; the index follows.",
+        "Delete an image's object from the bucket; the index is updated afterwards.",
         schemas.Removal,
         (404, 503),
         status=202,
@@ -104,17 +108,17 @@ OPERATIONS = (
         "similar",
         "GET",
         "/v1/images/{id}/similar",
-        "More like an indexed image; it is not its own neighbour.",
-        schemas.SearchAnswer,
+        "Images similar to an indexed image, which is not in the results itself.",
+        search_schemas.SearchAnswer,
         (400, 404, 409, 413, 415, 422, 503),
-        options=schemas.SearchOptions,
+        options=search_schemas.SearchOptions,
         parameters=(_ID_PARAMETER,),
     ),
     Operation(
         "images",
         "GET",
         "/v1/images",
-        "All live images, or all rejected ones, page by page.",
+        "List all live images, or all rejected ones, page by page.",
         schemas.Images,
         (400, 503),
         options=schemas.ImagesOptions,
@@ -123,7 +127,7 @@ OPERATIONS = (
         "thumbnail",
         "GET",
         "/v1/images/{id}/thumbnail",
-        "A small copy of an indexed image. Through API Gateway, ask with `Accept: image/jpeg`.",
+        "A thumbnail of an indexed image. API Gateway needs the header `Accept: image/jpeg`.",
         "image/jpeg",
         (400, 404, 409, 413, 415, 422, 503),
         options=schemas.ThumbnailOptions,
@@ -133,7 +137,7 @@ OPERATIONS = (
         "facets",
         "GET",
         "/v1/facets",
-        "Which values the declared keys of live images have, and how often.",
+        "The values of declared keys among live images, with counts.",
         schemas.Facets,
         (400, 503),
         options=schemas.FacetsOptions,
@@ -142,7 +146,7 @@ OPERATIONS = (
         "config",
         "GET",
         "/v1/config",
-        "What this service can do: limits, formats, declared keys.",
+        "What this service supports: limits, formats, declared keys.",
         schemas.Config,
         (503,),
     ),
@@ -150,16 +154,16 @@ OPERATIONS = (
         "compare",
         "POST",
         "/v1/compare",
-        "What two pictures have in common: verdict, overlap, matched regions.",
-        schemas.Comparison,
+        "Compare two images: verdict, overlap, matched regions.",
+        search_schemas.Comparison,
         (400, 404, 409, 413, 415, 422, 503),
-        body=schemas.CompareRequest,
+        body=search_schemas.CompareRequest,
     ),
     Operation(
         "duplicates",
         "GET",
         "/v1/duplicates",
-        "Groups of images that show the same, found as they were indexed.",
+        "Groups of duplicate images, detected at indexing.",
         schemas.DuplicateGroups,
         (400, 503),
         options=schemas.PageOptions,
@@ -168,7 +172,7 @@ OPERATIONS = (
         "decide",
         "POST",
         "/v1/duplicates/decisions",
-        "Remember that an image is no duplicate of a group.",
+        "Record that an image is not a duplicate of a group.",
         schemas.Ok,
         (400, 404, 413, 415, 503),
         body=schemas.Decision,
@@ -178,7 +182,7 @@ OPERATIONS = (
         "feedback",
         "POST",
         "/v1/feedback",
-        "What somebody thought of a result.",
+        "Record a user's feedback on a result.",
         schemas.Ok,
         (400, 413, 415, 503),
         body=schemas.Feedback,
@@ -187,7 +191,7 @@ OPERATIONS = (
         "upload",
         "POST",
         "/v1/uploads",
-        "A presigned form to upload one image straight into the bucket.",
+        "A presigned form for uploading one image directly into the bucket.",
         schemas.UploadTicket,
         (400, 413, 415, 503),
         status=201,
@@ -198,17 +202,17 @@ OPERATIONS = (
         "status",
         "GET",
         "/v1/status",
-        "Was this object indexed: when, with which model, or why not.",
+        "Whether an object is indexed: when and with which model, or why not.",
         schemas.Status,
         (400, 503),
         options=schemas.StatusOptions,
     ),
-    Operation("health", "GET", "/v1/health", "The process is up.", schemas.Ok, scope="anyone"),
+    Operation("health", "GET", "/v1/health", "The process is running.", schemas.Ok, scope="anyone"),
     Operation(
         "ready",
         "GET",
         "/v1/ready",
-        "Searches would work: the index answers, and was made by this model.",
+        "Whether searches work: the index is available and was made by this model.",
         schemas.Ready,
         (503,),
     ),
@@ -229,14 +233,14 @@ def document() -> dict[str, Any]:
         paths.setdefault(operation.path, {})[operation.method.lower()] = _describe(operation)
     _, components = msgspec.json.schema_components(kinds, ref_template=_REF)
     for component in components.values():
-        if said := component.get("description"):  # Python 3.13 keeps no docstring's indentation
-            component["description"] = " ".join(said.split())
+        if description := component.get("description"):  # Python 3.13 strips indentation
+            component["description"] = " ".join(description.split())
     return {
         "openapi": "3.1.0",
         "info": {
             "title": "Likeness",
             "version": _version(),
-            "description": "Visual search over the images of a bucket.",
+            "description": "Visual search in the images of a bucket.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "paths": paths,
@@ -265,15 +269,15 @@ def _describe(operation: Operation) -> dict[str, Any]:
 
 
 def _security(operation: Operation) -> list[dict[str, Any]]:
-    """Any one of these: which one, is a deployment's AuthMode. None at a service without a gateway,
-    such as the local one.
+    """Any one of these; the deployment's AuthMode says which. A service without a gateway, such as
+    the local one, needs none.
     """
     names = [name for name in _SCHEMES if name != "searchKey" or operation.scope != "write"]
     return [*({name: []} for name in names), {}]
 
 
 def without_null(schema: dict[str, Any]) -> dict[str, Any]:
-    """“This or null” as this: of a field that may be left out."""
+    """The schema of an optional field without the null that stands for its absence."""
     kinds = [kind for kind in schema.get("anyOf", []) if kind.get("type") != "null"]
     if len(kinds) != 1:
         return schema
@@ -282,7 +286,7 @@ def without_null(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _schema(kind: type[msgspec.Struct]) -> dict[str, Any]:
-    """Of a struct whose fields stand in a query string or a form, where there is no null."""
+    """The schema of fields in a query string or a form, where there is no null."""
     _, components = msgspec.json.schema_components([kind], ref_template=_REF)
     schema: dict[str, Any] = components[kind.__name__]
     properties = schema["properties"].items()
@@ -302,16 +306,16 @@ def _option_parameters(options: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _parameter_schema(name: str, schema: dict[str, Any]) -> dict[str, Any]:
-    """The description stands beside the schema, where tools for parameters look for it."""
-    kept = {key: value for key, value in schema.items() if key != "description"}
-    said = {key: value for key, value in schema.items() if key == "description"}
+    """The description goes beside the schema, where tools expect that of a parameter."""
+    plain = {key: value for key, value in schema.items() if key != "description"}
+    description = {key: value for key, value in schema.items() if key == "description"}
     if name in JSON_OPTIONS:
-        return {"content": {"application/json": {"schema": kept}}, **said}
-    return {"schema": kept, **said}
+        return {"content": {"application/json": {"schema": plain}}, **description}
+    return {"schema": plain, **description}
 
 
 def _image_contents(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The image as the body, or as a form's file beside the options."""
+    """The image as the body, or as a file in a form with the options."""
     return {
         "image/*": {"schema": _BINARY},
         "multipart/form-data": {
@@ -321,7 +325,7 @@ def _image_contents(options: Mapping[str, Any]) -> dict[str, Any]:
                 "properties": {"image": _BINARY, **options["properties"]},
                 "additionalProperties": False,
             },
-            # a list would be sent as a field for each item
+            # without this, a list would be sent as one field per item
             "encoding": {name: {"contentType": "application/json"} for name in JSON_OPTIONS},
         },
     }
@@ -330,11 +334,11 @@ def _image_contents(options: Mapping[str, Any]) -> dict[str, Any]:
 def _responses(operation: Operation) -> dict[str, Any]:
     if isinstance(operation.answer, str):
         content = {operation.answer: {"schema": _BINARY}}
-        known = {"description": "As you have it: If-None-Match named its ETag.", "content": {}}
-        responses: dict[str, Any] = {"304": known}
+        unmodified = {"description": "Not modified: If-None-Match has its ETag.", "content": {}}
+        responses: dict[str, Any] = {"304": unmodified}
     else:
         content, responses = {"application/json": {"schema": _ref(operation.answer)}}, {}
-    responses[str(operation.status)] = {"description": "Done.", "content": content}
+    responses[str(operation.status)] = {"description": "Success.", "content": content}
     problem = {"application/problem+json": {"schema": _ref(schemas.Problem)}}
     forbidden = () if operation.scope == "anyone" else (403,)
     for status in (*operation.errors, *forbidden):
@@ -347,9 +351,9 @@ def _ref(kind: type[msgspec.Struct]) -> dict[str, str]:
 
 
 def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - rarely asked
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - rarely needed
 
     try:
         return version("likeness")
-    except PackageNotFoundError:  # in a deployed function the code is not an installed package
+    except PackageNotFoundError:  # in Lambda the code is not installed as a package
         return "deployed"

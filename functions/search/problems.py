@@ -1,18 +1,26 @@
-"""Errors → RFC 9457 problem+json, mapped once, along each error's ancestry."""
+"""Errors → RFC 9457 problem+json, mapped once, along the error's class hierarchy."""
 
 from __future__ import annotations
 
 import http
 import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import msgspec
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.responses import Response
 
 from likeness import errors
 
+from .invocation import request_id
 from .schemas import Problem
 
-# Types are names, not links that would break when a service moves.
+if TYPE_CHECKING:
+    from aws_lambda_powertools import Logger
+
+# Types are names: links would break when a service moves.
 TYPE_PREFIX = "urn:likeness:problem:"
 RETRY_AFTER_S = 5
 
@@ -29,12 +37,48 @@ STATUSES: dict[type[errors.LikenessError], int] = {
     errors.Unavailable: 503,
 }
 
-# What our dependencies said is for the log, not for callers.
+# Messages of our dependencies go to the log, not to callers.
 _HIDDEN_DETAILS: dict[type[errors.LikenessError], str] = {
     errors.IndexUnavailable: "the index is not answering; try again",
     errors.IndexRefused: "the index is not answering; try again",
     errors.StoreUnavailable: "the bucket is not answering; try again",
 }
+
+
+_HTTP_SLUGS = {404: "no-such-route", 405: "method-not-allowed"}
+
+
+def handlers(open_logger: Callable[[], Logger]) -> Mapping[Any, Any]:
+    """The exception handlers of the ASGI app. What is our fault is logged, once."""
+
+    async def on_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, errors.LikenessError)
+        if status_of(error) >= 500:
+            open_logger().error(
+                "failed", request_id=request_id(request), why=str(error), slug=error.slug
+            )
+        return from_error(error, request_id(request))
+
+    async def on_http_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        return respond(
+            error.status_code,
+            _HTTP_SLUGS.get(error.status_code, "invalid-request"),
+            error.detail,
+            request_id(request),
+            headers=dict(error.headers or {}),
+        )
+
+    async def on_bug(request: Request, error: Exception) -> Response:
+        open_logger().exception("bug", request_id=request_id(request))
+        detail = "an unexpected error; its request_id is in the log"
+        return respond(500, "internal", detail, request_id(request))
+
+    return {
+        errors.LikenessError: on_error,
+        HTTPException: on_http_error,
+        Exception: on_bug,
+    }
 
 
 def status_of(error: errors.LikenessError) -> int:

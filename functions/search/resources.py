@@ -1,8 +1,8 @@
-"""What few requests need, imported when one does.
+"""Resources that few requests need; each is imported and opened at its first use.
 
-boto3 with a client costs .1 s, and is needed for the bucket, which most searches never touch, and
-for Qdrant's key where that is a secret; powertools costs 9 ms, and only what fails is logged. A
-text tower is as large as the image network.
+boto3 with a client costs 0.1 s, and is needed only for the bucket, which most searches never touch,
+and for Qdrant's key where it is a secret. Powertools costs 9 ms, and only failures are logged. A
+text encoder is as large as the image network.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ def open_store() -> ObjectStore:
 
 
 def open_fetch(hosts: Sequence[str]) -> Callable[[str, int], bytes] | None:
-    """What brings the bytes of an `image_url`, where any hosts are allowed.
+    """A function that downloads an `image_url`; None where no hosts are allowed.
 
-    Raises ConfigurationError for what is no host.
+    Raises ConfigurationError for an invalid host name.
     """
     if not hosts:
         return None
-    from likeness.adapters.fetch import Fetcher  # noqa: PLC0415 - an HTTP client of its own
+    from likeness.adapters.fetch import Fetcher  # noqa: PLC0415 - brings its own HTTP client
 
     return Fetcher(hosts).fetch
 
@@ -48,21 +48,23 @@ def open_text_embedder(model_dir: Path, threads: int) -> TextEmbedder:
 
 
 def open_record(file: Path | None) -> Callable[[bytes], None]:
-    """What takes the line about each answer: Lambda's log, or a file and one that came before."""
+    """A function that writes the line about each answer: to Lambda's log, or to a file of limited
+    size, of which the previous one is kept.
+    """
     if file is None:
         return _to_lambda
 
     def to_file(line: bytes) -> None:
         if file.exists() and file.stat().st_size > _LOG_BYTES:
             file.replace(file.with_suffix(".old"))
-        with file.open("ab", buffering=0) as kept:
-            kept.write(line + b"\n")
+        with file.open("ab", buffering=0) as log:
+            log.write(line + b"\n")
 
     return to_file
 
 
 def _to_lambda(line: bytes) -> None:
-    sys.stdout.write(f"{line.decode()}\n")  # in one piece: threads share it
+    sys.stdout.write(f"{line.decode()}\n")  # in one write, because threads share the stream
     sys.stdout.flush()
 
 

@@ -1,9 +1,9 @@
-"""One JSON line for each answer: CloudWatch's metrics, and what `likeness explain` tells from it.
+"""One JSON line for each answer: CloudWatch metrics, and the facts that `likeness explain` shows.
 
 The line is in the embedded metric format (CloudWatch user guide, "Specification: Embedded metric
-format"). Powertools writes that too, but importing it takes 9 ms, and it has one set of
-dimensions for all of a line's metrics. No bytes, URLs or tokens: a line names a query by its
-kind, and results by their ids.
+format"). Powertools writes that too, but importing it takes 9 ms, and it supports only one set of
+dimensions per line. The line has no image bytes, URLs or tokens: it names the kind of query, and
+results by their ids.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ import msgspec
 
 from likeness.answer_shift import EMPTY, UNJUDGED, band
 from likeness.feedback import FeedbackEvent
-from likeness.search import Answer, ByExamples, ById, ByObject, Hit, Query, Source
+from likeness.queries import Answer, ByExamples, ById, ByObject, Hit, Query, Source
 
 SERVICE = "search"
-_SHOWN = 10  # results that a line has the scores of
-_ID = 8  # characters that tell a hundred ids apart
-_MAX_FILTER = 1000  # characters
+_SCORED = 10  # results listed with their scores
+_ID_LENGTH = 8  # characters that distinguish a hundred ids
+_MAX_FILTER_LENGTH = 1000
 _STAGES_MS = {"total": "SearchMs", "embed": "EmbedMs", "search": "QdrantMs"}
-# What they are counted by, and metrics with their values.
+# Dimensions, and metrics with their values.
 MetricSet = tuple[Sequence[str], Mapping[str, float]]
 
 
-def answered(
+def answer_line(
     namespace: str, request_id: str, model: str, query: Query, answer: Answer, cold: bool
 ) -> bytes:
-    """The line of one answer. Only first pages count as empty, good or bad."""
+    """The line about one answer. Only first pages count in the metrics of quality."""
     hits = answer.results or [hit for _, found in answer.regions for hit in found]
     verdict = _verdict(hits)
     metrics: dict[str, float] = {
@@ -41,47 +41,47 @@ def answered(
     if query.offset == 0:
         metrics["EmptyResult"] = int(not hits)
         if hits:
-            # CloudWatch has no percentiles of a metric with negative values
+            # CloudWatch computes no percentiles for a metric with negative values
             metrics["TopScore"] = max(0.0, round(hits[0].score, 4))
             sets.append((("service", "band"), {"ScoreCount": 1}))
         sets.append((("service", "verdict"), {"VerdictCount": 1}))
-    told = {
+    fields = {
         "message": "answered",
         "request_id": request_id,
         "model": model,
         "verdict": verdict,
         "band": band(hits[0].score) if hits else None,
-        **_asked(query.source),
+        **_source(query.source),
         "options": _options(query),
         "took_ms": answer.took_ms,
         "skipped": answer.skipped,
         "candidates": answer.candidates,
-        "shown": [_shown(hit) for hit in hits[:_SHOWN]],
-        "more": _ids(hits[_SHOWN:]),
+        "shown": [_result(hit) for hit in hits[:_SCORED]],
+        "more": _ids(hits[_SCORED:]),
         "cut": {
-            why: {"count": len(left), "best": round(left[0].order, 4), "ids": _ids(left)}
-            for why, left in answer.cut.items()
-            if left
+            step: {"count": len(cut), "best": round(cut[0].order, 4), "ids": _ids(cut)}
+            for step, cut in answer.cut.items()
+            if cut
         },
     }
-    return _line(namespace, sets, told)
+    return _line(namespace, sets, fields)
 
 
-def opined(namespace: str, opinion: FeedbackEvent) -> bytes:
-    """The line of somebody's opinion: clicks over answers are the click-through."""
-    told = {
+def feedback_line(namespace: str, event: FeedbackEvent) -> bytes:
+    """The line about one feedback event. Clicks per answer are the click-through rate."""
+    fields = {
         "message": "feedback",
-        "request_id": opinion.request_id,
-        "id": opinion.id,
-        "kind": opinion.kind,
+        "request_id": event.request_id,
+        "id": event.id,
+        "kind": event.kind,
     }
-    return _line(namespace, [(("service", "kind"), {"Feedback": 1})], told)
+    return _line(namespace, [(("service", "kind"), {"Feedback": 1})], fields)
 
 
 def _line(
     namespace: str,
     sets: Sequence[MetricSet],
-    told: Mapping[str, Any],
+    fields: Mapping[str, Any],
 ) -> bytes:
     directives = [
         {
@@ -92,8 +92,8 @@ def _line(
         for dimensions, metrics in sets
     ]
     values = {name: value for _, metrics in sets for name, value in metrics.items()}
-    about = {"Timestamp": int(time.time() * 1000), "CloudWatchMetrics": directives}
-    return msgspec.json.encode({"_aws": about, "service": SERVICE, **values, **told})
+    metadata = {"Timestamp": int(time.time() * 1000), "CloudWatchMetrics": directives}
+    return msgspec.json.encode({"_aws": metadata, "service": SERVICE, **values, **fields})
 
 
 def _unit(name: str) -> str:
@@ -108,8 +108,8 @@ def _verdict(hits: Sequence[Hit]) -> str:
     return hits[0].proof.verdict.level.value if hits[0].proof else UNJUDGED
 
 
-def _asked(source: Source) -> dict[str, Any]:
-    """What kind of query it was, and what it named that is no secret of the caller's."""
+def _source(source: Source) -> dict[str, Any]:
+    """The kind of source, and the ids or the key that it names."""
     named: dict[str, Any] = {}
     match source:
         case ById(point_id):
@@ -122,31 +122,31 @@ def _asked(source: Source) -> dict[str, Any]:
 
 
 def _options(query: Query) -> dict[str, Any]:
-    """Those that differ from what they are by themselves."""
-    usual = Query(query.source)
+    """The options that differ from their defaults."""
+    default = Query(query.source)
     given = {
         name: value
         for name in Query.__struct_fields__
-        if name != "source" and (value := getattr(query, name)) != getattr(usual, name)
+        if name != "source" and (value := getattr(query, name)) != getattr(default, name)
     }
     if query.exclude:
         given["exclude"] = len(query.exclude)
     filter = msgspec.json.encode(query.filter)
-    if len(filter) > _MAX_FILTER:
+    if len(filter) > _MAX_FILTER_LENGTH:
         given["filter"] = f"{len(filter)} bytes"
     return given
 
 
-def _shown(hit: Hit) -> dict[str, Any]:
+def _result(hit: Hit) -> dict[str, Any]:
     scores = {name: round(score, 4) for name, score in hit.stages.items()}
-    told: dict[str, Any] = {"id": hit.point.id, "score": round(hit.score, 4), "stages": scores}
+    result: dict[str, Any] = {"id": hit.point.id, "score": round(hit.score, 4), "stages": scores}
     if hit.rerank_score is not None:
-        told["rerank_score"] = round(hit.rerank_score, 4)
+        result["rerank_score"] = round(hit.rerank_score, 4)
     if hit.proof:
         verdict = hit.proof.verdict
-        told |= {"verdict": verdict.level.value, "probability": round(verdict.probability, 4)}
-    return told
+        result |= {"verdict": verdict.level.value, "probability": round(verdict.probability, 4)}
+    return result
 
 
 def _ids(hits: Iterable[Hit]) -> str:
-    return " ".join(hit.point.id[:_ID] for hit in hits)
+    return " ".join(hit.point.id[:_ID_LENGTH] for hit in hits)

@@ -21,7 +21,7 @@ from likeness.model import (
     read_file,
 )
 from likeness.preprocessing import Prepared, decode_size, prepare
-from likeness.records import Vector
+from likeness.records import WHOLE, Box, Vector
 
 _ERRORS_ONLY = 3
 
@@ -63,9 +63,9 @@ class Embedder:
         """An upright RGB image as an input tensor, batch axis of 1. Raises NoDetail."""
         return self.preprocess(image).tensor
 
-    def preprocess(self, image: Image.Image) -> Prepared:
-        """The same with the layout of the image's colours. Raises NoDetail."""
-        return prepare(image, self.spec)
+    def preprocess(self, image: Image.Image, box: Box = WHOLE) -> Prepared:
+        """The tensor of an image or a part of it, and what goes with it. Raises NoDetail."""
+        return prepare(image, self.spec, box)
 
     def embed(self, tensors: Sequence[NDArray[Any]]) -> Vector:
         """Prepared tensors → float32 (N, dim), unit rows, in one run where the network can."""

@@ -1,4 +1,4 @@
-"""A picture, or a part of it, → all that is compared of it."""
+"""An image, or a part of it → its features."""
 
 from __future__ import annotations
 
@@ -7,25 +7,23 @@ from PIL import Image
 from likeness.descriptor_packing import pack
 from likeness.embedding import Embedder, check_vector
 from likeness.features import ImageFeatures
-from likeness.preprocessing import cropped, seen
 from likeness.records import WHOLE, Box
 from likeness.stopwatch import Stage, untimed
 
 
 def extract_features(
     embedder: Embedder,
-    picture: Image.Image,
+    image: Image.Image,
     box: Box = WHOLE,
     sha256: str | None = None,
     stage: Stage = untimed,
 ) -> ImageFeatures:
-    """A part of an upright RGB picture, by one run of the network.
+    """The features of a part of an upright RGB image, by one run of the network.
 
-    `stage` is entered for what is timed: decode, embed. Raises NoDetail for a part without any.
+    `stage` times the stages decode and embed. Raises NoDetail for a part of one flat colour.
     """
     with stage("decode"):
-        part = picture if box == WHOLE else cropped(picture, box)
-        prepared = embedder.preprocess(part)
+        prepared = embedder.preprocess(image, box)
     with stage("embed"):
         found = embedder.extract([prepared.tensor])
     check_vector(found.vectors[0])
@@ -39,5 +37,5 @@ def extract_features(
         prepared.colours.tobytes(),
         sha256,
         box,
-        seen(part.size, embedder.spec),
+        prepared.seen,
     )

@@ -1,4 +1,4 @@
-"""The features of one image: all that is compared with other images."""
+"""The features of one image: everything that is compared with other images."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from likeness.records import WHOLE, Box, Point, Vector
 
 
 class ImageFeatures(msgspec.Struct, frozen=True):
-    """One picture, or the part of it inside `box`, as one model sees it.
+    """An image, or the part of it inside `box`, as one model describes it.
 
-    vector float32 (D,), a unit vector; local float32 (n, d), unit rows, of a square map; packed,
-    the most salient of them as bytes; patches float32 (m, p); colours, the layout of
-    `preprocessing.Prepared` as bytes. None is for what the model does not have, or was not kept.
-    `sha256` is that of the whole file; `seen`, the part of the box that the network sees.
+    vector: float32 (D,), a unit vector. local: local descriptors, float32 (n, d), unit rows, of a
+    square map; packed: the most salient of them as bytes. patches: float32 (m, p), unit rows.
+    colours: the grid of `preprocessing.Prepared` as bytes. None where the model does not have them,
+    or they were not kept. `sha256` is that of the whole file; `seen` is the part of the box that
+    the network receives.
     """
 
     vector: Vector
@@ -32,7 +33,7 @@ class ImageFeatures(msgspec.Struct, frozen=True):
 
 
 def features_of_point(point: Point, spec: ModelSpec) -> ImageFeatures:
-    """What the index keeps of a live image that was read with its vector."""
+    """The stored features of a live image whose point was read with its vector."""
     assert point.vector is not None
     image = point.image
     size = (image.width, image.height) if image else (1, 1)
@@ -46,8 +47,8 @@ def features_of_point(point: Point, spec: ModelSpec) -> ImageFeatures:
 
 
 def packed_descriptors(view: ImageFeatures) -> bytes:
-    """All local descriptors that are known of a query, as its token carries them: the token must
-    find what the picture found.
+    """All known local descriptors of a query, packed as its token carries them: a search by token
+    must find what the search by image found.
     """
     if view.local is None:
         return view.packed or b""

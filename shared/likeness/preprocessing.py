@@ -1,4 +1,4 @@
-"""Upright RGB image → input tensor: pure functions of the picture and the model's spec."""
+"""Upright RGB image → input tensor: pure functions of the image and the model's spec."""
 
 from __future__ import annotations
 
@@ -29,11 +29,13 @@ COLOURS = 16  # cells a side of the layout of colours: 768 bytes
 
 class Prepared(NamedTuple):
     """`tensor`: (1, C, H, W) or (1, H, W, C), float32 or uint8, as `spec.input` says. `colours`:
-    the mean colours of the same on a grid, uint8 (COLOURS, COLOURS, 3).
+    the mean colours of the same on a grid, uint8 (COLOURS, COLOURS, 3). `seen`: the part of
+    the image that the network receives.
     """
 
     tensor: NDArray[np.float32] | NDArray[np.uint8]
     colours: NDArray[np.uint8]
+    seen: Box
 
 
 def tensor(image: Image.Image, spec: ModelSpec) -> NDArray[np.float32] | NDArray[np.uint8]:
@@ -41,8 +43,10 @@ def tensor(image: Image.Image, spec: ModelSpec) -> NDArray[np.float32] | NDArray
     return prepare(image, spec).tensor
 
 
-def prepare(image: Image.Image, spec: ModelSpec) -> Prepared:
-    """One upright RGB image. Raises NoDetail where the picture is one flat colour."""
+def prepare(image: Image.Image, spec: ModelSpec, box: Box = WHOLE) -> Prepared:
+    """An upright RGB image, or its part inside a box. Raises NoDetail for one flat colour."""
+    if box != WHOLE:
+        image = cropped(image, box)
     small = resized(image, spec.input, spec.resize)
     picture = small
     if spec.resize.rule == "pad":
@@ -51,7 +55,8 @@ def prepare(image: Image.Image, spec: ModelSpec) -> Prepared:
         raise NoDetail("the image is one flat colour: there is nothing to compare")
     # of all that the network sees, padding included: geometry aligns the two by its map
     colours = np.asarray(small.resize((COLOURS, COLOURS), Image.Resampling.BOX))
-    return Prepared(_normalised(np.asarray(small), spec.input, spec.normalise), colours)
+    pixels = _normalised(np.asarray(small), spec.input, spec.normalise)
+    return Prepared(pixels, colours, seen(image.size, spec))
 
 
 def cropped(image: Image.Image, box: Box) -> Image.Image:

@@ -1,7 +1,7 @@
-"""The token that carries a query back to the service, without keeping anything here.
+"""The token that repeats a query, so that the service need not store anything.
 
-An answer gives it as `query_id`: the features of the query's views, 10 kB of text for each. A
-caller who sends it back searches again without an upload and without running the network.
+An answer gives it as `query_id`. It holds the features of the query's views, 10 kB of text for
+each: a caller who sends it back searches again without an upload and without running the network.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from likeness.features import ImageFeatures, packed_descriptors
 from likeness.model import ModelSpec
 from likeness.records import Box
 
-_MAX_TOKEN = 65_536
-_FORM = 1
+_MAX_LENGTH = 65_536
+_FORMAT = 1
 
 
 class _View(msgspec.Struct, array_like=True, frozen=True):
@@ -34,14 +34,14 @@ class _View(msgspec.Struct, array_like=True, frozen=True):
 
 
 class _Token(msgspec.Struct, array_like=True, frozen=True):
-    form: int
+    format: int
     model: str
     views: Annotated[tuple[_View, ...], msgspec.Meta(min_length=1, max_length=2)]
 
 
 def encode_query_token(views: Sequence[ImageFeatures], model: str) -> str:
     """One or two views of a query, as text."""
-    kept = tuple(
+    packed_views = tuple(
         _View(
             view.vector.astype(np.float16).tobytes(),
             packed_descriptors(view) or None,
@@ -52,37 +52,37 @@ def encode_query_token(views: Sequence[ImageFeatures], model: str) -> str:
         )
         for view in views
     )
-    encoded = msgspec.msgpack.encode(_Token(_FORM, model, kept))
+    encoded = msgspec.msgpack.encode(_Token(_FORMAT, model, packed_views))
     return base64.urlsafe_b64encode(encoded).decode().rstrip("=")
 
 
 def decode_query_token(text: str, spec: ModelSpec) -> list[ImageFeatures]:
-    """Raises InvalidRequest for what is no token of ours, ModelMismatch for another model's."""
+    """Raises InvalidRequest for a malformed token, ModelMismatch for another model's."""
     try:
-        if len(text) > _MAX_TOKEN:
+        if len(text) > _MAX_LENGTH:
             raise ValueError(text)
         data = base64.b64decode(text + "=" * (-len(text) % 4), b"-_", validate=True)
         token = msgspec.msgpack.decode(data, type=_Token)
-        if token.form != _FORM:
-            raise ValueError(token.form)
+        if token.format != _FORMAT:
+            raise ValueError(token.format)
         if token.model != spec.fingerprint:
             raise ModelMismatch(
-                f"query_id is of model {token.model[:16]!r}, this index of {spec.fingerprint}: "
-                "send the image again"
+                f"query_id is of model {token.model[:16]!r}, but this index is of "
+                f"{spec.fingerprint}: send the image again"
             )
-        return [_restored(view, spec) for view in token.views]
+        return [_restore(view, spec) for view in token.views]
     except (binascii.Error, msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise InvalidRequest("query_id: not one that an answer gave") from error
+        raise InvalidRequest("query_id: not a token from an answer") from error
 
 
-def _restored(view: _View, spec: ModelSpec) -> ImageFeatures:
-    """Raises ValueError for what cannot be a view: a caller may have changed any byte."""
+def _restore(view: _View, spec: ModelSpec) -> ImageFeatures:
+    """Raises ValueError for an impossible view: a caller may have changed any byte."""
     vector = np.frombuffer(view.vector, np.float16).astype(np.float32)
     if len(vector) != spec.embedding.dim or not np.isfinite(vector).all() or not vector.any():
         raise ValueError(len(vector))
-    # a pad sees more than there is: up to the input's size, of a picture of one pixel
-    most_seen = float(max(spec.input.width, spec.input.height))
-    if not (_is_part(view.box, 1.0) and _is_part(view.seen, most_seen)):
+    # with padding the network sees more than the image: of one pixel, up to the input's size
+    max_seen = float(max(spec.input.width, spec.input.height))
+    if not (_is_part(view.box, 1.0) and _is_part(view.seen, max_seen)):
         raise ValueError(view.box)
     if view.packed is not None:
         unpack([view.packed], *((spec.local.side, spec.local.dim) if spec.local else (0, 0)))
@@ -97,5 +97,5 @@ def _restored(view: _View, spec: ModelSpec) -> ImageFeatures:
 
 
 def _is_part(box: Box, end: float) -> bool:
-    """False for an empty box too, and for NaN."""
+    """False also for an empty box and for NaN."""
     return 0 <= box.left < box.right <= end and 0 <= box.top < box.bottom <= end

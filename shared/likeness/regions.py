@@ -1,10 +1,10 @@
-"""Where the subjects of a picture are.
+"""Salient regions of an image.
 
-One subject is told by the coarse map of the embedding's own pass: what stands at the border is
-taken for background, and a patch that looks like none of it belongs to something. A cluttered photo
-is then searched as a whole and by its subject. Several are told by searching: the map is too coarse
-to keep two things apart, but of many parts of a picture those that are most like something indexed
-show one thing each (decision 0039).
+One subject is found in the coarse patch map of the embedding's own pass: patches at the border
+count as background, and a patch that resembles none of them belongs to the subject. A cluttered
+photo is then searched as a whole and by its subject. Several objects are found by searching: the
+map is too coarse to separate them, but of many proposed regions those that are closest to an
+indexed image show one object each (decision 0039).
 """
 
 from __future__ import annotations
@@ -17,16 +17,20 @@ from numpy.typing import NDArray
 
 from likeness.records import WHOLE, Box
 
-_FAINT = 0.05  # what stands out by less is noise
-_CALM = 0.3  # share of the patches that are no subject, in any picture
-_SPREAD = 1.8  # half a subject's side, in standard deviations of where it stands out
+_NOISE = 0.05  # salience below this is noise
+_BACKGROUND = 0.3  # fraction of patches that are background in any image
+_SPREAD = 1.8  # half a subject's side, in standard deviations of the salience
 _MARGIN = 0.04
-_SURE, _APART = 0.7, 0.3
-_LARGE = 0.85  # a box of so much of the frame shows nothing that the frame does not
+_MIN_SCORE = 0.7  # fraction of the best score
+_MAX_OVERLAP = 0.3
+_MAX_AREA = 0.85  # a larger box shows nothing that the whole image does not
 
 
-def standing_out(patches: NDArray[np.float32]) -> NDArray[np.float32]:
-    """How unlike the border each patch is, (side, side), 0 to 2: patches (side², D), unit rows."""
+def salience(patches: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The distance of each patch from its nearest border patch, (side, side), 0 to 2.
+
+    patches: float32 (side², D), unit rows.
+    """
     side = math.isqrt(len(patches))
     at_border = np.ones((side, side), bool)
     at_border[1:-1, 1:-1] = False
@@ -35,13 +39,13 @@ def standing_out(patches: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def subject(patches: NDArray[np.float32]) -> Box:
-    """The box of what stands out most, or the whole picture where that is nearly all of it."""
-    found = standing_out(patches)
-    # a quantile, but np.quantile imports numpy.ma: 7 ms of the first answer
+    """The box of the most salient part; the whole image where that covers nearly all of it."""
+    found = salience(patches)
+    # as np.quantile, which imports numpy.ma: 7 ms of the first answer
     ranked = np.sort(found, axis=None)
-    calm = np.float32(np.interp(_CALM, np.linspace(0, 1, len(ranked)), ranked))
-    found = np.maximum(0, found - calm)
-    if found.max() < _FAINT:
+    background = np.float32(np.interp(_BACKGROUND, np.linspace(0, 1, len(ranked)), ranked))
+    found = np.maximum(0, found - background)
+    if found.max() < _NOISE:
         return WHOLE
     total = found.sum()
     centres = (np.arange(len(found)) + 0.5) / len(found)
@@ -52,22 +56,26 @@ def subject(patches: NDArray[np.float32]) -> Box:
         ends.append((max(0.0, mean - half), min(1.0, mean + half)))
     (left, right), (top, bottom) = ends
     box = Box(left, top, right, bottom)
-    return box if box.area < _LARGE else WHOLE
+    return box if box.area < _MAX_AREA else WHOLE
 
 
 def distinct(
-    boxes: Sequence[Box], best: Sequence[str], scores: Sequence[float], most: int
+    boxes: Sequence[Box], best: Sequence[str], scores: Sequence[float], limit: int
 ) -> list[int]:
-    """Which of some parts of a picture show things of their own, the surest first.
+    """The rows of the regions that show different objects, the most certain first, up to `limit`.
 
-    best: the original of what each part is most like; scores: how much. A part must reach a share
-    of the best score, and show another thing, elsewhere, than the parts before it.
+    best: each region's nearest neighbour, or the original that it is a copy of; scores: its cosine.
+    A region must reach a fraction of the best score, and must differ from those before it in its
+    neighbour and its place.
     """
     kept: list[int] = []
     for row in sorted(range(len(boxes)), key=lambda row: -scores[row]):
-        if len(kept) == most or scores[row] < _SURE * max(scores):
+        if len(kept) == limit or scores[row] < _MIN_SCORE * max(scores):
             break
-        if not any(best[row] == best[k] or _overlap(boxes[row], boxes[k]) > _APART for k in kept):
+        if not any(
+            best[row] == best[other] or _overlap(boxes[row], boxes[other]) > _MAX_OVERLAP
+            for other in kept
+        ):
             kept.append(row)
     return kept
 
@@ -80,7 +88,7 @@ def _overlap(one: Box, other: Box) -> float:
 
 
 def _tiles(width: float, height: float, across: int, down: int) -> list[Box]:
-    """Parts of one size at even distances, from edge to edge of the picture."""
+    """Boxes of one size at even distances, from edge to edge of the image."""
     return [
         Box(left, top, left + width, top + height)
         for left in np.linspace(0, 1 - width, across).tolist()
@@ -88,5 +96,5 @@ def _tiles(width: float, height: float, across: int, down: int) -> list[Box]:
     ]
 
 
-# Parts that are looked at for things: half of the picture's width, and smaller ones.
+# Proposed regions: half of the image's width, and smaller ones.
 PROPOSALS = tuple(_tiles(0.5, 0.65, 3, 2) + _tiles(0.38, 0.5, 4, 3))

@@ -1,9 +1,9 @@
-"""Tenants: whose an object is, and what one of them may see.
+"""Tenants: which one owns an object, and what one of them may see.
 
-A tenant's objects are those below its own folder: the first segment of a key after the prefix is
-the tenant's name. What is not below such a folder is nobody's. Whoever searches for a tenant is
-given these views of the index and the bucket, through which others' things do not exist: so no
-route has to remember that there are tenants.
+A tenant owns the objects in its folder: the first segment of a key after the prefix is the tenant's
+name. Objects outside such folders have no owner. A search for a tenant is given these views of the
+index and the bucket, in which nothing of other tenants exists: no operation has to remember that
+there are tenants.
 """
 
 from __future__ import annotations
@@ -29,39 +29,39 @@ from likeness.records import (
 )
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@:=+-]{0,127}")
-# Beside a note's own values, so that whoever reads all notes still can.
+# Stored beside a note's own values, so that the operator can still read all notes.
 _TENANT = "tenant"
 
 
 def is_name(text: str) -> bool:
-    """Whether a tenant can be called so: in a key it must be one segment, in one spelling."""
+    """Whether this is a valid tenant name: one segment of a key, with only one spelling."""
     return _NAME.fullmatch(text) is not None
 
 
 class Tenants(Struct, frozen=True):
-    """How keys name tenants: `prefix`, the tenant, a slash, anything."""
+    """How keys name tenants: `prefix`, the tenant's name, a slash, the rest."""
 
     prefix: str = ""
 
     def folder(self, tenant: str) -> str:
-        """What all keys of a tenant begin with."""
+        """The common prefix of all keys of a tenant."""
         return f"{self.prefix}{tenant}/"
 
     def owner(self, key: str) -> str | None:
-        """Whose an object is; None for nobody's."""
+        """The tenant that owns an object; None where it has no owner."""
         name, slash, _ = key.removeprefix(self.prefix).partition("/")
         return name if key.startswith(self.prefix) and slash and is_name(name) else None
 
 
 class TenantIndex:
-    """An index of which only one tenant's points are seen, and only its own notes."""
+    """A view of an index with only one tenant's points and notes."""
 
     def __init__(self, index: IndexView, tenant: str) -> None:
         self._index = index
         self._tenant = tenant
 
     def info(self) -> CollectionInfo:
-        """Without the number of points, which counts the others' too."""
+        """Without the number of points, which includes other tenants'."""
         return structs.replace(self._index.info(), points=None)
 
     def nearest(self, queries: Sequence[NearestQuery]) -> list[list[Candidate]]:
@@ -99,15 +99,15 @@ class TenantIndex:
         return [note for note in found if note.get(_TENANT) == self._tenant], next_cursor
 
     def _own(self, filter: Mapping[str, Any] | None) -> dict[str, Any]:
-        """A caller's filter is one condition beside ours: whatever it says, it cannot widen it."""
+        """The caller's filter is one condition beside the tenant's, which it cannot widen."""
         return {"must": [owned_by(self._tenant), *([filter] if filter else [])]}
 
     def _own_note(self, note_id: str) -> str:
-        return f"{self._tenant}/{note_id}"  # no tenant's name has a slash
+        return f"{self._tenant}/{note_id}"  # names of tenants have no slash
 
 
 class TenantStore:
-    """A bucket in which only one tenant's objects are there."""
+    """A view of a bucket with only one tenant's objects."""
 
     def __init__(self, store: ObjectStore, tenants: Tenants, tenant: str) -> None:
         self._store = store
@@ -141,12 +141,12 @@ class TenantStore:
         return ref.key.startswith(self._folder)
 
     def _own(self, ref: ObjectRef) -> ObjectRef:
-        """Raises NotIndexed for another's."""
+        """Raises NotIndexed for an object outside the tenant's folder."""
         if not self._has(ref):
             raise NotIndexed(f"the bucket has no object {ref.key}")
         return ref
 
 
 def owned_by(tenant: str) -> dict[str, Any]:
-    """Qdrant's condition for a tenant's points."""
+    """The Qdrant filter condition for a tenant's points."""
     return {"key": "tenant", "match": {"value": tenant}}

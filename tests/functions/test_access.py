@@ -1,4 +1,4 @@
-"""Who may write, and who a request is from: only what the gateway says counts."""
+"""Who may write, and whom a request is from: only the gateway's context counts."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def decision(service: Service) -> dict[str, Any]:
 
 
 def writes(service: Service) -> list[tuple[str, str, Any, int]]:
-    """Each call that changes something, and its status when it may."""
+    """Each call that changes something, and its status when it is permitted."""
     return [
         ("POST", "/v1/uploads", UPLOAD, 201),
         ("POST", "/v1/duplicates/decisions", decision(service), 200),
@@ -71,7 +71,7 @@ def test_the_write_key_is_needed_to_write_and_only_to_write(
         assert gateway.call("POST", "/v1/feedback", said, identity={"apiKeyId": key})[0] == 200
 
 
-def test_what_a_caller_sends_makes_no_writer(gateway: Gateway) -> None:
+def test_nothing_that_a_caller_sends_makes_it_a_writer(gateway: Gateway) -> None:
     headers = {"x-api-key": "writer", "apiKeyId": "writer", "x-amzn-request-context": "{}"}
     status, _ = gateway.call("POST", "/v1/uploads", UPLOAD, headers=headers)
     assert status == 403
@@ -79,7 +79,7 @@ def test_what_a_caller_sends_makes_no_writer(gateway: Gateway) -> None:
     assert gateway.call("POST", "/v1/uploads", body)[0] == 403
 
 
-def test_a_service_that_asks_for_no_key_takes_writes(tmp_path: Any) -> None:
+def test_a_service_without_keys_accepts_writes(tmp_path: Any) -> None:
     with Service(tmp_path) as service:
         assert service.http.post("/v1/uploads", json=UPLOAD).status_code == 201
 
@@ -169,7 +169,7 @@ def test_each_authorizer_names_the_tenant_in_its_own_way(context: Any, claim: st
     ],
     ids=ascii,
 )
-def test_whoever_has_no_tenant_is_refused(context: Any, claim: str) -> None:
+def test_a_caller_without_a_tenant_is_refused(context: Any, claim: str) -> None:
     with pytest.raises(NoTenant, match=claim):
         access.tenant_of(context, claim)
 

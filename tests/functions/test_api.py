@@ -1,4 +1,4 @@
-"""The search service, called as callers call it: the real ASGI app, decoder, model and engine."""
+"""The search service over HTTP: the real ASGI app, decoder, model and vector engine."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ Send = Callable[[Service, bytes, Mapping[str, Any]], Any]
 
 
 class Context:
-    """What Lambda hands to a handler, of which we read two things."""
+    """Lambda's context object, of which the service reads two fields."""
 
     aws_request_id = "request-1"
 
@@ -62,7 +62,7 @@ def fill(service: Service) -> None:
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """Twelve pictures of two brands, and one that is none."""
+    """Twelve images of two brands, and a file that is not an image."""
     with Service(tmp_path_factory.mktemp("index")) as service:
         fill(service)
         yield service
@@ -70,7 +70,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 @pytest.fixture(scope="module")
 def gallery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """Larger pictures, seen by the model that is shipped: with subjects, and with geometry."""
+    """Larger images with the bundled model, which supports subjects and geometry."""
     with Service(tmp_path_factory.mktemp("gallery"), BUNDLED) as service:
         service.fill({f"{seed}.png": png(seed, *SIZE) for seed in range(20)})
         yield service
@@ -78,7 +78,7 @@ def gallery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 @pytest.fixture(scope="module")
 def crowd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """More pictures than are reranked, with many that are the same under other keys."""
+    """More images than are reranked, many of them identical under other keys."""
     with Service(tmp_path_factory.mktemp("crowd"), BUNDLED) as service:
         service.fill({f"{n:03}.png": png(n % (MANY // 2)) for n in range(MANY)})
         yield service
@@ -90,7 +90,7 @@ def keys(response: Any) -> list[str]:
 
 
 def problem(response: Any, status: int, slug: str) -> str:
-    """The detail of a well-formed problem of this status and type."""
+    """The detail of a well-formed problem with this status and type."""
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/problem+json"
     body = response.json()
@@ -102,7 +102,7 @@ def problem(response: Any, status: int, slug: str) -> str:
 
 
 def text(value: Any) -> str:
-    """As a query string or a form has it."""
+    """Options as a query string or a form has them."""
     return value if isinstance(value, str) else json.dumps(value)
 
 
@@ -124,7 +124,7 @@ def send_json(service: Service, image: bytes, options: Mapping[str, Any]) -> Any
 ways = pytest.mark.parametrize("send", [send_raw, send_form, send_json])
 
 
-def test_a_raw_image_finds_its_like(service: Service) -> None:
+def test_a_raw_image_finds_the_similar_image(service: Service) -> None:
     response = service.http.post(
         "/v1/search?limit=3", content=jpeg(4), headers={"content-type": "image/jpeg"}
     )
@@ -145,7 +145,7 @@ def test_a_raw_image_finds_its_like(service: Service) -> None:
     assert "url" not in first
 
 
-def test_a_form_takes_the_image_and_the_options(service: Service) -> None:
+def test_a_form_carries_the_image_and_the_options(service: Service) -> None:
     wanted = {"must": [{"key": "brand", "match": {"value": "acme"}}]}
     response = service.http.post(
         "/v1/search",
@@ -158,7 +158,7 @@ def test_a_form_takes_the_image_and_the_options(service: Service) -> None:
         assert result["url"].startswith("https://download.test/")
 
 
-def test_json_takes_the_image_as_base64(service: Service) -> None:
+def test_json_carries_the_image_as_base64(service: Service) -> None:
     text = base64.b64encode(jpeg(5)).decode()
     assert keys(service.search(image=text, limit=1)) == ["5.png"]
     assert keys(service.search(image=f"data:image/jpeg;base64,{text}", limit=1)) == ["5.png"]
@@ -172,7 +172,7 @@ def test_an_indexed_image_is_not_its_own_neighbour(service: Service) -> None:
     assert "4.png" not in by_id
 
 
-def test_a_key_is_searched_with_indexed_or_not(service: Service) -> None:
+def test_a_search_by_key_works_for_indexed_objects_and_others(service: Service) -> None:
     assert "4.png" not in keys(service.search(key="4.png", limit=100))
     service.bucket.put("not indexed.jpg", jpeg(4))
     assert keys(service.search(key="not indexed.jpg", limit=1)) == ["4.png"]
@@ -199,7 +199,7 @@ def test_a_threshold_cuts_the_tail(service: Service) -> None:
     assert keys(service.search(image=text, score_threshold=0.98)) == ["3.png"]
 
 
-def test_filters_take_ranges_and_negations(service: Service) -> None:
+def test_filters_support_ranges_and_negations(service: Service) -> None:
     wanted = {
         "must": [{"key": "price", "range": {"gte": 3, "lt": 9}}],
         "must_not": [{"key": "brand", "match": {"value": "acme"}}],
@@ -261,8 +261,8 @@ def test_filters_take_ranges_and_negations(service: Service) -> None:
             "invalid-request",
             "`at`",
         ),
-        ({"text": "a mug"}, 400, "invalid-request", "no text tower"),
-        ({"text": "a mug", "detect": True}, 400, "invalid-request", "need the picture"),
+        ({"text": "a mug"}, 400, "invalid-request", "no text encoder"),
+        ({"text": "a mug", "detect": True}, 400, "invalid-request", "need an image"),
         ({"query_id": "AAAA"}, 400, "invalid-request", "query_id"),
         ({"positive": []}, 400, "invalid-request", "$.positive"),
         ({"positive": ["x"]}, 404, "not-indexed", "'x'"),
@@ -273,7 +273,7 @@ def test_filters_take_ranges_and_negations(service: Service) -> None:
         ({"id": NOWHERE}, 404, "not-indexed", "0000"),
     ],
 )
-def test_what_a_caller_gets_wrong_is_named(
+def test_an_error_names_what_the_caller_got_wrong(
     service: Service, fields: dict[str, Any], status: int, slug: str, said: str
 ) -> None:
     assert said in problem(service.search(**fields), status, slug)
@@ -368,7 +368,7 @@ def test_an_unknown_parameter_is_named(service: Service, path: str) -> None:
         ({"cutoff": {"method": "gap"}}, "$.cutoff"),
     ],
 )
-def test_options_beside_an_image_are_checked_too(
+def test_options_sent_with_an_image_are_validated_too(
     service: Service, send: Send, options: dict[str, Any], said: str
 ) -> None:
     assert said in problem(send(service, png(1), options), 400, "invalid-request")
@@ -387,7 +387,7 @@ def test_other_content_types_and_misplaced_fields_are_refused(service: Service) 
     problem(service.http.post("/v1/search", content=b"x", headers=headers), 400, "invalid-request")
 
 
-def test_one_image_can_be_looked_up(service: Service) -> None:
+def test_one_image_is_returned_by_its_id(service: Service) -> None:
     found = service.http.get(f"/v1/images/{service.id('4.png')}").json()
     assert (found["key"], found["state"]) == ("4.png", "live")
     rejected = service.http.get(f"/v1/images/{service.id('bad.png')}").json()
@@ -398,7 +398,7 @@ def test_one_image_can_be_looked_up(service: Service) -> None:
     assert "rejected" in problem(rejected_search, 404, "not-indexed")
 
 
-def test_status_tells_each_state(service: Service) -> None:
+def test_status_reports_each_state(service: Service) -> None:
     def status(key: str) -> Any:
         return service.http.get("/v1/status", params={"key": key}).json()
 
@@ -450,7 +450,7 @@ def test_an_upload_of_anything_else_is_refused(
     problem(service.http.post("/v1/uploads", json=wanted), status, slug)
 
 
-def test_a_field_that_is_given_twice_is_refused_by_name(service: Service) -> None:
+def test_a_field_given_twice_is_refused_by_name(service: Service) -> None:
     answer = service.http.post("/v1/search?limit=5&limit=50", content=encoded(picture(1)))
     said = problem(answer, 415, "unsupported-format")
     answer = service.http.post(
@@ -468,7 +468,7 @@ def test_a_field_that_is_given_twice_is_refused_by_name(service: Service) -> Non
     assert "limit is given more than once" in problem(answer, 400, "invalid-request")
 
 
-def test_a_query_id_finds_what_its_picture_found(service: Service) -> None:
+def test_a_query_id_finds_what_its_image_found(service: Service) -> None:
     for number in range(1, 4):
         sent = send_raw(service, encoded(picture(number)), {"limit": 50}).json()
         again = service.search(query_id=sent["query_id"], limit=50).json()
@@ -478,7 +478,9 @@ def test_a_query_id_finds_what_its_picture_found(service: Service) -> None:
         ]
 
 
-def test_health_and_readiness_tell_process_from_index(service: Service, tmp_path: Path) -> None:
+def test_health_needs_only_the_process_and_readiness_the_index(
+    service: Service, tmp_path: Path
+) -> None:
     assert service.http.get("/v1/health").json() == {"status": "ok"}
     ready = service.http.get("/v1/ready").json()
     assert (ready["points"], ready["model_name"]) == (PICTURES + 1, "fixed-filters")
@@ -505,7 +507,7 @@ def test_an_index_of_another_model_is_refused_not_searched(tmp_path: Path, dim_c
     service.index.prepare("f" * 16, service.embedder.dim + dim_change)
     headers = {"content-type": "image/png"}
     refused = problem(service.http.get("/v1/ready"), 503, "model-mismatch")
-    assert "`likeness migrate start` leads to another" in refused
+    assert "change models with `likeness migrate start`" in refused
     empty = service.http.post("/v1/search", content=png(1), headers=headers)
     problem(empty, 503, "model-mismatch")
     if not dim_change:
@@ -522,7 +524,7 @@ def put_foreign_point(service: Service) -> None:
     service.index.write("f" * 16, [PointWrite(point, OlderThan(version))])
 
 
-def test_what_the_index_said_is_not_told_to_callers(tmp_path: Path) -> None:
+def test_messages_of_the_index_are_hidden_from_callers(tmp_path: Path) -> None:
     dead = Service(tmp_path)
     fill(dead)
     dead.index.close()
@@ -538,8 +540,8 @@ def test_what_the_index_said_is_not_told_to_callers(tmp_path: Path) -> None:
         "multipart/form-data",
     ],
 )
-def test_a_form_that_cannot_be_read_is_refused(service: Service, content_type: str) -> None:
-    """One charset makes half a surrogate pair of a plain text."""
+def test_an_unreadable_form_is_refused(service: Service, content_type: str) -> None:
+    """One charset decodes a plain text to half a surrogate pair."""
     part = b"--b\r\nContent-Disposition: form-data; name="
     image = part + b'"image"; filename="q.png"\r\n\r\n' + png(1)
     body = part + b'"filter"\r\n\r\n"\\ud800"\r\n' + image + b"\r\n--b--\r\n"
@@ -547,12 +549,12 @@ def test_a_form_that_cannot_be_read_is_refused(service: Service, content_type: s
     problem(service.http.post("/v1/search", content=body, headers=headers), 400, "invalid-request")
 
 
-def test_a_trailing_slash_is_no_route(service: Service) -> None:
+def test_a_trailing_slash_is_not_a_route(service: Service) -> None:
     response = service.http.get("/v1/health/", follow_redirects=False)
     problem(response, 404, "no-such-route")
 
 
-def test_a_missing_bucket_setting_is_ours_and_not_explained_to_callers(service: Service) -> None:
+def test_a_missing_bucket_setting_is_a_500_without_details(service: Service) -> None:
     unset = replace(service.settings, bucket=None)
     logger = Logger(service="search2", logger_handler=logging.NullHandler())
     searchers = Searchers(service.index, [service.searcher])
@@ -613,7 +615,7 @@ def test_each_way_of_sending_an_image_gives_the_same_answer(service: Service, se
         assert "payload" not in result
 
 
-def test_an_answers_query_id_asks_the_same_again(gallery: Service) -> None:
+def test_an_answers_query_id_repeats_the_query(gallery: Service) -> None:
     first = send_raw(gallery, png(4, *SIZE), {"subject": False}).json()
     assert "embed" in first["took_ms"]
     again = gallery.search(query_id=first["query_id"])
@@ -628,7 +630,7 @@ def test_an_answers_query_id_asks_the_same_again(gallery: Service) -> None:
     second_page = gallery.search(query_id=first["query_id"], offset=first["next_offset"])
     assert not set(keys(again)) & set(keys(second_page))
     with_box = gallery.search(query_id=first["query_id"], box=[0, 0, 1, 0.5])
-    assert "need the picture" in problem(with_box, 400, "invalid-request")
+    assert "need an image" in problem(with_box, 400, "invalid-request")
 
 
 def scores(response: Any) -> dict[str, float]:
@@ -645,7 +647,7 @@ def test_a_query_id_of_another_model_is_a_conflict(service: Service, gallery: Se
 
 
 @pytest.mark.parametrize("place", range(0, 1000, 37))
-def test_a_query_id_that_was_tampered_with_is_no_bug_of_ours(service: Service, place: int) -> None:
+def test_a_query_id_that_was_tampered_with_is_a_client_error(service: Service, place: int) -> None:
     token = send_raw(service, png(4), {}).json()["query_id"]
     other = "A" if token[place] != "A" else "_"
     answer = service.search(query_id=token[:place] + other + token[place + 1 :])
@@ -655,7 +657,7 @@ def test_a_query_id_that_was_tampered_with_is_no_bug_of_ours(service: Service, p
 
 @pytest.fixture
 def tls(keys: Keys) -> Keys:
-    """Under a name that is no function here."""
+    """A fixture under a name that no function has here."""
     return keys
 
 
@@ -684,7 +686,7 @@ def test_an_image_is_fetched_from_a_listed_host(tls: Keys, tmp_path: Path) -> No
             assert peer.connections == 2
 
 
-def test_a_listed_host_that_leads_inside_is_refused_unasked(tls: Keys, tmp_path: Path) -> None:
+def test_a_listed_host_with_a_private_address_is_never_contacted(tls: Keys, tmp_path: Path) -> None:
     with serve([whole(jpeg(4))], tls.serving("signed")) as peer:
         fetcher = fetching(tls, peer.port, is_public=is_public)
         with Service(tmp_path, fetch=fetcher.fetch) as service:
@@ -701,7 +703,7 @@ def test_a_listed_host_that_leads_inside_is_refused_unasked(tls: Keys, tmp_path:
     ],
     ids=["a page", "5 MiB"],
 )
-def test_what_is_fetched_is_held_to_the_same_limits(
+def test_a_fetched_image_must_keep_the_same_limits(
     tls: Keys, tmp_path: Path, body: bytes, status: int, slug: str
 ) -> None:
     with (
@@ -712,7 +714,7 @@ def test_what_is_fetched_is_held_to_the_same_limits(
         problem(answer, status, slug)
 
 
-def test_words_find_pictures_where_the_model_knows_words(tmp_path: Path) -> None:
+def test_a_text_finds_images_where_the_model_has_a_text_encoder(tmp_path: Path) -> None:
     files = {
         "image.onnx": clip().SerializeToString(),
         "text.onnx": text_tower(length=8).SerializeToString(),
@@ -730,7 +732,7 @@ def test_words_find_pictures_where_the_model_knows_words(tmp_path: Path) -> None
         assert keys(service.search(query_id=first.json()["query_id"], limit=100)) == keys(first)
 
 
-def test_examples_draw_the_search_towards_and_away(service: Service) -> None:
+def test_positive_examples_attract_and_negative_ones_repel(service: Service) -> None:
     def score(key: str, **examples: list[str]) -> float:
         answer = service.search(**examples, limit=100, rerank="none")
         assert not set(examples["positive"]) & set(ids(answer))
@@ -755,7 +757,7 @@ def ids(response: Any) -> list[str]:
 
 
 @ways
-def test_a_box_searches_with_a_part_only(gallery: Service, send: Send) -> None:
+def test_a_box_searches_with_a_part_of_the_image_only(gallery: Service, send: Send) -> None:
     collage = Image.new("RGB", (640, 240))
     collage.paste(picture(4, *SIZE), (0, 0))
     collage.paste(picture(7, *SIZE), (320, 0))
@@ -779,7 +781,7 @@ def test_a_box_of_an_indexed_image_is_read_from_the_bucket(gallery: Service) -> 
     assert keys(similar) == keys(boxed)
 
 
-def test_a_subject_is_searched_beside_its_frame(gallery: Service) -> None:
+def test_a_subject_is_searched_in_addition_to_the_whole_image(gallery: Service) -> None:
     scene = Image.new("RGB", (640, 480), (200, 200, 190))
     scene.paste(picture(4, *SIZE).resize((240, 180)), (200, 150))
     with_subject = send_raw(gallery, encoded(scene), {})
@@ -795,7 +797,7 @@ def test_a_subject_is_searched_beside_its_frame(gallery: Service) -> None:
 
 
 @ways
-def test_each_thing_in_a_picture_gets_its_own_results(gallery: Service, send: Send) -> None:
+def test_each_object_in_an_image_gets_its_own_results(gallery: Service, send: Send) -> None:
     scene = Image.new("RGB", (900, 600), "white")
     scene.paste(picture(4, *SIZE), (40, 40))
     scene.paste(picture(7, *SIZE), (540, 330))
@@ -810,8 +812,8 @@ def test_each_thing_in_a_picture_gets_its_own_results(gallery: Service, send: Se
     assert (answer["results"], answer["next_offset"], answer["query_id"]) == ([], None, None)
 
 
-def test_an_explanation_shows_where_pictures_agree(gallery: Service) -> None:
-    """The left half of an indexed picture, as a query."""
+def test_an_explanation_shows_the_matching_regions(gallery: Service) -> None:
+    """The query is the left half of an indexed image."""
     half = encoded(picture(4, *SIZE).crop((0, 0, 160, 240)), "JPEG", quality=85)
     best = send_raw(gallery, half, {"explain": "true", "subject": "false"}).json()["results"][0]
     assert (best["key"], best["verdict"]) == ("4.png", "edited")
@@ -841,7 +843,7 @@ def test_verdicts_come_with_every_profile_but_none(gallery: Service) -> None:
     assert not plain.keys() & {"verdict", "probability", "rerank_score"}
 
 
-def test_one_row_for_each_value_of_a_key(service: Service) -> None:
+def test_group_by_gives_one_result_for_each_value_of_a_key(service: Service) -> None:
     one = service.search(key="1.png", group_by="brand", rerank="none").json()
     assert [result["group"] for result in one["results"]] == [
         result["payload"]["brand"] for result in one["results"]
@@ -854,7 +856,7 @@ def test_one_row_for_each_value_of_a_key(service: Service) -> None:
     assert [one["results"][0]["key"]] == [three["results"][0]["key"]] == nearest
 
 
-def test_excluded_ids_make_room_for_others(service: Service) -> None:
+def test_excluded_ids_are_replaced_by_other_results(service: Service) -> None:
     first = service.search(key="1.png", limit=3)
     without = service.search(key="1.png", limit=2, exclude=[ids(first)[0], NOWHERE])
     assert len(keys(without)) == 2
@@ -863,7 +865,7 @@ def test_excluded_ids_make_room_for_others(service: Service) -> None:
     assert keys(service.search(key="1.png", exclude=everything)) == []
 
 
-def test_a_list_can_end_by_itself(service: Service) -> None:
+def test_a_cutoff_ends_the_list_early(service: Service) -> None:
     full = service.search(key="1.png", limit=100, rerank="none").json()["results"]
     scores = [result["score"] for result in full]
     share = scores[4] / scores[0] - 1e-4
@@ -877,8 +879,8 @@ def test_a_list_can_end_by_itself(service: Service) -> None:
     assert len(keys(cut)) == falls.index(max(falls)) + 1
 
 
-def test_diversity_keeps_the_best_and_puts_its_likes_behind(crowd: Service) -> None:
-    """Each picture of the crowd is there twice."""
+def test_diversity_keeps_the_best_result_and_moves_its_duplicates_down(crowd: Service) -> None:
+    """Each image of the crowd is indexed twice."""
 
     def pictures(diversity: float) -> list[int]:
         answer = crowd.search(id=crowd.id("000.png"), limit=20, diversity=diversity)
@@ -889,7 +891,7 @@ def test_diversity_keeps_the_best_and_puts_its_likes_behind(crowd: Service) -> N
     assert len(set(pictures(0.3))) > len(set(pictures(0.0)))
 
 
-def test_what_a_result_carries_is_the_callers_choice(service: Service) -> None:
+def test_the_caller_chooses_what_a_result_contains(service: Service) -> None:
     [bare] = service.search(key="1.png", limit=1, with_payload=False).json()["results"]
     assert "payload" not in bare and "url" not in bare
     [full] = service.search(key="1.png", limit=1, with_url=True).json()["results"]
@@ -898,7 +900,7 @@ def test_what_a_result_carries_is_the_callers_choice(service: Service) -> None:
 
 
 def walk(service: Service, sizes: list[int], **query: Any) -> list[str]:
-    """The ids of all pages, whose sizes come round again and again."""
+    """The ids of all pages, whose sizes are cycled through."""
     found: list[str] = []
     offset: int | None = 0
     turn = 0
@@ -924,8 +926,8 @@ def test_pages_of_any_sizes_join_to_one_list(
 
 
 @pytest.mark.parametrize("profile", ["fast", "precise"])
-def test_pages_join_where_one_answer_is_clearly_right(gallery: Service, profile: str) -> None:
-    """How many are verified then hangs on the page; the order must not."""
+def test_pages_join_where_one_result_is_clearly_right(gallery: Service, profile: str) -> None:
+    """The number of verified results depends on the page; the order must not."""
     scene = Image.new("RGB", (640, 480), (200, 200, 190))
     scene.paste(picture(4, *SIZE), (60, 200))
     gallery.fill({"scene.png": encoded(scene)})
@@ -941,7 +943,7 @@ def test_pages_join_where_one_answer_is_clearly_right(gallery: Service, profile:
     gallery.remove("scene.png")
 
 
-def test_a_grouped_cut_or_spread_list_is_paged_too(crowd: Service) -> None:
+def test_a_grouped_cut_or_diversified_list_is_paged_too(crowd: Service) -> None:
     for options in (
         {"diversity": 0.5},
         {"cutoff": {"method": "relative", "value": 0.1}},
@@ -954,7 +956,7 @@ def test_a_grouped_cut_or_spread_list_is_paged_too(crowd: Service) -> None:
 # Two pictures, duplicates, opinions
 
 
-def test_two_pictures_are_compared(gallery: Service) -> None:
+def test_two_images_are_compared(gallery: Service) -> None:
     half = base64.b64encode(encoded(picture(4, *SIZE).crop((0, 0, 160, 240)))).decode()
     answer = gallery.compare({"image": half}, {"id": gallery.id("4.png")}).json()
     assert answer["verdict"] == "edited"
@@ -983,7 +985,7 @@ def test_two_pictures_are_compared(gallery: Service) -> None:
         ({"image_url": "https://a.test/"}, 400, "fetch-refused", "LIKENESS_IMAGE_URL_HOSTS"),
     ],
 )
-def test_what_cannot_be_compared_is_named(
+def test_an_error_names_what_cannot_be_compared(
     service: Service, first: dict[str, Any], status: int, slug: str, said: str
 ) -> None:
     fine = {"key": "1.png"}
@@ -991,7 +993,7 @@ def test_what_cannot_be_compared_is_named(
     assert said in problem(service.compare(fine, first), status, slug)
 
 
-def test_duplicates_are_listed_and_decided_upon(tmp_path: Path) -> None:
+def test_duplicates_are_listed_and_decided(tmp_path: Path) -> None:
     with Service(tmp_path, BUNDLED) as service:
         service.fill({f"{seed}.png": png(seed, *SIZE) for seed in range(4)})
         assert duplicates(service) == {}
@@ -1025,7 +1027,7 @@ def test_duplicates_are_listed_and_decided_upon(tmp_path: Path) -> None:
 
 
 def duplicates(service: Service) -> dict[str, set[str]]:
-    """The copies' keys, by their original's, over pages of one copy."""
+    """The keys of the copies by that of their original, read in pages of one copy."""
     found: dict[str, set[str]] = {}
     cursor: str | None = ""
     while cursor is not None:
@@ -1040,11 +1042,11 @@ def duplicates(service: Service) -> dict[str, set[str]]:
 
 
 @pytest.mark.parametrize("query", ["limit=0", "limit=201", "cursor=x", "cursor="])
-def test_a_page_of_duplicates_has_bounds(service: Service, query: str) -> None:
+def test_the_page_size_of_duplicates_is_limited(service: Service, query: str) -> None:
     problem(service.http.get(f"/v1/duplicates?{query}"), 400, "invalid-request")
 
 
-def test_an_opinion_is_kept_with_its_request(tmp_path: Path) -> None:
+def test_feedback_is_stored_with_its_request(tmp_path: Path) -> None:
     with Service(tmp_path) as service:
         fill(service)
         answer = service.search(key="1.png", limit=2).json()
@@ -1075,9 +1077,7 @@ def test_an_opinion_is_kept_with_its_request(tmp_path: Path) -> None:
         ({"query_id": "made up"}, "query_id"),
     ],
 )
-def test_an_opinion_of_nothing_is_refused(
-    service: Service, wrong: dict[str, Any], said: str
-) -> None:
+def test_malformed_feedback_is_refused(service: Service, wrong: dict[str, Any], said: str) -> None:
     told = {"request_id": "r", "id": NOWHERE, "kind": "click"} | wrong
     answer = service.http.post("/v1/feedback", json=told)
     assert said in problem(answer, 400, "invalid-request")
@@ -1132,7 +1132,7 @@ def answer_within(service: Service, left_ms: int) -> dict[str, Any]:
     return body
 
 
-def test_stages_that_lambda_leaves_no_time_for_are_skipped_and_named(gallery: Service) -> None:
+def test_stages_that_would_miss_lambdas_deadline_are_skipped_and_named(gallery: Service) -> None:
     hurried, calm = answer_within(gallery, 500), answer_within(gallery, 60_000)
     assert (hurried["skipped"], calm["skipped"]) == (["geometry", "refinement"], [])
     assert hurried["results"][0]["key"] == calm["results"][0]["key"] == "6.png"

@@ -1,4 +1,4 @@
-"""What the page looks through: images, facets, thumbnails, and what the service can do."""
+"""The routes for browsing: images, facets, thumbnails and configuration."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from starlette.testclient import TestClient
 
 from functions.search.api import create_app
 from functions.search.gateway import create_handler
-from likeness.search import MAX_QUERY_BYTES, Searcher
+from likeness.gallery import Gallery
+from likeness.queries import MAX_QUERY_BYTES
+from likeness.search import Searcher
 from likeness.searchers import Searchers
 from likeness.settings import Limits
 from tests.lambda_runtime import http_event
@@ -39,7 +41,7 @@ class Context:
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """Seven pictures of two brands, one that was deleted, and two that are none."""
+    """Seven images of two brands, a deleted one, and two files that are not images."""
     with Service(tmp_path_factory.mktemp("index")) as service:
         brands = ("zeta", "acme", "acme")
         service.fill(
@@ -82,12 +84,12 @@ def test_every_live_image_is_listed_once(service: Service, size: int) -> None:
     assert sorted(listed) == sorted(service.id(f"{n}.png") for n in range(PICTURES))
 
 
-def test_a_listed_image_is_what_its_id_gives(service: Service) -> None:
+def test_a_listed_image_equals_the_one_returned_by_its_id(service: Service) -> None:
     [image, *_] = get(service, "images").json()["images"]
     assert image == get(service, f"images/{image['id']}").json()
 
 
-def test_the_list_can_be_narrowed(service: Service) -> None:
+def test_the_list_can_be_filtered(service: Service) -> None:
     assert keys(get(service, "images", filter=ACME)) == {"1.png", "2.png", "4.png", "5.png"}
     rejected = get(service, "images", state="rejected")
     assert keys(rejected) == {"bad.png", "worse.png"}
@@ -112,13 +114,13 @@ def test_the_list_can_be_narrowed(service: Service) -> None:
         ({"colour": "red"}, "invalid-request"),
     ],
 )
-def test_a_list_of_anything_else_is_refused(
+def test_invalid_list_options_are_refused(
     service: Service, params: dict[str, Any], slug: str
 ) -> None:
     assert problem(get(service, "images", **params)) == (400, slug)
 
 
-def test_before_anything_is_indexed_there_is_nothing_to_list(tmp_path: Path) -> None:
+def test_an_empty_index_lists_nothing(tmp_path: Path) -> None:
     with Service(tmp_path) as empty:
         assert get(empty, "images").json() == {"images": [], "next_cursor": None}
         assert get(empty, "facets").json() == {"facets": []}
@@ -154,7 +156,7 @@ def test_values_of_live_images_are_counted(service: Service) -> None:
         ),
     ],
 )
-def test_what_cannot_be_counted_is_named(
+def test_an_error_names_the_key_that_cannot_be_counted(
     service: Service, params: dict[str, str], slug: str, said: str
 ) -> None:
     refused = get(service, "facets", **params)
@@ -177,7 +179,7 @@ def opened(response: Any) -> Image.Image:
     return image
 
 
-def test_a_thumbnail_is_a_small_copy_of_the_picture(service: Service) -> None:
+def test_a_thumbnail_is_a_small_copy_of_the_image(service: Service) -> None:
     small = opened(thumbnail(service, "1.png", size=160))
     assert small.size == (160, 120)
     wanted = picture(1, 400, 300).resize(small.size)
@@ -186,7 +188,7 @@ def test_a_thumbnail_is_a_small_copy_of_the_picture(service: Service) -> None:
     assert opened(thumbnail(service, "1.png", size=1024)).size == (400, 300)
 
 
-def test_a_thumbnail_that_the_caller_has_is_not_made_again(service: Service) -> None:
+def test_a_cached_thumbnail_is_answered_with_304(service: Service) -> None:
     service.fill({"seen.png": png(50)})
     first = thumbnail(service, "seen.png")
     assert first.headers["cache-control"] == "private, max-age=86400"
@@ -215,11 +217,11 @@ def test_a_replaced_object_has_no_thumbnail_until_it_is_indexed(service: Service
 
 
 @pytest.mark.parametrize("image", [NOWHERE, "x", "%00", "..", NOWHERE + "%0a"])
-def test_nothing_has_no_thumbnail(service: Service, image: str) -> None:
+def test_an_unknown_image_has_no_thumbnail(service: Service, image: str) -> None:
     assert problem(service.http.get(f"/v1/images/{image}/thumbnail"))[0] == 404
 
 
-def test_what_was_rejected_has_no_thumbnail(service: Service) -> None:
+def test_a_rejected_image_has_no_thumbnail(service: Service) -> None:
     assert problem(thumbnail(service, "bad.png")) == (404, "not-indexed")
 
 
@@ -238,11 +240,12 @@ def test_thumbnails_come_in_four_sizes(service: Service, size: str) -> None:
         (Limits(formats=("JPEG",)), (415, "unsupported-format")),
     ],
 )
-def test_limits_hold_for_what_was_indexed_under_others(
+def test_present_limits_apply_to_images_indexed_under_earlier_ones(
     service: Service, limits: Limits, expected: tuple[int, str]
 ) -> None:
     bucket = service.bucket
-    searcher = Searcher(service.index, service.embedder, lambda: bucket, SCHEMA, limits)
+    gallery = Gallery(service.index, lambda: bucket, SCHEMA, limits)
+    searcher = Searcher(gallery, service.embedder)
     logger = Logger(service="strict", logger_handler=logging.NullHandler())
     strict = create_app(
         Searchers(service.index, [searcher]),
@@ -255,7 +258,7 @@ def test_limits_hold_for_what_was_indexed_under_others(
     assert problem(answer) == expected
 
 
-def test_a_thumbnail_leaves_the_gateway_as_bytes(service: Service) -> None:
+def test_a_thumbnail_passes_the_gateway_as_bytes(service: Service) -> None:
     handler = create_handler(service.app)
     path = f"/v1/images/{service.id('1.png')}/thumbnail"
     answer = handler(http_event("GET", path, query={"size": "160"}), Context())
@@ -267,7 +270,7 @@ def test_a_thumbnail_leaves_the_gateway_as_bytes(service: Service) -> None:
 # What the service can do
 
 
-def test_a_caller_is_told_limits_formats_and_keys(service: Service) -> None:
+def test_config_gives_limits_formats_and_keys(service: Service) -> None:
     assert get(service, "config").json() == {
         "bucket_origin": "https://upload.test",
         "tenants": False,

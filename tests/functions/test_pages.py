@@ -1,4 +1,4 @@
-"""The page as it is served: names with a hash, strict headers, and no key in the way."""
+"""The web page as it is served: hashed names, strict headers, and no key needed."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def links(text: str) -> list[str]:
     return re.findall(r"""["'(](\./[^"')]+)["')]""", text)
 
 
-def test_the_page_and_what_it_names_are_served(http: TestClient) -> None:
+def test_the_page_and_its_files_are_served(http: TestClient) -> None:
     html = http.get("/")
     assert html.headers["content-type"] == "text/html; charset=utf-8"
     found = {link: http.get(link.removeprefix(".")) for link in links(html.text)}
@@ -94,7 +94,7 @@ def test_the_page_and_what_it_names_are_served(http: TestClient) -> None:
         assert answer.headers["x-content-type-options"] == "nosniff"
 
 
-def test_files_name_each_other_by_the_hash_even_in_a_circle(http: TestClient) -> None:
+def test_files_refer_to_each_other_by_hashed_names_even_in_cycles(http: TestClient) -> None:
     [script] = re.findall(r'src="\.(.*?)"', http.get("/").text)
     grid, missing = links(http.get(script).text)
     assert missing == "./missing.js"
@@ -103,7 +103,7 @@ def test_files_name_each_other_by_the_hash_even_in_a_circle(http: TestClient) ->
     assert "// ../grid.js" in http.get(f"/page/{grid}").text
 
 
-def test_what_is_only_said_of_a_file_is_left_as_it_is(http: TestClient) -> None:
+def test_a_file_name_in_prose_is_not_changed(http: TestClient) -> None:
     assert http.get("/").text.endswith("<p>./page.js")
 
 
@@ -132,7 +132,7 @@ def policy(answer: Any) -> dict[str, str]:
     return dict(directive.split(" ", 1) for directive in directives)
 
 
-def test_the_page_may_only_talk_to_its_service_and_to_the_bucket(
+def test_the_page_may_connect_only_to_its_service_and_the_bucket(
     http: TestClient, service: Service, tmp_path: Path
 ) -> None:
     html = http.get("/")
@@ -160,7 +160,7 @@ def test_without_files_there_is_no_page(service: Service, tmp_path: Path) -> Non
         assert http.get(path).json()["type"] == "urn:likeness:problem:no-such-route"
 
 
-def test_the_page_is_only_read(http: TestClient) -> None:
+def test_the_page_accepts_only_get(http: TestClient) -> None:
     assert http.head("/").status_code == 200
     assert http.post("/").json()["type"] == "urn:likeness:problem:method-not-allowed"
 

@@ -1,4 +1,4 @@
-"""The OpenAPI document's promises, held against the app by generated requests: valid ones and
+"""The OpenAPI document's promises, checked against the app with generated requests: valid ones and
 others, at the bounds and at random. Whatever is sent, the answer is one that is documented.
 """
 
@@ -75,7 +75,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 @pytest.fixture(scope="module")
 def known(service: Service) -> dict[str, Any]:
-    """Values that name what is there."""
+    """Values that name existing things."""
     [group] = service.http.get("/v1/duplicates").json()["groups"]
     return {
         "id": service.id("again.jpg"),
@@ -95,12 +95,12 @@ def known(service: Service) -> dict[str, Any]:
 
 
 def named(fields: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
-    """With what is there instead of what is not."""
+    """The same with existing ids and keys."""
     return {name: known.get(name, value) for name, value in fields.items()}
 
 
 def as_query(fields: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
-    """With just one source, and nothing that cannot stand beside it."""
+    """The same with only one source, and no option that conflicts with it."""
     source = next((name for name in SOURCES if name in fields), "key")
     options = {name: value for name, value in fields.items() if name not in NEED_A_SOURCE}
     if source in ("key", "id", "image"):
@@ -110,7 +110,7 @@ def as_query(fields: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
 
 
 def as_texts(fields: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
-    """Of a query string or a form, with JSON where it is asked for."""
+    """Options of a query string or a form, some as JSON."""
     return {
         name: value if isinstance(value, str | bytes) else json.dumps(value)
         for name, value in named(fields, known).items()
@@ -120,16 +120,16 @@ def as_texts(fields: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
 
 @anything.parametrize()
 @bounded
-def test_whatever_is_sent_the_answer_is_a_documented_one(case: Any, service: Service) -> None:
+def test_every_generated_request_gets_a_documented_answer(case: Any, service: Service) -> None:
     case.call_and_validate(app=service.app, checks=PROMISES)
 
 
 @valid.parametrize()
 @bounded
-def test_what_makes_sense_gets_a_documented_answer(
+def test_every_sensible_request_gets_a_documented_answer(
     case: Any, service: Service, known: dict[str, Any]
 ) -> None:
-    """At random hardly a query has just one source, or names what is there."""
+    """Of random queries hardly any has exactly one source, or names existing images."""
     case.path_parameters = named(case.path_parameters, known)
     case.query = as_texts(case.query, known) if case.method == "GET" else {}
     if case.media_type == "multipart/form-data":

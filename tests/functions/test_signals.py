@@ -1,4 +1,4 @@
-"""What the search function writes about each answer: metrics, and what explains it."""
+"""The line that the search function writes about each answer: metrics and facts."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def metrics_of(line: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def test_an_answer_is_one_line_that_cloudwatch_reads_metrics_from(service: Service) -> None:
+def test_an_answer_is_one_line_with_cloudwatch_metrics(service: Service) -> None:
     answer, line = ask(service, image=photo(3))
     assert len(service.recorded) == 1 and b"\n" not in service.recorded[0]
     found = metrics_of(line)
@@ -91,7 +91,7 @@ def test_an_empty_answer_counts_as_empty_and_has_no_top_score(service: Service) 
     assert ("service=search", "TopScore") not in found
 
 
-def test_the_end_of_a_list_is_no_empty_answer(service: Service) -> None:
+def test_a_page_beyond_the_end_does_not_count_as_an_empty_answer(service: Service) -> None:
     answer, line = ask(service, image=photo(3), offset=50)
     assert answer["results"] == []
     names = {name for *_, name in metrics_of(line)}
@@ -103,7 +103,7 @@ def test_without_verdicts_an_answer_is_unjudged(service: Service) -> None:
     assert ("service=search", "verdict=unjudged", "VerdictCount") in metrics_of(line)
 
 
-def test_a_line_tells_every_candidate_once(service: Service) -> None:
+def test_a_line_lists_every_candidate_once(service: Service) -> None:
     answer, line = ask(
         service,
         id=service.id("3.png"),
@@ -122,7 +122,7 @@ def test_a_line_tells_every_candidate_once(service: Service) -> None:
     assert sorted(told) == sorted(everyone)
 
 
-def test_a_line_tells_of_candidates_that_no_option_left_out(service: Service) -> None:
+def test_a_line_lists_candidates_that_no_option_removed(service: Service) -> None:
     answer, line = ask(service, id=service.id("3.png"), limit=2)
     shown = [result["id"][:8] for result in answer["results"]]
     told = [*shown, *line["cut"]["page"]["ids"].split()]
@@ -130,7 +130,7 @@ def test_a_line_tells_of_candidates_that_no_option_left_out(service: Service) ->
     assert len(told) == len(set(told)) == line["candidates"]
 
 
-def test_what_a_cutoff_leaves_out_is_told_with_its_best_score(service: Service) -> None:
+def test_results_removed_by_a_cutoff_are_listed_with_their_best_score(service: Service) -> None:
     answer, line = ask(service, image=photo(3), cutoff={"method": "relative", "value": 1})
     assert len(answer["results"]) == 1
     cut = line["cut"]["cutoff"]
@@ -138,19 +138,19 @@ def test_what_a_cutoff_leaves_out_is_told_with_its_best_score(service: Service) 
     assert cut["best"] < answer["results"][0]["rerank_score"]
 
 
-def test_only_options_that_were_given_are_told(service: Service) -> None:
+def test_a_line_has_only_options_that_differ_from_defaults(service: Service) -> None:
     brand = {"must": [{"key": "brand", "match": {"value": "b1"}}]}
     _, line = ask(service, image=photo(3), limit=5, filter=brand, exclude=[service.id("4.png")])
     assert line["options"] == {"limit": 5, "filter": brand, "exclude": 1}
 
 
-def test_a_filter_as_long_as_a_book_is_told_by_its_length(service: Service) -> None:
+def test_a_very_long_filter_is_replaced_by_its_length(service: Service) -> None:
     long = {"must": [{"key": "brand", "match": {"any": ["x" * 50] * 50}}]}
     _, line = ask(service, image=photo(3), filter=long)
     assert line["options"]["filter"].endswith(" bytes")
 
 
-def test_a_line_holds_no_picture_no_token_and_no_vector(service: Service) -> None:
+def test_a_line_has_no_image_token_or_vector(service: Service) -> None:
     image = photo(3)
     answer, _ = ask(service, image=image)
     ask(service, query_id=answer["query_id"])
@@ -164,7 +164,7 @@ def test_a_line_holds_no_picture_no_token_and_no_vector(service: Service) -> Non
 
 
 @pytest.mark.parametrize(("field", "kind", "of"), [("id", "id", None), ("key", "object", "3.png")])
-def test_a_line_names_the_indexed_image_that_was_asked_with(
+def test_a_line_names_the_indexed_image_of_the_query(
     service: Service, field: str, kind: str, of: str | None
 ) -> None:
     given = service.id("3.png") if field == "id" else "3.png"
@@ -172,19 +172,19 @@ def test_a_line_names_the_indexed_image_that_was_asked_with(
     assert (line["source"], line["of"]) == (kind, of or given)
 
 
-def test_an_opinion_is_counted_by_its_kind(service: Service) -> None:
+def test_feedback_is_counted_by_its_kind(service: Service) -> None:
     wanted = {"request_id": "r", "id": service.id("3.png"), "kind": "click"}
     assert service.http.post("/v1/feedback", json=wanted).status_code == 200
     found = metrics_of(json.loads(service.recorded[-1]))
     assert found == {("service=search", "kind=click", "Feedback"): 1}
 
 
-def test_lines_go_to_the_functions_log_in_one_piece(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_line_is_written_to_the_log_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     open_record(None)(b'{"a":"100 %s"}')
     assert capsys.readouterr().out == '{"a":"100 %s"}\n'
 
 
-def test_a_local_services_lines_are_kept_in_a_file(tmp_path: Path) -> None:
+def test_a_local_service_appends_lines_to_a_file(tmp_path: Path) -> None:
     record = open_record(tmp_path / "answers.jsonl")
     for n in range(3):
         record(b'{"n":"%d %% %%s"}' % n)
@@ -192,9 +192,7 @@ def test_a_local_services_lines_are_kept_in_a_file(tmp_path: Path) -> None:
     assert [json.loads(line)["n"] for line in kept] == ["0 % %s", "1 % %s", "2 % %s"]
 
 
-def test_the_file_of_lines_does_not_grow_without_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_file_of_lines_is_rotated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("functions.search.resources._LOG_BYTES", 20)
     record = open_record(tmp_path / "answers.jsonl")
     for n in range(7):

@@ -1,7 +1,7 @@
 """Tenants: whatever one of them asks, the others do not exist.
 
-Two services answer each request: one with every tenant's pictures, one with only the asker's. The
-answers must be the same, so nothing of the others can be in them: no id, no key, no count.
+Two services answer each request: one with every tenant's images, one with only the caller's. The
+answers must be equal, so they contain nothing of other tenants: no id, no key, no count.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ ANYBODY = (ME, *OTHERS, "", "nobody")
 
 
 def files(tenant: str) -> dict[str, bytes]:
-    """The same of each tenant: pictures, a copy of one, a file that is none."""
+    """The same files for each tenant: images, a copy of one, a file that is not an image."""
     folder = f"{PREFIX}{tenant}/"
     pictures = {f"{folder}{n}.png": png(n) for n in range(PICTURES)}
     return {**pictures, f"{folder}copy.jpg": jpeg(1), f"{folder}bad.png": b"no picture"}
@@ -52,21 +52,21 @@ LOOSE = {f"{PREFIX}loose.png": png(1), "elsewhere/1.png": png(1), "img": png(1)}
 
 
 def fill(service: Service, files: dict[str, bytes]) -> None:
-    """Copies come after what they are copies of."""
+    """Copies are indexed after their originals."""
     for late in (False, True):
         part = {key: data for key, data in files.items() if ("copy" in key) == late}
         service.fill(part, {key: metadata(key) for key in part})
 
 
 def metadata(key: str) -> dict[str, str]:
-    """Whatever its metadata says, an object is where it is."""
+    """Metadata that names another tenant, which must have no effect."""
     number = sum(key.encode())
     return {"brand": "b", "price": str(number), "tenant": OTHERS[number % len(OTHERS)]}
 
 
 @dataclass
 class Worlds:
-    """`all` has every tenant's pictures, `own` just the asker's."""
+    """`all` has every tenant's images, `own` only the caller's."""
 
     all: Service
     own: Service
@@ -75,7 +75,7 @@ class Worlds:
         self._doors = [Gateway(self.all.app), Gateway(self.own.app)]
 
     def ask(self, method: str, url: str, body: Any = None) -> tuple[int, Any]:
-        """The answer of both. Asserts that it is the same."""
+        """The answer of both. Asserts that they are equal."""
         (status, answer), lonely = (
             told(door.call(method, url, body, authorizer={"claims": {CLAIM: ME}}))
             for door in self._doors
@@ -85,7 +85,7 @@ class Worlds:
 
 
 def told(answer: tuple[int, Any]) -> tuple[int, Any]:
-    """Without what differs between any two requests."""
+    """The answer without fields that differ between any two requests."""
     status, body = answer
     hidden = ("took_ms", "indexed_at", "version_id")
     body = {name: value for name, value in body.items() if name not in hidden}
@@ -258,7 +258,7 @@ bounded = settings(
 
 @pytest.fixture(scope="module")
 def named(worlds: Worlds) -> list[str]:
-    """The groups of all tenants, the asker's first: each has one."""
+    """The groups of all tenants, the caller's first: each has one."""
     found = {
         tenant: Duplicates(TenantIndex(worlds.all.index, tenant)).groups(10)[0]
         for tenant in (ME, *OTHERS)
@@ -269,7 +269,9 @@ def named(worlds: Worlds) -> list[str]:
 
 @given(request=searching(found))
 @bounded
-def test_no_search_finds_what_is_anothers(worlds: Worlds, request: tuple[str, str, Any]) -> None:
+def test_no_search_finds_other_tenants_images(
+    worlds: Worlds, request: tuple[str, str, Any]
+) -> None:
     status, answer = check(worlds, *request)
     _, _, body = request
     if status == 200 and not body.keys() & {"filter", "score_threshold", "offset", "exclude"}:
@@ -278,7 +280,7 @@ def test_no_search_finds_what_is_anothers(worlds: Worlds, request: tuple[str, st
 
 @given(request=searching(sources))
 @bounded
-def test_no_search_can_be_made_with_what_is_anothers(
+def test_no_search_can_use_other_tenants_images(
     worlds: Worlds, request: tuple[str, str, Any]
 ) -> None:
     check(worlds, *request)
@@ -286,7 +288,7 @@ def test_no_search_can_be_made_with_what_is_anothers(
 
 @given(request=others)
 @bounded
-def test_no_other_route_tells_that_there_are_others(
+def test_no_other_route_reveals_other_tenants(
     worlds: Worlds, named: list[str], request: tuple[str, str, Any]
 ) -> None:
     method, url, body = request
@@ -306,7 +308,7 @@ def check(worlds: Worlds, method: str, url: str, body: Any) -> tuple[int, Any]:
     return status, answer
 
 
-def test_the_routes_that_are_asked_are_all_that_there_are() -> None:
+def test_the_tested_routes_are_all_routes() -> None:
     asked = {"search", "image", "similar", "compare", "duplicates", "decide", "feedback"}
     asked |= {"upload", "status", "health", "ready", "remove"}
     asked |= {"images", "thumbnail", "facets", "config"}
@@ -314,7 +316,9 @@ def test_the_routes_that_are_asked_are_all_that_there_are() -> None:
 
 
 @pytest.mark.parametrize("tenant", OTHERS)
-def test_anothers_id_and_key_are_answered_as_unknown_ones(worlds: Worlds, tenant: str) -> None:
+def test_another_tenants_id_and_key_are_answered_as_unknown_ones(
+    worlds: Worlds, tenant: str
+) -> None:
     theirs = ObjectRef("photos", f"{PREFIX}{tenant}/1.png")
     nobodys = ObjectRef("photos", f"{PREFIX}{tenant}/none.png")
     assert theirs.point_id in worlds.all.index.fetch([theirs.point_id])
@@ -356,7 +360,7 @@ def requests_for(point: str, key: str) -> list[tuple[str, str, Any]]:
     ]
 
 
-def test_a_tenant_sees_all_of_its_own(worlds: Worlds) -> None:
+def test_a_tenant_sees_all_of_its_images(worlds: Worlds) -> None:
     _, answer = worlds.ask(
         "POST", "/v1/search", {"key": f"{PREFIX}{ME}/2.png", "limit": 100, "rerank": "none"}
     )
@@ -366,7 +370,7 @@ def test_a_tenant_sees_all_of_its_own(worlds: Worlds) -> None:
     assert found == mine
 
 
-def test_partners_are_of_one_tenant_in_the_index_and_in_a_batch(tmp_path: Any) -> None:
+def test_duplicates_are_matched_within_one_tenant_only(tmp_path: Any) -> None:
     with Service(tmp_path, tenant_claim=CLAIM, prefix=PREFIX) as service:
         service.fill({"loose.png": png(1)})
         for name in ("first.png", "second.png"):
@@ -382,7 +386,7 @@ def test_partners_are_of_one_tenant_in_the_index_and_in_a_batch(tmp_path: Any) -
         assert by_tenant[point.original or ""] == point.tenant
 
 
-def test_a_decision_and_feedback_of_one_tenant_are_not_anothers(worlds: Worlds) -> None:
+def test_decisions_and_feedback_belong_to_one_tenant(worlds: Worlds) -> None:
     mine, theirs = (TenantIndex(worlds.all.index, name) for name in (ME, OTHERS[0]))
     mine.put_note("test", "same", {"of": "me"})
     theirs.put_note("test", "same", {"of": "them"})
@@ -401,7 +405,7 @@ def test_a_decision_and_feedback_of_one_tenant_are_not_anothers(worlds: Worlds) 
 @pytest.mark.parametrize(
     "authorizer", [None, {}, {"claims": {}}, {"claims": {CLAIM: "acme/x"}}], ids=str
 )
-def test_who_has_no_tenant_is_refused_everywhere(worlds: Worlds, authorizer: Any) -> None:
+def test_a_caller_without_a_tenant_is_refused_everywhere(worlds: Worlds, authorizer: Any) -> None:
     door = Gateway(worlds.all.app)
     sent: Mapping[str, str] = {CLAIM: ME, "tenant": ME}
     for operation in openapi.OPERATIONS:
@@ -416,7 +420,7 @@ def test_who_has_no_tenant_is_refused_everywhere(worlds: Worlds, authorizer: Any
             assert (status, answer["type"]) == (403, "urn:likeness:problem:no-tenant")
 
 
-def test_tenants_switched_on_later_are_taken_in_with_the_next_hint(tmp_path: Any) -> None:
+def test_tenants_enabled_later_are_indexed_with_the_next_hint(tmp_path: Any) -> None:
     with Service(tmp_path) as service:
         service.fill({"acme/1.png": png(1)})
         point = service.id("acme/1.png")
@@ -427,7 +431,7 @@ def test_tenants_switched_on_later_are_taken_in_with_the_next_hint(tmp_path: Any
         assert service.index.fetch([point])[point].tenant == "acme"
 
 
-def test_a_tenants_uploads_are_its_own(worlds: Worlds) -> None:
+def test_a_tenants_uploads_go_to_its_own_folder(worlds: Worlds) -> None:
     door = Gateway(worlds.all.app)
     body = {"content_type": "image/png", "name": "a.png"}
     _, ticket = door.call("POST", "/v1/uploads", body, authorizer={"claims": {CLAIM: ME}})

@@ -187,7 +187,7 @@ def test_words_can_be_asked_where_the_model_knows_any(visit: Visit) -> None:
     sent = searches(page)
     page.get_by_label("Search with words").fill("a blue mug")
     page.keyboard.press("Enter")
-    expect(page.locator(".notice")).to_contain_text("no text tower")  # the bundled model has none
+    expect(page.locator(".notice")).to_contain_text("no text encoder")  # the bundled model has none
     assert asked(sent[0])["text"] == "a blue mug"
 
 

@@ -1,4 +1,4 @@
-"""Whose an object is. What a tenant sees of the service: tests/functions/test_tenants.py."""
+"""Which tenant owns an object. What a tenant sees: tests/functions/test_tenants.py."""
 
 from __future__ import annotations
 
@@ -43,19 +43,19 @@ NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.@:=+-]{0,5}", fullmatch=True)
 
 
 @given(st.text(max_size=4), NAMES, st.text(max_size=8))
-def test_what_is_in_a_tenants_folder_is_its_own(prefix: str, tenant: str, rest: str) -> None:
+def test_a_tenant_owns_what_is_in_its_folder(prefix: str, tenant: str, rest: str) -> None:
     tenants = Tenants(prefix)
     assert is_name(tenant)
     assert tenants.owner(tenants.folder(tenant) + rest) == tenant
 
 
 @given(st.text(max_size=4), st.text(max_size=12), NAMES)
-def test_what_is_not_in_a_tenants_folder_is_not_its_own(prefix: str, key: str, tenant: str) -> None:
+def test_a_tenant_owns_nothing_outside_its_folder(prefix: str, key: str, tenant: str) -> None:
     tenants = Tenants(prefix)
     assert (tenants.owner(key) == tenant) == key.startswith(tenants.folder(tenant))
 
 
-def test_a_tenants_bucket_has_its_own_objects_and_no_others() -> None:
+def test_a_tenants_bucket_has_only_its_own_objects() -> None:
     bucket = FakeBucket()
     for key in ("acme/1.png", "acme-2/1.png", "acme", "other/acme/1.png"):
         bucket.put(key, png(1))

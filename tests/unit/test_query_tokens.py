@@ -1,4 +1,4 @@
-"""Tokens: what comes back, and that no change to one does anything but a plain refusal."""
+"""Query tokens: what is restored, and that a changed token is refused or harmless."""
 
 from __future__ import annotations
 
@@ -41,21 +41,21 @@ def encoded(parts: Any) -> str:
 
 
 def parts() -> list[Any]:
-    """A valid token as it lies in the text: form, model, views."""
+    """The decoded parts of a valid token: format, model, views."""
     padded = TOKEN + "=" * (-len(TOKEN) % 4)
     decoded: list[Any] = msgspec.msgpack.decode(base64.urlsafe_b64decode(padded))
     return decoded
 
 
 def with_field(place: int, value: Any) -> str:
-    """A token whose first view has another value in one place."""
+    """A token whose first view has another value in one field."""
     form, model, views = parts()
     views[0][place] = value
     return encoded([form, model, views])
 
 
 def survives(text: str) -> None:
-    """Either it is refused by name, or what it gives can be ranked with."""
+    """Either it is refused with a named error, or its views can be ranked with."""
     with suppress(InvalidRequest, ModelMismatch):
         views = restored(text)
         ranked = RANKER.rank(views, STORED, Profile.PRECISE, len(STORED))
@@ -69,7 +69,7 @@ def survives(text: str) -> None:
 # What comes back
 
 
-def test_a_view_comes_back_as_it_was_its_vector_to_half_precision() -> None:
+def test_a_view_is_restored_with_its_vector_to_half_precision() -> None:
     for view, found in zip(VIEWS, restored(TOKEN), strict=True):
         np.testing.assert_allclose(found.vector, view.vector, atol=2**-11)
         assert np.linalg.norm(found.vector) == pytest.approx(1, abs=1e-6)
@@ -81,7 +81,7 @@ def test_a_view_comes_back_as_it_was_its_vector_to_half_precision() -> None:
         assert found.local is found.patches is None
 
 
-def test_a_view_of_nothing_but_a_vector_comes_back() -> None:
+def test_a_view_with_only_a_vector_is_restored() -> None:
     [found] = restored(encode_query_token([ImageFeatures(vector(3))], SPEC.fingerprint))
     assert (found.packed, found.colours, found.sha256) == (None, None, None)
     assert found.box == found.seen == WHOLE
@@ -94,7 +94,7 @@ def test_a_token_made_from_a_restored_view_finds_the_same() -> None:
         assert (one.packed, one.colours, one.box) == (two.packed, two.colours, two.box)
 
 
-def test_a_restored_view_ranks_as_the_picture_did() -> None:
+def test_a_restored_view_ranks_as_the_image_did() -> None:
     before, after = (RANKER.rank(v, STORED, Profile.PRECISE, 4) for v in (VIEWS, restored(TOKEN)))
     assert before.order.tolist() == after.order.tolist()
     np.testing.assert_allclose(after.cosine, before.cosine, atol=2e-3)
@@ -107,7 +107,7 @@ def test_a_token_is_short_and_needs_no_escape_in_a_url() -> None:
     assert set(TOKEN) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
 
 
-def test_what_the_index_keeps_of_an_image_is_its_appearance() -> None:
+def test_a_stored_point_gives_the_features_of_its_image() -> None:
     resize = Resize("crop")
     point = Point(
         ObjectRef("b", "k"),
@@ -136,10 +136,10 @@ def test_another_models_token_is_refused_with_both_models() -> None:
         decode_query_token(TOKEN, other)
 
 
-def test_another_form_is_refused_before_its_model_is_looked_at() -> None:
+def test_another_format_is_refused_before_its_model_is_read() -> None:
     _, model, views = parts()
     for other in (model, "of the future"):
-        with pytest.raises(InvalidRequest, match="not one that an answer gave"):
+        with pytest.raises(InvalidRequest, match="not a token from an answer"):
             restored(encoded([2, other, views]))
 
 
@@ -164,8 +164,8 @@ def test_no_view_and_three_views_are_refused() -> None:
         TOKEN.replace("A", "+"),
     ],
 )
-def test_text_that_is_no_token_is_refused(text: str) -> None:
-    with pytest.raises(InvalidRequest, match="query_id: not one that an answer gave"):
+def test_text_that_is_not_a_token_is_refused(text: str) -> None:
+    with pytest.raises(InvalidRequest, match="query_id: not a token from an answer"):
         restored(text)
 
 
@@ -175,8 +175,8 @@ def test_a_token_cut_short_is_refused(keep: int) -> None:
         restored(TOKEN[:keep])
 
 
-def test_a_huge_token_is_refused_though_it_would_decode() -> None:
-    """Colours of another size than ours are as good as none: only the length speaks against it."""
+def test_a_huge_token_is_refused_although_it_would_decode() -> None:
+    """Colours of another size are ignored: only the length of the token is wrong."""
     assert restored(with_field(2, b"c" * 30_000))[0].colours == b"c" * 30_000
     with pytest.raises(InvalidRequest):
         restored(with_field(2, b"c" * 60_000))
@@ -206,7 +206,7 @@ def test_a_deeply_nested_token_is_refused() -> None:
     ],
     ids=["NaN", "infinite", "one NaN", "zeros", "too short", "too long", "empty"],
 )
-def test_a_vector_that_is_no_direction_is_refused(values: np.ndarray) -> None:
+def test_a_vector_without_a_direction_is_refused(values: np.ndarray) -> None:
     with pytest.raises(InvalidRequest):
         restored(with_field(0, values.astype(np.float16).tobytes()))
 
@@ -222,7 +222,7 @@ def test_descriptors_that_do_not_fit_the_model_are_refused(packed: bytes) -> Non
         restored(with_field(1, packed))
 
 
-def test_descriptors_for_a_model_that_has_none_are_refused() -> None:
+def test_descriptors_for_a_model_without_any_are_refused() -> None:
     plain = spec(with_local=False)
     bare = [made(1, local=None, packed=None)]
     assert len(decode_query_token(encode_query_token(bare, plain.fingerprint), plain)) == 1
@@ -245,14 +245,14 @@ def test_descriptors_for_a_model_that_has_none_are_refused() -> None:
         ("0", 0.0, 1.0, 1.0),
     ],
 )
-def test_a_box_that_is_no_part_of_a_picture_is_refused(place: int, box: tuple[float, ...]) -> None:
+def test_a_box_outside_the_image_is_refused(place: int, box: tuple[float, ...]) -> None:
     with pytest.raises(InvalidRequest):
         restored(with_field(place, box))
 
 
 @pytest.mark.parametrize("rule", ["squash", "crop", "pad"])
 @pytest.mark.parametrize("size", [(640, 480), (1, 5000), (5000, 1), (1, 1)])
-def test_all_that_a_network_can_see_is_taken_back(rule: Any, size: tuple[int, int]) -> None:
+def test_every_seen_box_of_a_network_is_restored(rule: Any, size: tuple[int, int]) -> None:
     of = spec(Resize(rule))
     view = made(1, seen=seen(size, of))
     assert decode_query_token(encode_query_token([view], of.fingerprint), of)[0].seen == view.seen
@@ -303,7 +303,5 @@ ANY_VIEW = st.tuples(
     model=st.just(SPEC.fingerprint) | st.text(max_size=20),
     views=st.lists(ANY_VIEW, min_size=1, max_size=2),
 )
-def test_whatever_a_forger_packs_is_refused_or_harmless(
-    form: int, model: str, views: list[Any]
-) -> None:
+def test_a_forged_token_is_refused_or_harmless(form: int, model: str, views: list[Any]) -> None:
     survives(encoded([form, model, views]))
