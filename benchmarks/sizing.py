@@ -1,8 +1,8 @@
-"""What an index of a hundred thousand to a hundred million images needs, and costs in a month.
+"""What an index of a hundred thousand to a hundred million images needs, and its monthly cost.
 
-Prints docs/sizing.md, with every input and formula in it; each input can be given as an option:
+Prints docs/reference/sizing.md, with every input and formula; each input is also an option:
 
-    .venv/bin/python benchmarks/sizing.py > docs/sizing.md
+    .venv/bin/python benchmarks/sizing.py > docs/reference/sizing.md
     .venv/bin/python benchmarks/sizing.py --queries-s 200 --memory-bytes 900
 """
 
@@ -24,7 +24,7 @@ GIB = 1024**3
 MONTH_H, DAY_S = 730, 86_400
 SIZES = (100_000, MILLION, 10 * MILLION, 100 * MILLION)
 
-# Of console/prices.json, those that this page reckons with beside the nodes' own.
+# Prices that this page uses, beside the nodes' own.
 USED = (
     "lambda_gb_second_x86_64",
     "lambda_request",
@@ -36,7 +36,7 @@ USED = (
 
 
 class Node(NamedTuple):
-    """A machine that Qdrant runs on."""
+    """A machine for Qdrant."""
 
     name: str
     memory_gib: int
@@ -57,7 +57,7 @@ NODES = (
 
 
 class Inputs(NamedTuple):
-    """Figures that were measured, then what is assumed; both with their reason in SOURCES."""
+    """Measured figures, then assumptions; SOURCES has the reason for each."""
 
     memory_bytes: float = 1000.0
     disk_bytes: float = 2400.0
@@ -80,26 +80,26 @@ class Inputs(NamedTuple):
 
 
 SOURCES = {
-    "memory_bytes": "memory of Qdrant's engine for an image, `scale.py`, a million images",
-    "disk_bytes": "disk for an image, less what only reranking reads, `scale.py`",
-    "rerank_bytes": "disk for its descriptors and colours, `rerank.py`",
-    "lookup_ms": "assumed: above the 4.5 that one search for ten neighbours takes, `scale.py`",
-    "search_ms": "billed for a search: above the 51 that `memory.py` measures on our machine, for "
-    "a slower core and the way to Qdrant; not measured on Lambda",
-    "index_ms": "billed for an image: `index.py` needs 8 ms for a small one, a phone's takes 40; "
+    "memory_bytes": "memory of Qdrant's engine per image: `scale.py`, a million images",
+    "disk_bytes": "disk per image, without what only reranking reads: `scale.py`",
+    "rerank_bytes": "disk per image for descriptors and colours: `rerank.py`",
+    "lookup_ms": "assumed: above the 4.5 that one query for ten neighbours takes in `scale.py`",
+    "search_ms": "billed per search: above the 51 that `memory.py` measures on our machine, for a "
+    "slower core and the network; not measured on Lambda",
+    "index_ms": "billed per image: `index.py` needs 8 ms for a small image, a phone's takes 40; "
     "the rest is S3 and Qdrant; not measured on Lambda",
     "function_gb": "1,769 MB, one vCPU",
-    "replicas": "each image stands on so many nodes: one may fail",
-    "shard_images": "images of one shard at most: its graph is built anew in hours",
-    "queries_s": "searches a second, the mean of a month",
-    "peak": "times the mean",
-    "queries": "of a search: the frame, and its subject",
-    "changed": "of the images come anew in a month",
-    "index_functions": "at a time, the template's `IndexConcurrency`",
+    "replicas": "copies of each image, on different nodes: one node may fail",
+    "shard_images": "most images in one shard: its graph can be rebuilt in hours",
+    "queries_s": "searches a second, mean of a month",
+    "peak": "peak over mean",
+    "queries": "queries to Qdrant per search: the whole image, and its subject",
+    "changed": "share of the images that are new each month",
+    "index_functions": "concurrent functions, the template's `IndexConcurrency`",
     "memory_headroom": "for the system, its cache, and segments that are being rebuilt",
-    "disk_headroom": "a segment stands twice while it is rebuilt; write-ahead log, snapshot",
-    "busy": "of a node's cores that searching may take at the peak",
-    "batch": "messages in one call of the index function",
+    "disk_headroom": "a segment exists twice while it is rebuilt; write-ahead log, snapshot",
+    "busy": "share of a node's cores that searching may use at the peak",
+    "batch": "messages per call of the index function",
 }
 
 
@@ -150,9 +150,9 @@ def plan(images: int, given: Inputs) -> Plan:
 
 
 def machines(memory_gib: float, cores: float, replicas: int, shards: int) -> tuple[int, Node]:
-    """The cheapest set of equal nodes that holds it all, each with as many shards' copies.
+    """The cheapest set of equal nodes that holds it all, each with equally many shard copies.
 
-    Raises SystemExit where even the largest nodes are too small.
+    Raises SystemExit if even the largest nodes are too small.
     """
     copies = replicas * shards
     sets = [
@@ -163,21 +163,21 @@ def machines(memory_gib: float, cores: float, replicas: int, shards: int) -> tup
         if count * node.memory_gib >= memory_gib and count * node.cores >= cores
     ]
     if not sets:
-        raise SystemExit("no node here is so large: lower --shard-images, for more shards")
+        raise SystemExit("no node is large enough: lower --shard-images, for more shards")
     _, count, node = min(sets)
     return count, node
 
 
 def search_usd(given: Inputs) -> float:
-    """Of one search: the gateway, the call, and its time."""
+    """One search: API Gateway, the Lambda request, and its duration."""
     usd = price_list().usd
     time_usd = lambda_usd(given.search_ms, round(given.function_gb * 1024))
     return usd("lambda_request") + time_usd + usd("api_request")
 
 
 def index_usd(given: Inputs) -> float:
-    """Of one image: the function, its message (sent, and received and deleted with others), and
-    three requests of the bucket: looked at, read, looked at again.
+    """One image: the function, its message (sent, and received and deleted in a batch), and three
+    requests to the bucket: head, get, and head again.
     """
     usd = price_list().usd
     time_usd = lambda_usd(given.index_ms, round(given.function_gb * 1024))
@@ -187,7 +187,7 @@ def index_usd(given: Inputs) -> float:
 
 def page(given: Inputs) -> str:
     plans = [plan(images, given) for images in SIZES]
-    nodes = [f"{n.name}: {n.memory_gib} GiB, {n.cores} cores; an hour" for n in NODES]
+    nodes = [f"{n.name}: {n.memory_gib} GiB, {n.cores} cores; per hour" for n in NODES]
     prices = {name: price_list().usd(name) for name in USED}
     prices |= {name: node.usd_hour for name, node in zip(nodes, NODES, strict=True)}
     told = [
@@ -228,7 +228,7 @@ def table(rows: Iterable[tuple[str, ...]]) -> str:
 
 
 def worked(of: Plan, given: Inputs) -> dict[str, str]:
-    """The formulas with the numbers of ten million images."""
+    """The formulas with the figures of ten million images."""
     copies, peak_s = f"{of.images:,} × {given.replicas}", f"{given.queries_s * given.peak:.0f}"
     disk_bytes = given.disk_bytes + given.rerank_bytes
     return {
@@ -247,26 +247,29 @@ def worked(of: Plan, given: Inputs) -> dict[str, str]:
 
 
 TEXT = """\
-# How large, and how much
+# Sizing
 
-<!-- benchmarks/sizing.py prints this page: change its inputs, not the page. -->
+<!-- Printed by benchmarks/sizing.py: change its inputs, not this page. -->
 
-For {given.queries_s:.0f} searches a second on average and {peak_s:.0f} at the peak; every image
-on {given.replicas} nodes of Qdrant; {given.changed:.0%} of the images new each month.
+How many Qdrant nodes an index needs, and what it costs in a month: with {given.queries_s:.0f} \
+searches a second
+on average and {peak_s:.0f} at the peak, every image on {given.replicas} nodes, and \
+{given.changed:.0%} of the images new each month.
 
-| images | Qdrant nodes | shards | memory of a node | disk of a node | search functions | first \
-filling | a month |
+| images | Qdrant nodes | shards | memory per node | disk per node | search functions | initial \
+indexing | a month |
 |---:|---|---:|---:|---:|---:|---:|---:|
 {plans}
 
-Of a month:
+The monthly cost by item:
 
 | images | nodes | disks | searches | indexing |
 |---:|---:|---:|---:|---:|
 {costs}
 
-A million searches cost {search}, a million images indexed {index}: gateway, functions, queue and
-bucket requests. The images' own storage, logs and traffic are not in it.
+A million searches cost {search}, a million indexed images {index}: API Gateway, functions, queue
+and bucket requests. Storage of the images, logs and traffic are not included; [cost](cost.md) has
+logs and traffic.
 
 ## Arithmetic
 
@@ -274,46 +277,47 @@ With the figures of ten million images:
 
 - **Memory**: images × replicas × `memory_bytes` × `memory_headroom` =
   {memory}.
-  int8 vectors, the graph and the payload indexes are in memory; originals and payload on disk.
+  int8 vectors, the graph and the payload indexes are in memory; original vectors and payload are
+  on disk.
 - **Disk**: images × replicas × (`disk_bytes` + `rerank_bytes`) × `disk_headroom` =
   {disk}.
 - **Cores**: searches at the peak × `queries` × shards × `lookup_ms` / `busy` =
-  {cores}. A search asks every shard, one replica of each.
-- **Nodes**: the cheapest set of equal nodes with that memory and those cores, at least one for
-  each replica, and all with as many copies of shards.
-- **Search functions** at a time: searches at the peak × `search_ms` = {searches}. An
-  account may run 1,000 functions at a time unless it asks for more.
-- **First filling**: images × `index_ms` / `index_functions` = {filling}.
-  Ten times as many functions take a tenth, as far as Qdrant builds the graph beside it
+  {cores}. A search queries every shard, one replica of each.
+- **Nodes**: the cheapest set of equal nodes with that memory and those cores, at least one per
+  replica, and all with the same number of shard copies.
+- **Concurrent search functions**: searches at the peak × `search_ms` = {searches}. An
+  account may run 1,000 functions concurrently unless it asks for more.
+- **Initial indexing**: images × `index_ms` / `index_functions` = {filling}.
+  Ten times as many functions take a tenth of the time, as long as Qdrant builds the graph as fast
   (`graph_points_s` of `benchmarks/scale.py`).
-- **A search**: API request + call + `search_ms` × `function_gb` × price of a GB-second.
-- **An image**: call / `batch` + `index_ms` × `function_gb` × price of a GB-second + queue request ×
-  (1 + 2 / `batch`) + 3 reads of the bucket.
+- **A search**: API request + Lambda request + `search_ms` × `function_gb` × price of a GB-second.
+- **An image**: Lambda request / `batch` + `index_ms` × `function_gb` × price of a GB-second + queue
+  request × (1 + 2 / `batch`) + 3 reads of the bucket.
 
-Replicas and shards are a server's own settings for new collections:
+Replicas and shards are the Qdrant server's own settings for new collections:
 `QDRANT__STORAGE__COLLECTION__REPLICATION_FACTOR`, and
-`QDRANT__STORAGE__COLLECTION__SHARD_NUMBER_PER_NODE` where one for each node is not enough. Set them
-before the first image is indexed: a collection keeps its number of shards, and more of them means a
-new collection. Two nodes go on answering searches when one fails; Qdrant's nodes agree by majority,
-so take a third where collections must be changed meanwhile.
+`QDRANT__STORAGE__COLLECTION__SHARD_NUMBER_PER_NODE` if one per node is not enough. Set them before
+the first image is indexed: a collection keeps its number of shards, and more shards mean a new
+collection. Two nodes keep answering searches when one fails. Qdrant's nodes agree by majority, so
+use three if collections must be changed while one is down.
 
 ## Inputs
 
-`.venv/bin/python benchmarks/sizing.py --help` names the options that change them.
+`.venv/bin/python benchmarks/sizing.py --help` lists the options that change them.
 
-| input | value | what |
+| input | value | source |
 |---|---:|---|
 {inputs}
 
-Memory and disk are those of Qdrant's engine in one process, with our model's 256 dimensions; no
-server was measured. A vector of D dimensions takes D bytes of memory and 4 × D of disk, and D more
-for its int8 copy; the rest does not change with it.
+Memory and disk were measured with Qdrant's engine in one process and the bundled model's 256
+dimensions, not with a server. A vector of D dimensions takes D bytes of memory and 4 × D bytes of
+disk, and D more for its int8 copy; the rest does not depend on D.
 
 ## Prices
 
-US dollars, us-east-1, on demand, public list prices as of {as_of}, without free tiers and taxes;
-in console/prices.json, with their sources. AWS's own pages could not be opened when it was
-written: look before you rely on one.
+US dollars, us-east-1, on demand, public list prices as of {as_of}, without free tiers and taxes.
+`console/cost/prices.json` has them with their sources. AWS's own pages could not be opened when
+this was written: check a price before you rely on it.
 
 | what | $ |
 |---|---:|

@@ -189,5 +189,5 @@ def test_code_and_documents_name_decisions_that_exist() -> None:
         if path.suffix in (".py", ".md", ".yaml", ".js") and path != INDEX
         for number in REFERENCE.findall(path.read_text("utf-8"))
     }
-    assert ("0014", "shared/likeness/headers.py") in named
+    assert ("0014", "shared/likeness/image_headers.py") in named
     assert [where for where in sorted(named) if where[0] not in BY_NUMBER] == []

@@ -1,4 +1,4 @@
-"""docs/sizing.md is what benchmarks/sizing.py prints, and its nodes hold what they must."""
+"""docs/reference/sizing.md is what benchmarks/sizing.py prints; its nodes are large enough."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.service import ROOT
 
 
 def test_the_page_is_the_one_that_the_script_prints() -> None:
-    assert (ROOT / "docs" / "sizing.md").read_text() == page(Inputs())
+    assert (ROOT / "docs" / "reference" / "sizing.md").read_text() == page(Inputs())
 
 
 def test_each_input_says_where_it_comes_from() -> None:

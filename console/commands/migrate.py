@@ -52,7 +52,7 @@ app = typer.Typer(
 
     Searches and uploads go on all the time: both indexes are kept up to date until the end. For
     a deployed service, set QDRANT_URL and QDRANT_API_KEY, LIKENESS_URL and LIKENESS_API_KEY, and to
-    fill LIKENESS_QUEUE_URL. docs/migration.md has the whole way.""",
+    fill LIKENESS_QUEUE_URL. docs/how-to/migrate.md has the whole way.""",
 )
 out = Console()
 

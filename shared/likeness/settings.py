@@ -1,4 +1,4 @@
-"""The only reader of environment variables. README.md has the same table for people."""
+"""The only reader of environment variables. docs/reference/settings.md explains each."""
 
 from __future__ import annotations
 

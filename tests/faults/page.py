@@ -1,8 +1,8 @@
-"""docs/faults.md, as the tests tell it: one row for each mark `fault`. `make faults` writes it.
+"""docs/reference/faults.md, generated from the tests: a row for each mark `fault`.
 
     @pytest.mark.fault("what fails", seen="…", heals="…", lost="nothing")
 
-stands over a test, or over one of its parameters.
+marks a test, or one of its parameters.
 """
 
 from __future__ import annotations
@@ -15,27 +15,28 @@ from typing import NamedTuple
 import pytest
 
 TESTS = Path(__file__).parents[1]
-PAGE = TESTS.parent / "docs" / "faults.md"
-# The order of the page; what others have comes after them.
+PAGE = TESTS.parent / "docs" / "reference" / "faults.md"
+# The first sections of the page; all others follow.
 _FIRST = ("faults/test_indexing.py", "faults/test_searching.py")
 _HEAD = """\
-# What happens when something fails
+# Faults
 
-Made from the tests that show it (`make faults`); each ends with the index equal to the bucket, or
-with a search that finds what it should. The handlers are the real ones, in processes of their own,
-behind a real queue; faults are put on the connections to Qdrant and S3.
+What happens when something fails. This page is generated from the tests that show it
+(`make faults`). Each test ends with the index equal to the bucket, or with a search that finds what
+it should. The tests run the real handlers in processes of their own, behind a real queue, and
+disturb the connections to Qdrant and S3.
 
-A call to Qdrant may take `QDRANT_TIMEOUT_S`, three tries included. After five failed calls in a
-row the circuit is open for five seconds: searches fail at once, the index function waits. A request
-that would outlast its function is answered with 503 before Lambda ends it. The queue delivers a
-message ten times, six minutes apart; after that it waits with the dead letters for 14 days.
+A call to Qdrant may take `QDRANT_TIMEOUT_S`, three attempts included. After five failed calls in a
+row the circuit breaker opens for five seconds: searches fail at once, and the index function waits.
+A request that would outlast its function is answered with 503 before Lambda ends it. The queue
+delivers a message ten times, six minutes apart; then it goes to the dead-letter queue for 14 days.
 """
 _TITLES = {
-    "indexing": "From an upload to the index",
+    "indexing": "Indexing",
     "searching": "Searches",
-    "runtime": "Processes that are killed, and snapshots that are restored",
-    "qdrant_rest": "What was true before a pause",
-    "reconciliation": "All of it at once",
+    "runtime": "Killed processes and restored snapshots",
+    "qdrant_rest": "State from before a pause",
+    "reconciliation": "Everything at once",
 }
 
 
@@ -85,7 +86,7 @@ def text() -> str:
     for file, found in rows().items():
         topic = Path(file).stem.removeprefix("test_")
         parts.append(f"## {_TITLES.get(topic, topic.capitalize())}\n\nIn `tests/{file}`.\n")
-        lines = ["| what fails | what is seen | lost | how it heals | shown by |", "|---" * 5 + "|"]
+        lines = ["| what fails | what is seen | lost | how it recovers | test |", "|---" * 5 + "|"]
         lines += [f"| {' | '.join(row[:4])} | `{_short(row.test)}` |" for row in found]
         parts.append("\n".join(lines) + "\n")
     return "\n".join(parts)

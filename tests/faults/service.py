@@ -31,15 +31,15 @@ QUERIES = "photos-of-queries"
 # Of Qdrant, as both functions meet them.
 QDRANT_FAULTS = {
     "is down: connections are reset": Fault(reset=True),
-    "is half-open: takes connections, never answers": Fault(silent=True),
+    "is half-open: accepts connections, never answers": Fault(silent=True),
     "is slow: answers after the time limit of a call": Fault(wait_s=2 * QDRANT_TIMEOUT_S),
-    "is slow: its answer drips in byte by byte": Fault(pause_s=0.01),
+    "is slow: its response arrives byte by byte": Fault(pause_s=0.01),
     "answers 5xx": Fault(answer=http_answer("503 Service Unavailable")),
     "answers with a proxy's error page": Fault(
         answer=http_answer("200 OK", b"<html>Bad gateway</html>", "text/html")
     ),
-    "cuts its answer in the middle": Fault(cut_after=150),
-    "does what is asked, and its answer is lost": Fault(cut_after=0),
+    "cuts its response off in the middle": Fault(cut_after=150),
+    "executes the request, and its response is lost": Fault(cut_after=0),
 }
 SLOW_DOWN = http_answer(
     "503 Slow Down",

@@ -1,6 +1,6 @@
 """The index equals the bucket after every fault between an upload and its point.
 
-Each test with the mark `fault` is a row of docs/faults.md (`make faults`).
+Each test with the mark `fault` is a row of docs/reference/faults.md (`make faults`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ AGAIN = "the queue delivers them again"
 S3_FAULTS = {
     "throttles: 503 SlowDown": Fault(answer=SLOW_DOWN),
     "resets connections": Fault(reset=True),
-    "cuts its answer in the middle": Fault(cut_after=1500),
+    "cuts its response off in the middle": Fault(cut_after=1500),
 }
 
 
@@ -73,7 +73,7 @@ def test_nothing_is_acknowledged_while_s3_fails(
 
 
 @pytest.mark.fault(
-    "S3 throttles a few requests", seen="nothing", heals="the SDK repeats them after a pause"
+    "S3 throttles a few requests", seen="nothing", heals="the SDK retries them after a pause"
 )
 def test_a_throttled_request_is_repeated_within_the_invocation(
     functions: Functions, bucket: Bucket
@@ -87,7 +87,7 @@ def test_a_throttled_request_is_repeated_within_the_invocation(
 @pytest.mark.fault(
     "S3 is half-open: never answers",
     seen="Lambda ends the function at its time limit; the messages stay in the queue",
-    heals="the queue delivers them to a fresh process",
+    heals="the queue delivers them to a new process",
 )
 def test_a_function_that_waited_too_long_for_s3_acknowledged_nothing(
     functions: Functions, bucket: Bucket
@@ -103,7 +103,7 @@ def test_a_function_that_waited_too_long_for_s3_acknowledged_nothing(
 @pytest.mark.fault(
     "the function is killed, after any one of its calls",
     seen="the messages stay in the queue",
-    heals="the queue delivers them to a fresh process, which goes on from what is written",
+    heals="the queue delivers them to a new process, which continues from what is written",
 )
 def test_a_process_killed_after_any_of_its_calls_leaves_nothing_half_done(
     functions: Functions, bucket: Bucket
@@ -151,7 +151,7 @@ def kill_after(functions: Functions, bucket: Bucket, calls: int) -> bool:
 
 
 @pytest.mark.fault(
-    "events come three times", seen="nothing", heals="an object that agrees is not embedded again"
+    "events arrive three times", seen="nothing", heals="an object in sync is not embedded again"
 )
 def test_events_that_come_three_times_store_one_point(bucket: Bucket) -> None:
     bucket.put(thrice=jpeg(100))
@@ -164,7 +164,9 @@ def test_events_that_come_three_times_store_one_point(bucket: Bucket) -> None:
     assert bucket.times_embedded("thrice") == 1
 
 
-@pytest.mark.fault("events come in any order", seen="nothing", heals="each only says where to look")
+@pytest.mark.fault(
+    "events arrive in any order", seen="nothing", heals="each only says where to look"
+)
 def test_events_in_any_order_end_with_what_the_bucket_holds(bucket: Bucket) -> None:
     keys = [f"k{i}" for i in range(4)]
     for round_ in range(3):
@@ -179,7 +181,7 @@ def test_events_in_any_order_end_with_what_the_bucket_holds(bucket: Bucket) -> N
 
 
 @pytest.mark.fault(
-    "an event comes after later ones were worked off",
+    "an event arrives after later ones were processed",
     seen="nothing",
     heals="the bucket is read as it is now: a deleted image stays deleted",
 )
@@ -196,9 +198,9 @@ def test_a_late_event_resurrects_nothing(bucket: Bucket) -> None:
 
 
 @pytest.mark.fault(
-    "events are lost in the middle",
+    "events between others are lost",
     seen="nothing",
-    heals="any later event of the object mends what the lost ones did",
+    heals="any later event of the object repairs what the lost ones caused",
 )
 def test_events_lost_in_the_middle_do_not_matter(bucket: Bucket) -> None:
     bucket.put(a=jpeg(150), b=jpeg(151))
@@ -220,8 +222,8 @@ def test_events_lost_in_the_middle_do_not_matter(bucket: Bucket) -> None:
 
 @pytest.mark.fault(
     "an object's last event is lost",
-    seen="the object is not found, or found though it is deleted, until the drift job has run",
-    heals="the drift job, or `likeness index s3://…`, sends a hint on the same queue",
+    seen="the object is not found, or found although it was deleted, until the drift function runs",
+    heals="the drift function, or `likeness backfill s3://…`, sends a hint on the same queue",
 )
 def test_a_lost_last_event_is_mended_by_a_hint(bucket: Bucket) -> None:
     bucket.put(new=jpeg(160), deleted=jpeg(161))
@@ -236,9 +238,9 @@ def test_a_lost_last_event_is_mended_by_a_hint(bucket: Bucket) -> None:
 
 
 @pytest.mark.fault(
-    "files that are no pictures, bombs, far too large",
-    seen="each is in the index as rejected, with its reason; `GET /v1/status` tells it",
-    heals="needs no healing: none is tried again, none becomes a dead letter",
+    "files that are not images, decompression bombs, files far over the limits",
+    seen="each is in the index as rejected, with its reason; `GET /v1/status` shows it",
+    heals="nothing to do: none is retried, none becomes a dead letter",
 )
 def test_poison_files_are_rejected_with_a_reason_and_never_become_dead_letters(
     bucket: Bucket,
@@ -254,9 +256,9 @@ def test_poison_files_are_rejected_with_a_reason_and_never_become_dead_letters(
 
 
 @pytest.mark.fault(
-    "a message that nobody can read",
-    seen="after ten tries it waits in the dead-letter queue, which raises an alarm",
-    heals="by hand: it names no object that could be looked at",
+    "a message that cannot be parsed",
+    seen="after ten attempts it waits in the dead-letter queue, which raises an alarm",
+    heals="by hand: it names no object",
 )
 def test_an_unreadable_message_becomes_a_dead_letter_and_holds_nothing_up(bucket: Bucket) -> None:
     bucket.send("no JSON")
@@ -268,10 +270,10 @@ def test_an_unreadable_message_becomes_a_dead_letter_and_holds_nothing_up(bucket
 
 
 @pytest.mark.fault(
-    "Qdrant fails again and again",
-    seen="each function waits five seconds before it tries again, so that the tries of what is "
-    "queued are not used up",
-    heals="the batch that waited is indexed",
+    "Qdrant fails repeatedly",
+    seen="each function waits five seconds before it tries again, so that queued messages keep "
+    "their attempts",
+    heals="the waiting batch is indexed",
 )
 def test_a_batch_waits_for_qdrant_instead_of_failing_at_once(
     functions: Functions, bucket: Bucket
@@ -284,7 +286,7 @@ def test_a_batch_waits_for_qdrant_instead_of_failing_at_once(
 
 
 @pytest.mark.fault(
-    "Qdrant is down for longer than the queue tries, an hour",
+    "Qdrant is down for more than an hour, longer than the queue retries",
     seen="the messages wait in the dead-letter queue for 14 days, which raises an alarm",
     heals="a redrive, once Qdrant is back",
 )
@@ -306,9 +308,9 @@ def test_dead_letters_are_worked_off_once_they_are_redriven(
 
 
 @pytest.mark.fault(
-    "a flood: thousands of hints at a few objects",
-    seen="nothing but the queue's age",
-    heals="a batch looks at each object once; what agrees is not embedded again",
+    "a flood: thousands of hints for a few objects",
+    seen="only the queue's age",
+    heals="a batch checks each object once; what is in sync is not embedded again",
 )
 def test_a_flood_of_hints_embeds_each_object_once(bucket: Bucket) -> None:
     keys = [f"flooded-{i}" for i in range(5)]

@@ -1,4 +1,4 @@
-"""docs/faults.md says what the tests show."""
+"""docs/reference/faults.md matches the marks on the tests."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from tests.faults import page
 
 
 def test_the_page_is_what_the_tests_say() -> None:
-    assert page.PAGE.read_text() == page.text(), "write it anew: make faults"
+    assert page.PAGE.read_text() == page.text(), "run `make faults`"
 
 
 def test_every_line_of_what_must_hold_has_a_row() -> None:
     """Or a test that loses its mark would take it off the page without a word."""
     told = " · ".join(row.fails for found in page.rows().values() for row in found)
     for fault in (
-        "Qdrant is down", "slow", "half-open", "5xx", "cuts its answer", "throttles",
-        "three times", "any order", "after later ones", "lost in the middle", "killed",
-        "no pictures", "flood",
+        "Qdrant is down", "slow", "half-open", "5xx", "cuts its response off", "throttles",
+        "three times", "any order", "after later ones", "between others", "killed",
+        "not images", "flood",
     ):  # fmt: skip
         assert fault in told

@@ -1,6 +1,6 @@
 """The search function answers within its time limit whatever it depends on does.
 
-Each test with the mark `fault` is a row of docs/faults.md (`make faults`).
+Each test with the mark `fault` is a row of docs/reference/faults.md (`make faults`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.lambda_runtime import http_event
 from tests.pictures import jpeg
 
 WITHIN = "503 with Retry-After, within the time limit"
-NEXT = "the next request asks anew"
+NEXT = "the next request tries again"
 
 
 @pytest.fixture
@@ -67,14 +67,14 @@ def test_the_function_is_up_but_not_ready_while_qdrant_is_down(functions: Functi
 
 
 @pytest.mark.fault(
-    "Qdrant is slow, but within the time limit of a call", seen="a later answer", heals=NEXT
+    "Qdrant is slow, but within the time limit of a call", seen="a slower answer", heals=NEXT
 )
 def test_a_slow_qdrant_only_makes_searches_slower(functions: Functions, indexed: Bucket) -> None:
     with functions.qdrant.failing(Fault(wait_s=QDRANT_TIMEOUT_S / 3)):
         assert finds(functions, indexed)
 
 
-@pytest.mark.fault("Qdrant fails now and then", seen="nothing", heals="a call is tried three times")
+@pytest.mark.fault("Qdrant fails occasionally", seen="nothing", heals="a call is tried three times")
 def test_a_search_outlives_two_failures(functions: Functions, indexed: Bucket) -> None:
     assert finds(functions, indexed)
     with functions.qdrant.failing(Fault(reset=True), times=2):
@@ -82,9 +82,9 @@ def test_a_search_outlives_two_failures(functions: Functions, indexed: Bucket) -
 
 
 @pytest.mark.fault(
-    "Qdrant fails again and again",
-    seen="503 at once, and Retry-After says when the next call is let through",
-    heals="after five seconds one request tries it, and closes the circuit",
+    "Qdrant fails repeatedly",
+    seen="503 at once; Retry-After says when the next call is let through",
+    heals="after five seconds one request is let through, and closes the circuit",
 )
 def test_the_circuit_opens_and_closes_again(functions: Functions, indexed: Bucket) -> None:
     with functions.qdrant.failing(Fault(reset=True)):

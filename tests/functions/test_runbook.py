@@ -79,7 +79,7 @@ def test_every_page_is_an_alarms_or_of_something_done_by_hand() -> None:
 def test_a_page_says_what_to_do(page: Path) -> None:
     text = page.read_text()
     if page.stem != "README":
-        for part in ("What it means.", "Look here first.", "How it heals."):
+        for part in ("What it means.", "Look here first.", "How it recovers."):
             assert f"**{part}**" in text
     assert commands(page)
     for link in re.findall(r"\]\(([^)]+)\)", text):

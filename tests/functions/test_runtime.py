@@ -287,9 +287,9 @@ def test_a_write_that_is_applied_but_never_confirmed_is_reconciled_by_the_next_p
 
 
 @pytest.mark.fault(
-    "the function is killed while it creates the collection, names it or writes",
+    "the function is killed while it creates the collection, sets the alias or writes",
     seen="the messages stay in the queue",
-    heals="a fresh process goes on from what is there",
+    heals="a new process continues from what is there",
 )
 @pytest.mark.parametrize("applied", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("call", [CREATE, NAME, WRITE], ids=["create", "name", "write"])
@@ -313,7 +313,7 @@ def test_a_process_killed_in_the_middle_of_a_batch_loses_and_doubles_nothing(
 @pytest.mark.fault(
     "Qdrant's key and its connections changed since the snapshot was taken",
     seen="nothing",
-    heals="a hook reads the secret and opens connections anew after each restore",
+    heals="a hook reads the secret and replaces connections after each restore",
 )
 @pytest.mark.parametrize("handler", [INDEX, SEARCH])
 def test_a_restored_process_has_the_key_of_now(
@@ -378,9 +378,9 @@ def test_a_restored_process_signs_with_the_credentials_of_now(
 
 
 @pytest.mark.fault(
-    "one snapshot is restored many times, and each draws the same random numbers",
+    "one snapshot is restored many times, and every copy would draw the same random numbers",
     seen="nothing",
-    heals="a hook seeds them anew, so that pauses between tries differ",
+    heals="a hook seeds them again, so that pauses between retries differ",
 )
 @pytest.mark.parametrize("handler", [INDEX, SEARCH])
 def test_processes_restored_from_one_snapshot_do_not_wait_alike(handler: str) -> None:

@@ -318,9 +318,9 @@ def test_a_connection_that_the_server_closed_in_between_is_opened_again() -> Non
 
 
 @pytest.mark.fault(
-    "whatever stands before Qdrant forgot a connection while the function was frozen",
+    "a proxy in front of Qdrant dropped a connection while the function was frozen",
     seen="nothing",
-    heals="connections that were idle for a minute are opened anew",
+    heals="connections that were idle for a minute are replaced",
 )
 def test_a_connection_that_was_idle_for_minutes_is_not_trusted() -> None:
     clock, served = Clock(), itertools.count()
@@ -417,7 +417,7 @@ def test_a_paused_call_says_when_the_next_one_is_let_through() -> None:
 @pytest.mark.fault(
     "the circuit was open when the snapshot was taken",
     seen="nothing",
-    heals="the hook that opens connections anew closes it",
+    heals="the restore hook that replaces connections closes it",
 )
 def test_a_restored_process_does_not_believe_the_failures_of_the_snapshot() -> None:
     with scripted([*[error(500)] * 15, ok("well")], breaker=CircuitBreaker(Clock())) as (_, opened):

@@ -244,10 +244,10 @@ def index(embedder: Embedder, tmp_path_factory: pytest.TempPathFactory) -> Itera
 # Uniformly random schedules. Hypothesis' own, biased towards few kinds of step, never found that
 # the second comparison had been removed; of these, one in 150 does.
 @pytest.mark.fault(
-    "puts, deletes, undeletes and purges whose events are doubled, reordered and late, while up to "
-    "three functions work on them and are killed: 800 random schedules",
+    "puts, deletes, undeletes and purges whose events are duplicated, reordered and late, while up "
+    "to three functions process them and are killed: 800 random schedules",
     seen="nothing",
-    heals="look, write, look again",
+    heals="read, write, read again",
 )
 @given(chance=st.randoms(use_true_random=True))
 @settings(max_examples=800, deadline=None, suppress_health_check=list(HealthCheck))

@@ -1,9 +1,9 @@
-"""The README's curl examples, run as they stand against the service.
+"""The curl examples of README.md and of docs/, run as they stand against the service.
 
 A block of code with a line that begins with curl is a script: bash runs it, and no call may fail.
-`localhost:8000` becomes the service's address; files that are sent, and keys that are named, are
-there. So are $ID and $OTHER_ID, two images' ids, $QUERY_ID and $REQUEST_ID of an answer, and
-$GROUP, a group of duplicates that $ID is a copy in.
+`localhost:8000` becomes the service's address, and so does $LIKENESS_URL. The files that are sent
+and the keys that are named exist. So do $ID and $OTHER_ID, two images' ids, $QUERY_ID and
+$REQUEST_ID of an answer, and $GROUP, a group of duplicates in which $ID is a copy.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from console.local.runner import http_server
 from tests.pictures import encoded, jpeg, picture, png
 from tests.service import ROOT, Service
 
-README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 ADDRESS = "localhost:8000"
 STRICT = 'set -euo pipefail; curl() { command curl --silent --show-error --fail-with-body "$@"; }\n'
 
@@ -34,11 +34,25 @@ def scripts(markdown: str) -> list[str]:
     return [block for block in [*fenced, *indented] if re.search(r"^\s*curl ", block, re.MULTILINE)]
 
 
-SCRIPTS = scripts(README)
+def calls_the_service(script: str) -> bool:
+    return ADDRESS in script or "$LIKENESS_URL" in script
 
 
-def test_the_readme_shows_how_to_search() -> None:
-    assert any("/v1/search" in script for script in SCRIPTS)
+FOUND = [
+    (str(page.relative_to(ROOT)), script) for page in PAGES for script in scripts(page.read_text())
+]
+EXAMPLES = [(page, script) for page, script in FOUND if calls_the_service(script)]
+
+
+def test_the_documents_show_how_to_search() -> None:
+    pages = {page for page, script in EXAMPLES if "/v1/search" in script}
+    assert {"README.md", "docs/reference/http-api.md"} <= pages
+
+
+def test_what_is_not_run_here_asks_qdrant() -> None:
+    """Or an example with another address would never be tried."""
+    for page, script in FOUND:
+        assert calls_the_service(script) or "$QDRANT_URL" in script, f"{page}: {script}"
 
 
 def test_blocks_of_code_are_found() -> None:
@@ -54,7 +68,7 @@ def test_blocks_of_code_are_found() -> None:
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     if not shutil.which("curl"):
         pytest.skip("needs curl")
-    text = "\n".join(SCRIPTS)
+    text = "\n".join(script for _, script in EXAMPLES)
     keys = sorted(set(re.findall(r"\bkey\"?[:=] ?\"?([\w/-]+\.\w+)", text)))
     metadata = {key: {"brand": "acme", "price": "9"} for key in keys}
     with Service(tmp_path_factory.mktemp("index")) as service:
@@ -66,6 +80,8 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
         with http_server(service.app, 0) as url:
             yield {
                 "ADDRESS": url,
+                "LIKENESS_URL": url,
+                "LIKENESS_API_KEY": "any: the service itself asks for none",
                 "ID": service.id("copy.jpg"),
                 "OTHER_ID": service.id("2.png"),
                 "QUERY_ID": answer["query_id"],
@@ -74,7 +90,9 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
             }
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize(
+    "script", [script for _, script in EXAMPLES], ids=[page for page, _ in EXAMPLES]
+)
 def test_an_example_works_as_it_stands(
     script: str, environment: dict[str, str], tmp_path: Path
 ) -> None:
