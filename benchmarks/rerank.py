@@ -46,7 +46,8 @@ from console.evaluation.edits import EDITS
 from console.evaluation.query_expansion import expand
 from console.evaluation.stages import TRIED
 from likeness.adapters.qdrant_embedded import EmbeddedIndex
-from likeness.adapters.qdrant_mapping import Layout, to_payload, to_vectors
+from likeness.adapters.qdrant_layout import Layout
+from likeness.adapters.qdrant_points import to_payload, to_vectors
 from likeness.descriptor_packing import cell_positions, unpack
 from likeness.embedding import Embedder
 from likeness.feature_extraction import extract_features
@@ -117,7 +118,7 @@ def indexed(images: Sequence[bytes], embedder: Embedder) -> list[Point]:
     with tempfile.TemporaryDirectory() as folder:
         index = EmbeddedIndex(Path(folder), Layout("bench", Schema()))
         Indexer(bucket, index, embedder).reconcile(bucket.events)
-        found = index.fetch([hint.ref.point_id for hint in bucket.events])
+        found = index.retrieve_with_vectors([hint.ref.point_id for hint in bucket.events])
         index.close()
     points = [found[hint.ref.point_id] for hint in bucket.events]
     return [point for point in points if point.vector is not None]

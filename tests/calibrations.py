@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from console.evaluation.edits import EDITS
+from console.evaluation.logistic_regression import fit
 from likeness.embedding import Embedder
 from likeness.feature_extraction import extract_features
 from likeness.features import ImageFeatures
 from likeness.images import decode
 from likeness.model import ModelSpec, load_spec
-from likeness.proof.verdicts import FITTED, Calibration, Level, fit
+from likeness.proof.verdicts import FITTED, Calibration, Level
 from likeness.rerank.ranker import Ranker
 from likeness.settings import Limits
 from tests.pictures import encoded, picture

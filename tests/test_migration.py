@@ -30,14 +30,14 @@ from console.migration import lifecycle
 from functions.index.handler import Handler
 from functions.search.api import create_app
 from likeness.adapters.qdrant_embedded import EmbeddedIndex
-from likeness.adapters.qdrant_mapping import Layout
+from likeness.adapters.qdrant_layout import Layout
 from likeness.adapters.sqs import hint_message
 from likeness.embedding import Embedder
 from likeness.errors import ConfigurationError, IndexMissing, IndexUnavailable, NoDetail
 from likeness.gallery import Gallery
 from likeness.images import decode
 from likeness.indexers import CachingReader, Indexers
-from likeness.indexing import Indexer
+from likeness.indexing import Indexer, IndexerConfig
 from likeness.model import load_spec
 from likeness.proof.verdicts import load_calibration
 from likeness.queries import ByImage, Query
@@ -85,10 +85,12 @@ class World:
                 store,
                 self.index.for_model(embedder.fingerprint),
                 embedder,
-                SCHEMA,
-                parallel=1,
-                calibration=structs.replace(calibration, model=embedder.fingerprint),
-                announce=self._announce,
+                IndexerConfig(
+                    SCHEMA,
+                    calibration=structs.replace(calibration, model=embedder.fingerprint),
+                    parallel=1,
+                ),
+                self._announce,
             )
             for embedder in self.embedders
         ]
@@ -366,7 +368,7 @@ def test_a_duplicate_is_announced_once_and_a_filled_one_never(world: World) -> N
     world.put(third=drawn(0))
     assert world.announced == ["again", "third"]
     new = world.index.for_model(migration.target)
-    [point] = new.fetch([ObjectRef("photos", "third").point_id]).values()
+    [point] = new.retrieve_with_vectors([ObjectRef("photos", "third").point_id]).values()
     # found among what the new model's collection holds
     assert {partner.key for partner in point.partners} == {"again", LASTING[0]}
     lifecycle.switch(world.index, migration.target)
@@ -491,7 +493,7 @@ def test_what_is_missing_is_counted_and_hinted_at(world: World) -> None:
     for key, data in {"overwritten": drawn(53), "late": drawn(54)}.items():
         world.bucket.put(key, data)
     world.bucket.remove("deleted")
-    alone = Indexer(world.bucket, world.index, world.embedders[0], SCHEMA)
+    alone = Indexer(world.bucket, world.index, world.embedders[0], IndexerConfig(SCHEMA))
     hints = [Hint(ObjectRef("photos", key)) for key in ("overwritten", "late", "deleted")]
     assert not any(outcome.error for outcome in alone.reconcile(hints).values())
 

@@ -32,7 +32,6 @@ from likeness.proof.verdicts import (
     Calibration,
     Fitted,
     Level,
-    fit,
     judge,
     load_calibration,
     probabilities,
@@ -43,6 +42,7 @@ from likeness.settings import Limits
 from .datasets import DatasetError, Item, load
 from .edits import EDITS, START_SIDE
 from .gallery import features_of_file
+from .logistic_regression import fit
 from .metrics import Reliability, reliability
 
 MIN_IMAGES = 20

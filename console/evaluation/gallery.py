@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from rich.progress import Progress
 
 from likeness.adapters.qdrant_embedded import EmbeddedIndex
-from likeness.adapters.qdrant_mapping import Layout
+from likeness.adapters.qdrant_layout import Layout
 from likeness.embedding import Embedder
 from likeness.errors import ImageError
 from likeness.feature_extraction import extract_features

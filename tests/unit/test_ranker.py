@@ -16,15 +16,16 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
+from console.evaluation.logistic_regression import fit
 from likeness.descriptor_packing import cell_positions, pack
 from likeness.embedding import Embedder
 from likeness.feature_extraction import extract_features
 from likeness.features import ImageFeatures
 from likeness.model import Resize
-from likeness.preprocessing import seen
+from likeness.preprocessing import input_box
 from likeness.proof.evidence import Evidence, features
 from likeness.proof.proofs import Proof
-from likeness.proof.verdicts import FITTED, Calibration, Fitted, Level, fit
+from likeness.proof.verdicts import FITTED, Calibration, Fitted, Level
 from likeness.records import WHOLE, Box
 from likeness.rerank.profiles import Profile
 from likeness.rerank.ranker import RankedCandidates, Ranker
@@ -714,7 +715,7 @@ def test_features_are_what_verdicts_rest_on() -> None:
 def test_seen_of_a_crop_is_what_the_pictures_boxes_start_from() -> None:
     """As the index restores it: of a wide picture a crop sees the middle."""
     of = spec(Resize("crop"))
-    query = made(2, seen=seen((400, 200), of))
+    query = made(2, seen=input_box((400, 200), of))
     boxes = one_proof(query, stored(zoomed(query)), Ranker(of, CALIBRATION)).boxes
     assert boxes is not None
     assert boxes[0] == pytest.approx((0.25 + 5 / 28, 5 / 14, 0.25 + 10 / 28, 10 / 14))

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from console.evaluation.logistic_regression import fit
 from likeness.descriptor_packing import cell_positions
 from likeness.errors import ModelBundleError
 from likeness.proof.evidence import FEATURES, Evidence, evidence, features
@@ -22,7 +23,6 @@ from likeness.proof.verdicts import (
     Calibration,
     Fitted,
     Level,
-    fit,
     judge,
     load_calibration,
     probabilities,

@@ -20,10 +20,6 @@ from likeness.errors import ModelBundleError
 from likeness.proof.evidence import FEATURES
 
 CALIBRATION = "calibration.json"
-# A little regularisation: pairs that can be told apart without error have no best weights.
-_RIDGE = 1e-2
-_STEPS = 50
-_ABOVE = 1e-9  # how far above the highest probability that must not be claimed a threshold lies
 
 
 class Level(StrEnum):
@@ -115,38 +111,9 @@ def judge(calibration: Calibration, rows: NDArray[np.float64]) -> list[Verdict]:
 def probabilities(calibration: Calibration, rows: NDArray[np.float64]) -> NDArray[np.float64]:
     """Probabilities (K, 4) of being at least as close as each of FITTED, rising along each row."""
     fitted = [calibration.levels[level] for level in FITTED]
-    independent = np.stack([_sigmoid(rows @ np.array(f.weights) + f.bias) for f in fitted], axis=1)
-    return np.maximum.accumulate(independent, axis=1)  # a copy is at least `edited` too
+    each = np.stack([sigmoid(rows @ np.array(f.weights) + f.bias) for f in fitted], axis=1)
+    return np.maximum.accumulate(each, axis=1)  # a copy is at least `edited` too
 
 
-def fit(
-    rows: NDArray[np.float64], close: NDArray[np.bool_], max_false_rate: float | None = None
-) -> Fitted:
-    """Maximum likelihood of `close` (N,) given features (N, F), by Newton's method.
-
-    Both classes weigh the same, however many pairs each has. `max_false_rate`: the largest share of
-    pairs that are not close which may be claimed to be; the threshold rises until that holds.
-    """
-    design = np.column_stack([rows, np.ones(len(rows))])
-    target = close.astype(np.float64)
-    share = np.where(close, 0.5 / max(1, close.sum()), 0.5 / max(1, (~close).sum())) * len(rows)
-    weights = np.zeros(design.shape[1])
-    for _ in range(_STEPS):
-        probability = _sigmoid(design @ weights)
-        gradient = design.T @ (share * (probability - target)) + _RIDGE * weights
-        hessian = (design * (share * probability * (1 - probability))[:, None]).T @ design
-        step = np.linalg.solve(hessian + _RIDGE * np.eye(len(weights)), gradient)
-        weights -= step
-        if np.abs(step).max() < 1e-8:
-            break
-    threshold = 0.5
-    if max_false_rate is not None and (~close).any():
-        false = np.sort(_sigmoid(design[~close] @ weights))[::-1]
-        allowed = int(max_false_rate * len(false))
-        if allowed < len(false):
-            threshold = max(threshold, float(false[allowed]) + _ABOVE)
-    return Fitted(tuple(float(w) for w in weights[:-1]), float(weights[-1]), threshold)
-
-
-def _sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:
+def sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(1 / (1 + np.exp(-np.clip(x, -60, 60))), np.float64)
