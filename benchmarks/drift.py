@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from likeness.drift import Audit
+from likeness.drift import DriftConfig, DriftDetector
 from likeness.records import (
     CollectionInfo,
     ListedObject,
@@ -97,7 +97,8 @@ def main() -> None:
 
     start_s = time.perf_counter()
     found: list[Any] = []
-    report = Audit(side, side, "photos", "", "s", found.extend, tell=watch).run()  # type: ignore[arg-type]
+    config = DriftConfig("photos", "", "s")
+    report = DriftDetector(side, side, config, found.extend, watch).run()  # type: ignore[arg-type]
     took_s = time.perf_counter() - start_s
     bytes_each = (most - before) / arguments.count
     assert report.changed == len(found) == -(-arguments.count // 100_000)

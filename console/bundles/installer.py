@@ -11,12 +11,12 @@ from rich.markup import escape
 from rich.progress import TaskID
 
 from likeness.errors import ModelBundleError
-from likeness.model import load_bundle
 
 from ..terminal import byte_progress
 from . import bundle_folder
 from .builder import Recipe, build
 from .bundle_folder import IMAGE_FILE, TEXT_FILE, TOKENIZER_FILE
+from .bundle_reader import load_bundle
 from .hub import Hub, HubError, LockFile
 from .presets import PRESETS
 from .registry import KNOWN_BUNDLES, KnownBundle

@@ -9,9 +9,10 @@ from pathlib import Path
 from msgspec import Struct
 
 from likeness.errors import ConfigurationError
-from likeness.model import MANIFEST, ModelSpec, load_bundle
+from likeness.model import MANIFEST, ModelSpec
 
 from .bundle_folder import deployed_files, replace_folder
+from .bundle_reader import load_bundle
 from .golden import write_golden
 
 MIB = 1024 * 1024

@@ -25,7 +25,8 @@ Synthetic = Annotated[
     bool, typer.Option("--synthetic", help="Make the queries by editing the images.")
 ]
 Feedback = Annotated[
-    bool, typer.Option("--feedback", help="Search the index at QDRANT_URL for callers' feedback.")
+    bool,
+    typer.Option("--feedback", help="Measure by callers' feedback in the index at QDRANT_URL."),
 ]
 Model = Annotated[
     Path,
@@ -42,7 +43,7 @@ Split = Annotated[
 ]
 Out = Annotated[
     Path,
-    typer.Option("--out", help="Folder for evaluation.json, the HTML report and the vectors."),
+    typer.Option("--out", help="Folder for evaluation.json, the HTML report and cached features."),
 ]
 Baseline = Annotated[Path | None, typer.Option(help="An earlier evaluation.json to compare with.")]
 Tolerance = Annotated[
@@ -67,14 +68,14 @@ def evaluate(
 
     Images are searched as the service does it, with each profile. Splits named query or test are
     searched in those named gallery, train or iconic; without splits, each image is searched among
-    the others. Vectors are kept in --out.
+    the others. Features are cached in --out.
 
     - `likeness evaluate photos/ --synthetic`: are edited copies found? Works with any images
     - `likeness evaluate products.csv --baseline old/evaluation.json`: for CI; exits with
-      1 if R@1 or mAP of a profile fell
-    - `likeness evaluate --feedback`: repeat the queries that POST /v1/feedback judged
+      1 if R@1 or mAP of a profile dropped
+    - `likeness evaluate --feedback`: repeat the queries that callers gave feedback on
     """
-    from ..evaluation import evaluator, reporting  # noqa: PLC0415 - loads onnxruntime
+    from ..evaluation import evaluator, reporting, results  # noqa: PLC0415 - loads onnxruntime
 
     if feedback:
         if dataset or synthetic or split or baseline:
@@ -85,28 +86,28 @@ def evaluate(
         return
     if dataset is None:
         raise typer.BadParameter("name a folder or a CSV, or use --feedback for the live index")
-    before = evaluator.read(baseline) if baseline else None
+    before = results.read(baseline) if baseline else None
     options = evaluator.Options(model, target, synthetic, split, queries, seed)
     with count_progress() as progress:
         found, misses = evaluator.evaluate(dataset, options, progress, before)
     reporting.show(found, out)
-    results, page = target / evaluator.RESULTS, target / reporting.PAGE
-    evaluator.write(found, results)
+    file, page = target / results.RESULTS, target / reporting.PAGE
+    results.write(found, file)
     page.write_text(reporting.page(found, misses), encoding="utf-8")
-    out.print(f"written: {results}, and with images {page}", soft_wrap=True)
-    fallen = evaluator.falls(before, found, tolerance) if before else []
-    for line in fallen:
-        err.print(f"[red]fell by more than {tolerance:g}[/red]  {escape(line)}", soft_wrap=True)
-    if before and not fallen:
-        out.print(f"nothing fell by more than {tolerance:g} below {baseline}", soft_wrap=True)
-    raise typer.Exit(1 if fallen else 0)
+    out.print(f"written: {file}, and with images {page}", soft_wrap=True)
+    dropped = results.drops(before, found, tolerance) if before else []
+    for line in dropped:
+        err.print(f"[red]dropped by more than {tolerance:g}[/red]  {escape(line)}", soft_wrap=True)
+    if before and not dropped:
+        out.print(f"nothing dropped by more than {tolerance:g} below {baseline}", soft_wrap=True)
+    raise typer.Exit(1 if dropped else 0)
 
 
 def _evaluate_feedback(model: Path, queries: int, seed: int, target: Path) -> None:
     from likeness.adapters.index import open_index  # noqa: PLC0415
     from likeness.settings import Settings  # noqa: PLC0415
 
-    from ..evaluation import evaluator, feedback_evaluation, reporting  # noqa: PLC0415
+    from ..evaluation import feedback_evaluation, reporting, results  # noqa: PLC0415
 
     with (
         contextlib.closing(open_index(Settings.from_env(os.environ))) as index,
@@ -114,6 +115,6 @@ def _evaluate_feedback(model: Path, queries: int, seed: int, target: Path) -> No
     ):
         found = feedback_evaluation.evaluate(index, model, queries, seed, progress)
     reporting.show_feedback(found, out)
-    results = target / feedback_evaluation.RESULTS
-    evaluator.write(found, results)
-    out.print(f"written: {results}", soft_wrap=True)
+    file = target / feedback_evaluation.RESULTS
+    results.write(found, file)
+    out.print(f"written: {file}", soft_wrap=True)

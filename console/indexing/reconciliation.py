@@ -15,7 +15,7 @@ from rich.table import Table
 from likeness.adapters.index import open_index
 from likeness.adapters.s3 import S3Store
 from likeness.adapters.sqs import SqsQueue
-from likeness.drift import Audit, Difference, Kind
+from likeness.drift import Difference, DriftConfig, DriftDetector, Kind
 from likeness.errors import ConfigurationError, IndexMissing
 from likeness.feeding import HintFeeder
 from likeness.ports import VectorIndex
@@ -82,7 +82,7 @@ def run(options: Options, service: Service, out: Console) -> dict[str, Any]:
     differences: list[Difference] = []
     send = None if options.dry_run else _feeder(service).send
 
-    def mend(found: list[Difference]) -> None:
+    def repair(found: list[Difference]) -> None:
         if send:
             send([difference.ref for difference in found])
         differences.extend(found[: _MAX_REPORTED - len(differences)])
@@ -95,16 +95,19 @@ def run(options: Options, service: Service, out: Console) -> dict[str, Any]:
             "points": progress.add_task("index", total=total),
             "objects": progress.add_task("bucket", total=None),
         }
-        report = Audit(
-            S3Store(),
-            service.index,
+        config = DriftConfig(
             bucket,
             options.prefix or service.prefix,
             service.settings,
-            mend,
             options.lag_s,
             sweep=not options.dry_run,
-            tell=lambda what, count: progress.advance(tasks[what], count),
+        )
+        report = DriftDetector(
+            S3Store(),
+            service.index,
+            config,
+            repair,
+            on_progress=lambda what, count: progress.advance(tasks[what], count),
         ).run()
     return {
         "bucket": bucket,

@@ -363,7 +363,7 @@ def test_the_proof_joins_what_matches_and_lays_one_over_the_other(visit: Visit, 
             .every((width, n, all) => all.length === 2 && width > 100 && width < 700)"""
     )
     expect(proof).to_contain_text(re.compile("Query area found in the result.*[89][0-9]|100"))
-    for stage in ("At a glance", "Details in place", "Ordered by"):
+    for stage in ("Overall similarity", "Matching details", "Final score"):
         expect(proof).to_contain_text(stage)
     proof.get_by_label("Overlay").check()
     over = proof.locator(".laid img").last
