@@ -80,12 +80,14 @@ def evaluate(
     if feedback:
         if dataset or synthetic or split or baseline:
             raise typer.BadParameter(
-                "--feedback excludes a dataset, --synthetic, --split and --baseline"
+                "--feedback takes no dataset, --synthetic, --split or --baseline"
             )
         _evaluate_feedback(model, queries, seed, target)
         return
     if dataset is None:
-        raise typer.BadParameter("name a folder or a CSV, or use --feedback for the live index")
+        raise typer.BadParameter(
+            "name a folder or a CSV; or use --feedback to measure the live index"
+        )
     before = results.read(baseline) if baseline else None
     options = evaluator.Options(model, target, synthetic, split, queries, seed)
     with count_progress() as progress:
