@@ -42,7 +42,7 @@ from benchmarks.rerank import calibrated, indexed, least_ms
 from console.demo import sample_images
 from console.local.runner import DEFAULT_DATA
 from likeness.adapters.qdrant_embedded import EmbeddedIndex
-from likeness.adapters.qdrant_mapping import Layout
+from likeness.adapters.qdrant_layout import Layout
 from likeness.embedding import Embedder
 from likeness.filters import Schema
 from likeness.gallery import Gallery

@@ -43,7 +43,8 @@ from console.evaluation.edits import EDITS
 from console.evaluation.k_reciprocal import reciprocal
 from console.evaluation.query_expansion import expand
 from likeness.adapters.qdrant_embedded import EmbeddedIndex
-from likeness.adapters.qdrant_mapping import Layout, to_payload, to_vectors
+from likeness.adapters.qdrant_layout import Layout
+from likeness.adapters.qdrant_points import to_payload, to_vectors
 from likeness.descriptor_packing import unpack
 from likeness.embedding import Embedder
 from likeness.feature_extraction import extract_features
@@ -116,7 +117,7 @@ def indexed(pictures: Sequence[bytes], embedder: Embedder) -> list[Point]:
     with tempfile.TemporaryDirectory() as folder:
         index = EmbeddedIndex(Path(folder), Layout("bench", Schema()))
         Indexer(bucket, index, embedder).reconcile(bucket.events)
-        found = index.fetch([hint.ref.point_id for hint in bucket.events])
+        found = index.retrieve_with_vectors([hint.ref.point_id for hint in bucket.events])
         index.close()
     points = [found[hint.ref.point_id] for hint in bucket.events]
     return [point for point in points if point.vector is not None]

@@ -46,7 +46,7 @@ from benchmarks.embed import MODEL
 from console.demo import sample_images
 from console.local.runner import DEFAULT_DATA
 from likeness.adapters.qdrant_embedded import EmbeddedIndex
-from likeness.adapters.qdrant_mapping import VECTOR, Layout
+from likeness.adapters.qdrant_layout import VECTOR, Layout
 from likeness.embedding import Embedder
 from likeness.errors import ImageError
 from likeness.filters import Schema

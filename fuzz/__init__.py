@@ -1,1 +1,1 @@
-"""What strangers send, damaged in every way: `make fuzz`, and tests/unit/test_fuzzing.py."""
+"""Fuzzing of everything that parses untrusted input: `make fuzz` and tests/unit/test_fuzzing.py."""

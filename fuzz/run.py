@@ -1,7 +1,7 @@
 """One target under atheris (libFuzzer for Python): `python -m fuzz.run TARGET CORPUS [OPTIONS]`.
 
-CORPUS is the folder that what it finds of new ways is kept in; it goes on from there the next time.
-OPTIONS are libFuzzer's: -max_total_time=60, or the name of a file that crashed to try it again.
+CORPUS is the folder for inputs that reach new code; the next run continues from it. OPTIONS are
+libFuzzer's: -max_total_time=60, or the file of a crash to reproduce it.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for number, seed in enumerate(seeds(name)):
         (folder / f"seed-{number}").write_bytes(seed)
-    warnings.simplefilter("ignore")  # Pillow warns of damage that it can live with
-    found = f"-artifact_prefix={folder.parent}/{name}-"
-    atheris.Setup([sys.argv[0], found, *options, corpus], TARGETS[name])
+    warnings.simplefilter("ignore")  # Pillow warns of damage that it tolerates
+    artifacts = f"-artifact_prefix={folder.parent}/{name}-"
+    atheris.Setup([sys.argv[0], artifacts, *options, corpus], TARGETS[name])
     atheris.Fuzz()
 
 

@@ -1,6 +1,6 @@
-"""What is fed with bytes: each takes them, or refuses them by an error of its own.
+"""The parsers of untrusted bytes: each accepts its input or raises its own error.
 
-Anything else that it raises is a finding.
+Any other exception is a finding.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tests.appearances import made, unit
 from tests.pictures import encoded, picture
 
 ROOT = Path(__file__).parents[1]
-# Small, so that a mutated header cannot make a run slow.
+# Small, so that a mutated header cannot slow a run down.
 LIMITS = Limits(max_bytes=1 << 20, max_pixels=1 << 20)
 SPEC = load_spec(ROOT / "layers" / "model")
 RANKER = Ranker(SPEC, load_calibration(ROOT / "layers" / "model", SPEC.fingerprint))
@@ -56,16 +56,16 @@ def events(data: bytes) -> None:
         assert hint.sequencer >= 0
 
 
-def look(seed: int, **of: Any) -> ImageFeatures:
+def features(seed: int, **fields: Any) -> ImageFeatures:
     numbers = np.random.default_rng(seed).normal(size=SPEC.embedding.dim)
-    return made(seed, vector=unit(numbers), **of)
+    return made(seed, vector=unit(numbers), **fields)
 
 
-OTHERS = [look(1), look(3)]
+OTHERS = [features(1), features(3)]
 
 
 def tokens(data: bytes) -> None:
-    """The bytes inside a token: its base64 is the standard library's."""
+    """The bytes inside a query token; its base64 is decoded by the standard library."""
     try:
         views = decode_query_token(base64.urlsafe_b64encode(data).decode(), SPEC)
     except (InvalidRequest, ModelMismatch):
@@ -78,12 +78,12 @@ def tokens(data: bytes) -> None:
 
 
 def _pictures() -> Iterator[bytes]:
-    """Each format, and each of its kinds that takes another way through Pillow."""
+    """Each format, in each variant that Pillow decodes differently."""
     image = picture(1, 24, 16)
     grey, palette, clear = image.convert("L"), image.convert("P"), image.convert("RGBA")
-    turned = Image.Exif()
-    turned[274] = 6
-    yield encoded(image, "JPEG", exif=turned)
+    rotated = Image.Exif()
+    rotated[274] = 6
+    yield encoded(image, "JPEG", exif=rotated)
     yield encoded(image, "JPEG", progressive=True)
     yield encoded(image.convert("CMYK"), "JPEG")
     for one in (image, grey, palette, clear, grey.convert("I;16"), image.convert("1")):
@@ -98,7 +98,7 @@ def _pictures() -> Iterator[bytes]:
 
 
 def _messages() -> Iterator[bytes]:
-    """The bodies of the messages in events/, and events that come without a queue."""
+    """The message bodies of events/, and the events themselves."""
     for path in sorted((ROOT / "events").glob("*.json")):
         event = json.loads(path.read_text())
         for record in event.get("Records", []):
@@ -108,7 +108,11 @@ def _messages() -> Iterator[bytes]:
 
 
 def _token_bytes() -> Iterator[bytes]:
-    for views in ([look(1)], [look(1), look(2)], [look(1, local=None, colours=None)]):
+    for views in (
+        [features(1)],
+        [features(1), features(2)],
+        [features(1, local=None, colours=None)],
+    ):
         text = encode_query_token(views, SPEC.fingerprint)
         yield base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
 
@@ -127,5 +131,5 @@ _SEEDS: Mapping[str, Callable[[], Iterator[bytes]]] = {
 
 @functools.cache
 def seeds(name: str) -> tuple[bytes, ...]:
-    """The good files that both fuzzers begin with."""
+    """Valid inputs that both fuzzers start from."""
     return tuple(_SEEDS[name]())

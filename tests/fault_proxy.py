@@ -1,7 +1,7 @@
-"""A TCP proxy on loopback, before a real server, that does to connections what networks do.
+"""A TCP proxy on loopback, in front of a real server, that simulates network faults.
 
-It knows of HTTP only that a request is followed by an answer: bytes of the client that come after
-an answer begin the next request. `fault_server` is for servers that are scripted altogether.
+All it knows of HTTP is that a response follows each request: the client's bytes after a response
+begin the next request. `fault_server` has servers that are scripted completely.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: on, 0 s; closing then sends a res
 
 @dataclass(frozen=True)
 class Fault:
-    """What becomes of one request. Nothing set: it goes through, and so does its answer.
+    """The fault of one request. By default request and response pass unchanged.
 
-    `reset`: the connection is reset before the request is passed on. `silent`: nobody ever answers,
-    as when a host vanishes. `answer`: sent in place of the server's. `wait_s` passes before the
-    server's answer, `pause_s` before each byte of it. `cut_after`: so many bytes of the answer come
-    through, then the connection is reset; the server has done what was asked.
+    `reset`: the connection is reset before the request is passed on. `silent`: there is never a
+    response, as when a host vanishes. `answer`: sent instead of the server's response. `wait_s`
+    passes before the server's response, `pause_s` before each byte of it. `cut_after`: after this
+    many bytes of the response the connection is reset; the server has processed the request.
     """
 
     reset: bool = False
@@ -47,8 +47,8 @@ def http_answer(status: str, body: bytes = b"", kind: str = "application/json") 
 
 
 class FaultProxy:
-    """`requests` counts what came in; `on_answer` is called when the server has answered, before
-    the client sees any of it.
+    """`requests` counts requests; `on_answer` is called when the server has answered, before the
+    client receives any of it.
     """
 
     def __init__(self, upstream: str) -> None:
@@ -69,9 +69,7 @@ class FaultProxy:
 
     @contextmanager
     def failing(self, fault: Fault, times: int | None = None, only: bytes = b"") -> Iterator[None]:
-        """So fares every request that begins meanwhile, and begins with `only`, or the first
-        `times` of them.
-        """
+        """Apply a fault to requests that start with `only`, at most to `times` of them."""
         self._only = only
         many = itertools.repeat(fault) if times is None else itertools.repeat(fault, times)
         self._faults = itertools.chain(many, itertools.repeat(NONE))
@@ -95,7 +93,7 @@ class FaultProxy:
             threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
-        with client, suppress(OSError):  # either side may be gone at any time
+        with client, suppress(OSError):  # either side may close at any time
             server = socket.create_connection(("127.0.0.1", self._upstream))
             for side in (client, server):
                 side.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -140,7 +138,7 @@ class FaultProxy:
         if fault.answer is not None:
             client.sendall(fault.answer)
             client.shutdown(socket.SHUT_WR)
-        # what else it sends is taken: closing before would reset the connection
+        # read what else it sends: closing earlier would reset the connection
         client.settimeout(0.5)
         while not self._stopping.is_set():
             with suppress(TimeoutError):

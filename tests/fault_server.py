@@ -1,6 +1,6 @@
-"""An HTTP server on loopback that fails as it is told: one `Answer` for each request.
+"""A scripted HTTP server on loopback: one `Answer` for each request.
 
-It keeps every request, so that tests see what was sent, and whether anything was sent at all.
+It records every request, so that tests can check what was sent.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Answer:
-    """What one request gets.
+    """The response to one request.
 
     `wait_s` passes before the first byte, `pause_s` before each byte of the body. `length` is the
-    content-length that is claimed, `sent` how many bytes of the body are really sent. `raw` is
-    sent instead of an HTTP answer: b"" just closes the connection.
+    content-length header, `sent` how many bytes of the body are actually sent. `raw` is sent
+    instead of an HTTP response: b"" only closes the connection.
     """
 
     status: int = 200
@@ -52,13 +52,13 @@ Script = Iterable[Answer] | Callable[[Request], Answer]
 
 
 def ok(result: Any, **how: Any) -> Answer:
-    """Success in Qdrant's envelope."""
+    """A successful response of Qdrant."""
     body = json.dumps({"result": result, "status": "ok", "time": 0.0}).encode()
     return Answer(200, body, **how)
 
 
 def error(status: int, message: str = "no", **how: Any) -> Answer:
-    """Qdrant's own error."""
+    """An error response of Qdrant."""
     body = json.dumps({"status": {"error": message}, "time": 0.0}).encode()
     return Answer(status, body, **how)
 
@@ -73,7 +73,7 @@ CLOSED_AT_ONCE = Answer(raw=b"")
 
 
 class FaultServer:
-    """Answers from its script; a list's last answer is given again and again."""
+    """Answers by its script; the last answer of a list is repeated."""
 
     def __init__(self, script: Script, tls: ssl.SSLContext | None = None) -> None:
         self.requests: list[Request] = []
@@ -110,7 +110,7 @@ class FaultServer:
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
-    request_queue_size = 64  # many clients at once are not kept waiting
+    request_queue_size = 64  # for many clients at once
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -119,7 +119,7 @@ class _Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
 
     def handle(self) -> None:
-        # a client that gave up leaves its connection broken
+        # a client that timed out leaves its connection broken
         with suppress(ConnectionError):
             super().handle()
 

@@ -1,6 +1,6 @@
-"""Random ONNX networks of the known architectures' shapes, tiny inside, and bundles of them.
+"""Small random ONNX networks with the inputs and outputs of known architectures, and bundles.
 
-What counts is what they take and give. `Network` builds others.
+`Network` builds others.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Network:
         return self.then("MatMul", self.weights(rows, columns))
 
     def embedded(self, words: int, dim: int) -> Network:
-        """Token numbers (N, T) → (N, T, dim)"""
+        """Token ids (N, T) → (N, T, dim)"""
         tokens, self.output = self.output, self.weights(words, dim)
         return self.then("Gather", tokens)
 
@@ -89,7 +89,7 @@ class Network:
         return self
 
     def giving(self, name: str, shape: Shape, value: str | None = None) -> Network:
-        """A further output: what the chain has come to, or another value."""
+        """A further output: the chain's current value, or another one."""
         self._nodes.append(helper.make_node("Identity", [value or self.output], [name]))
         self._outputs.append(helper.make_tensor_value_info(name, FLOAT, shape))
         return self
@@ -98,7 +98,7 @@ class Network:
         return self.then("GlobalAveragePool").then("Flatten")
 
     def model(self, shape: Shape | None, name: str = "embedding", extra: bool = False) -> Any:
-        """The whole network; `extra` adds an input that nothing needs."""
+        """The whole network; `extra` adds an unused input."""
         self.then("Identity")
         self._nodes[-1].output[0] = name
         if extra:
@@ -132,7 +132,7 @@ def mobilenet(batch: int | str = "N") -> Any:
     return network.then("Transpose", perm=[0, 3, 1, 2]).patches(40, 16).average().model([batch, 40])
 
 
-def text_tower(
+def text_encoder(
     dim: int = 512,
     length: int | str = 77,
     kind: int = INT64,
@@ -142,7 +142,7 @@ def text_tower(
     batch: int | str = "N",
     words: int = len(WORDS),
 ) -> Any:
-    """Token numbers → the mean of their vectors; with a mask, of those it does not hide."""
+    """Token ids → the mean of their vectors; with a mask, of the unmasked ones."""
     network = Network([batch, length], kind, tokens).embedded(words, dim)
     if mask:
         vectors = network.beside("attention_mask", [batch, length], kind).output
@@ -153,7 +153,7 @@ def text_tower(
 
 
 def tokenizer() -> Tokenizer:
-    """One number for each word, <s> before and </s> behind; what it does not know is <unk>."""
+    """One id for each word, <s> before and </s> after; unknown words are <unk>."""
     vocabulary = {word: i for i, word in enumerate(WORDS)}
     made = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
     made.pre_tokenizer = Whitespace()
@@ -163,7 +163,7 @@ def tokenizer() -> Tokenizer:
 
 
 def transformer(name: str = "image", output: str = "image_embeds", batch: int | str = "N") -> Any:
-    """CLIP's shape, with nearly all weights in matrices, as a transformer has them."""
+    """CLIP's shape, with nearly all weights in matrices, as in a transformer."""
     network = Network([batch, 3, 224, 224], name=name).patches(24, 32).tokens(24, 49)
     network.times(24, 512).times(512, 512).then("ReduceMean", axes=[1], keepdims=0)
     return network.model([batch, 512], output)

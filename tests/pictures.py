@@ -10,7 +10,7 @@ from PIL import Image
 
 
 def picture(seed: int, width: int = 96, height: int = 72) -> Image.Image:
-    """Smooth colour blobs: as unlike noise as a photograph, and unlike any other seed's."""
+    """Smooth colour blobs: like a photograph unlike noise, and different for each seed."""
     small = np.random.default_rng(seed).integers(0, 256, (5, 6, 3), np.uint8)
     return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
 
@@ -40,7 +40,7 @@ def huge_png() -> bytes:
     return bytes(data) + bytes(50_000)
 
 
-# What people upload that can never be indexed, and the reason that each is rejected with.
+# Files that can never be indexed, and the reason of each rejection.
 HOSTILE: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "not-an-image"),
     "1 byte": (b"\xff", "not-an-image"),

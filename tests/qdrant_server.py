@@ -26,7 +26,7 @@ class Refused(Exception):
 
 
 class Engine:
-    """Local mode is one engine in one process; a lock makes it a server's single shard."""
+    """qdrant-client's local mode behind a lock, as a server with a single shard."""
 
     def __init__(self) -> None:
         self.client = QdrantClient(location=":memory:")
@@ -161,7 +161,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def respond(self, body: bytes) -> tuple[int, bytes]:
-        """All that takes this server longer than a real one."""
+        """Status and body: the part of a request that is slower here than on a real server."""
         status, answer = 401, {"status": {"error": "Invalid API key"}}
         if not self.api_key or self.headers.get("api-key") == self.api_key:
             try:
@@ -179,7 +179,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def start(port: int = 0, api_key: str | None = None) -> ThreadingHTTPServer:
-    """A server on loopback, with an empty engine of its own, answering from a thread."""
+    """A server on loopback with an empty engine, running in a thread."""
     handler = type("BoundHandler", (Handler,), {"engine": Engine(), "api_key": api_key})
     server = ThreadingHTTPServer(("127.0.0.1", port), handler)
     server.daemon_threads = True

@@ -15,7 +15,7 @@ from starlette.testclient import TestClient
 from functions.search.api import create_app
 from functions.search.service import Fetch
 from likeness.adapters.qdrant_embedded import EmbeddedIndex
-from likeness.adapters.qdrant_mapping import Layout
+from likeness.adapters.qdrant_layout import Layout
 from likeness.embedding import Embedder, TextEmbedder
 from likeness.filters import Schema
 from likeness.gallery import Gallery

@@ -30,7 +30,7 @@ from console.migration import lifecycle
 from functions.index.handler import Handler
 from functions.search.api import create_app
 from likeness.adapters.qdrant_embedded import EmbeddedIndex
-from likeness.adapters.qdrant_mapping import Layout
+from likeness.adapters.qdrant_layout import Layout
 from likeness.adapters.sqs import hint_message
 from likeness.embedding import Embedder
 from likeness.errors import ConfigurationError, IndexMissing, IndexUnavailable, NoDetail
@@ -366,7 +366,7 @@ def test_a_duplicate_is_announced_once_and_a_filled_one_never(world: World) -> N
     world.put(third=drawn(0))
     assert world.announced == ["again", "third"]
     new = world.index.for_model(migration.target)
-    [point] = new.fetch([ObjectRef("photos", "third").point_id]).values()
+    [point] = new.retrieve_with_vectors([ObjectRef("photos", "third").point_id]).values()
     # found among what the new model's collection holds
     assert {partner.key for partner in point.partners} == {"again", LASTING[0]}
     lifecycle.switch(world.index, migration.target)

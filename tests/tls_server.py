@@ -1,4 +1,4 @@
-"""A TLS server on loopback that sends what it is told to, and certificates for it."""
+"""A scripted TLS server on loopback, and certificates for it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Pieces = Iterable[bytes | float]
 
 
 class Keys:
-    """An authority that lives as long as the tests, and server certificates by it and by none."""
+    """A certificate authority, and server certificates: signed by it and self-signed."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

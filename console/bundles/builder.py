@@ -24,7 +24,7 @@ from likeness.model import (
     Normalise,
     Output,
     Resize,
-    TextTower,
+    TextEncoder,
 )
 from likeness.preprocessing import tensor
 from likeness.records import Vector
@@ -40,7 +40,7 @@ _INTEGERS = ("tensor(int64)", "tensor(int32)")
 
 
 class Words(Struct, frozen=True):
-    """How a family's text towers want their tokens: how many, and what fills up short texts."""
+    """How a family's text encoders want their tokens: how many, and what fills up short texts."""
 
     length: int
     pad: int
@@ -94,7 +94,7 @@ class Choice(Struct, frozen=True):
 
 
 class Text(Struct, frozen=True):
-    """The files of a text tower."""
+    """The files of a text encoder."""
 
     network: bytes
     tokenizer: bytes
@@ -160,7 +160,7 @@ def _only_image(inputs: Sequence[TensorInfo]) -> TensorInfo:
         names = ", ".join(i.name for i in inputs)
         raise ModelBundleError(
             f"the network takes {names}: export the image network alone (vision_model.onnx), "
-            "a text tower goes into --text"
+            "a text encoder goes into --text"
         )
     [port] = inputs
     if port.type not in ("tensor(float)", "tensor(uint8)"):
@@ -247,7 +247,7 @@ def _listed(raw: Mapping[str, NDArray[np.float32]]) -> str:
     return ", ".join(f"{name} {value.shape}" for name, value in raw.items()) or "none of floats"
 
 
-def _tower(network: bytes, preset: Preset, dim: int) -> TextTower:
+def _tower(network: bytes, preset: Preset, dim: int) -> TextEncoder:
     if preset.words is None:
         raise ModelBundleError("--text: networks of this preset share no space with words")
     text = _opened(network, TEXT_FILE)
@@ -263,7 +263,7 @@ def _tower(network: bytes, preset: Preset, dim: int) -> TextTower:
     if not vectors:
         raise ModelBundleError(f"--text: no output has the {dim} dimensions of the image network")
     output = _named(vectors, _TEXT_OUTPUTS)
-    return TextTower(
+    return TextEncoder(
         length,
         TEXT_FILE,
         TOKENIZER_FILE,

@@ -127,7 +127,7 @@ class _Bundle:
         return [_map(name, told, given) for name, told, given in maps if told and given is not None]
 
     def words(self) -> list[Finding]:
-        """The text tower, where the bundle has one. How well it understands is only told."""
+        """The text encoder, where the bundle has one. How well it understands is only told."""
         if self._spec.text is None:
             return []
         tower, kinds = TextEmbedder(self._folder), [p.metadata["category"] for p in drawn()]

@@ -1,8 +1,8 @@
-"""Files from the Hugging Face hub: resumed where they were cut off, and checked.
+"""Files from the Hugging Face hub: resumed after an interruption, and verified.
 
-Of a large file the hub publishes the sha256 (`X-Linked-Etag`) and size (`X-Linked-Size`) in its
-first, redirecting answer. Of a small one it does not: the first download is trusted, and every
-later one held to it by a lock file.
+For a large file the hub publishes the sha256 (`X-Linked-Etag`) and size (`X-Linked-Size`) in its
+first, redirecting response. For a small one it does not: the first download is trusted, and a lock
+file pins its digest for every later one.
 """
 
 from __future__ import annotations
@@ -23,65 +23,70 @@ from msgspec import Struct
 
 from .registry import Source
 
-PUBLIC = "https://huggingface.co"
+PUBLIC_ENDPOINT = "https://huggingface.co"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_CHUNK = 1 << 16
+_CHUNK_BYTES = 1 << 16
 _MB = 1e6
-_MOST_REDIRECTS = 5
-_PAUSES_S = (0.2, 1.0, 3.0, 8.0)
-_PASSING = {408, 429, 500, 502, 503, 504}
+_MAX_REDIRECTS = 5
+_RETRY_DELAYS_S = (0.2, 1.0, 3.0, 8.0)
+_TRANSIENT_STATUSES = {408, 429, 500, 502, 503, 504}
 _TIMEOUT = urllib3.Timeout(connect=10, read=60)
 
 
 class HubError(Exception):
-    """The file cannot be had; the message says why, and what to do."""
+    """The file cannot be downloaded; the message says why, and what to do."""
 
 
-class _Interrupted(Exception):
-    """A fault that may pass: what was received is kept, and the rest asked for again."""
+class _TransientError(Exception):
+    """A retry may succeed: what was received is kept, and only the rest is requested again."""
 
 
 class Progress(Protocol):
-    """Told how many bytes are there, and how many there will be once that is known."""
+    """Called with the bytes received so far, and with the file's size once that is known."""
 
-    def __call__(self, done: int, total: int | None) -> None: ...
+    def __call__(self, received: int, total: int | None) -> None: ...
 
 
-class Locked(Struct, frozen=True):
-    """What a file was when it was first downloaded."""
+class FileDigest(Struct, frozen=True):
+    """What the lock file pins: a file's sha256 (hex) and its size in bytes."""
 
     sha256: str
     size: int
 
 
-class _Remote(Struct, frozen=True):
+class _RemoteFile(Struct, frozen=True):
+    """Where a file's bytes are; digest and size are None if the hub does not publish them."""
+
     url: str
     sha256: str | None
     size: int | None
 
 
-class Lock:
-    """A JSON file that says, of each file ever downloaded, what it was."""
+class LockFile:
+    """A JSON file with the digest of every file downloaded so far."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def entries(self) -> dict[str, Locked]:
+    def entries(self) -> dict[str, FileDigest]:
+        """Digests by source. Raises HubError if the file cannot be parsed."""
         if not self._path.exists():
             return {}
         try:
-            return msgspec.json.decode(self._path.read_bytes(), type=dict[str, Locked])
+            return msgspec.json.decode(self._path.read_bytes(), type=dict[str, FileDigest])
         except msgspec.DecodeError as error:
-            raise HubError(f"{self._path} is no lock file: {error}; mend or delete it") from error
-
-    def add(self, source: Source, locked: Locked) -> None:
-        """Remember a file; raises HubError where it is not what it was."""
-        entries = self.entries()
-        before = entries.setdefault(str(source), locked)
-        if before != locked:
             raise HubError(
-                f"{source} is no longer what it was when it was first downloaded: sha256 "
-                f"{locked.sha256[:12]}…, it was {before.sha256[:12]}…. If that is meant to be so, "
+                f"{self._path} is not a valid lock file: {error}; repair or delete it"
+            ) from error
+
+    def add(self, source: Source, digest: FileDigest) -> None:
+        """Pin a file's digest. Raises HubError if another digest is pinned already."""
+        entries = self.entries()
+        pinned = entries.setdefault(str(source), digest)
+        if pinned != digest:
+            raise HubError(
+                f"{source} has changed since its first download: its sha256 is "
+                f"{digest.sha256[:12]}…, it was {pinned.sha256[:12]}…. If the change is intended, "
                 f"delete its line in {self._path}"
             )
         text = msgspec.json.format(msgspec.json.encode(entries, order="deterministic"), indent=2)
@@ -91,9 +96,9 @@ class Lock:
 
 
 class Hub:
-    """Downloads from one endpoint; `token` opens repositories that are not public."""
+    """Downloads from one endpoint; `token` grants access to gated and private repositories."""
 
-    def __init__(self, endpoint: str = PUBLIC, token: str | None = None) -> None:
+    def __init__(self, endpoint: str = PUBLIC_ENDPOINT, token: str | None = None) -> None:
         if not endpoint.startswith(("http://", "https://")):
             raise HubError(f"HF_ENDPOINT is {endpoint}: it must start with http:// or https://")
         self._endpoint = endpoint.rstrip("/")
@@ -102,97 +107,97 @@ class Hub:
 
     @classmethod
     def from_env(cls) -> Hub:
-        """The endpoint and token that Hugging Face's own tools take from the environment."""
-        return cls(os.environ.get("HF_ENDPOINT") or PUBLIC, os.environ.get("HF_TOKEN") or None)
+        """Endpoint and token from HF_ENDPOINT and HF_TOKEN, as in Hugging Face's own tools."""
+        endpoint = os.environ.get("HF_ENDPOINT") or PUBLIC_ENDPOINT
+        return cls(endpoint, os.environ.get("HF_TOKEN") or None)
 
-    def fetch(self, source: Source, target: Path, lock: Lock, progress: Progress) -> None:
-        """Bring one file to `target`, whole and checked, or raise HubError.
+    def fetch(self, source: Source, target: Path, lock: LockFile, progress: Progress) -> None:
+        """Download one file to `target`, complete and verified, or raise HubError.
 
-        What is there already, as the lock knows it, is not downloaded again. What was cut off is
-        kept in a file beside it, and the next call goes on from there.
+        A target that matches its pinned digest is not downloaded again. An interrupted download
+        stays beside it as a .part file, and the next call resumes it.
         """
-        known = lock.entries().get(str(source))
-        if known and target.exists() and _locked(target) == known:
-            progress(known.size, known.size)
+        pinned = lock.entries().get(str(source))
+        if pinned and target.exists() and _digest(target) == pinned:
+            progress(pinned.size, pinned.size)
             return
         part = target.with_name(f"{target.name}.part")
-        published = self._patiently(lambda: self._receive(source, part, progress))
-        found = _locked(part)
+        published = self._with_retries(lambda: self._download(source, part, progress))
+        found = _digest(part)
         if published and found.sha256 != published:
             part.unlink()
             raise HubError(
                 f"{source} arrived damaged: its sha256 is {found.sha256[:12]}…, the hub says "
-                f"{published[:12]}…. It was thrown away; run the command again"
+                f"{published[:12]}…. The download was deleted; run the command again"
             )
         lock.add(source, found)
         part.replace(target)
 
-    def _patiently(self, receive: Callable[[], str | None]) -> str | None:
-        for pause_s in (*_PAUSES_S, None):
+    def _with_retries(self, download: Callable[[], str | None]) -> str | None:
+        for delay_s in (*_RETRY_DELAYS_S, None):
             try:
-                return receive()
-            except _Interrupted as error:
-                if pause_s is None:
-                    raise HubError(
-                        f"{error}; run the command again: it goes on from here"
-                    ) from None
-                time.sleep(pause_s)
+                return download()
+            except _TransientError as error:
+                if delay_s is None:
+                    raise HubError(f"{error}; run the command again to resume") from None
+                time.sleep(delay_s)
         raise AssertionError("the last turn returns or raises")
 
-    def _receive(self, source: Source, part: Path, progress: Progress) -> str | None:
-        """One attempt to complete `part`; returns the published sha256, where there is one."""
-        remote = self._look(source)
-        # Without a hash nobody would see two versions patched together.
-        done = part.stat().st_size if remote.sha256 and part.exists() else 0
-        if remote.size is not None and done > remote.size:
-            done = 0
-        if remote.size is None or done != remote.size:
-            _check_space(part.parent, (remote.size or 0) - done)
-            for _, answer in self._hops(remote.url, done):
-                self._check(answer.status, source)
-                if answer.status in (200, 206):
-                    start = done if answer.status == 206 else 0
-                    _save(answer, part, start, lambda n: progress(n, remote.size))
-        received = part.stat().st_size
-        if remote.size is not None and received != remote.size:
+    def _download(self, source: Source, part: Path, progress: Progress) -> str | None:
+        """One attempt to complete `part`; returns the published sha256, if there is one."""
+        remote = self._resolve(source)
+        # Without a hash, parts of two versions could be joined unnoticed.
+        received = part.stat().st_size if remote.sha256 and part.exists() else 0
+        if remote.size is not None and received > remote.size:
+            received = 0
+        if remote.size is None or received != remote.size:
+            _require_space(part.parent, (remote.size or 0) - received)
+            for _, response in self._follow(remote.url, received):
+                self._raise_for_status(response.status, source)
+                if response.status in (200, 206):
+                    start = received if response.status == 206 else 0
+                    _write(response, part, start, lambda n: progress(n, remote.size))
+        size = part.stat().st_size
+        if remote.size is not None and size != remote.size:
             part.unlink()
             raise HubError(
-                f"{source} has {received} bytes, the hub says {remote.size}. It was thrown away; "
+                f"{source} has {size} bytes, the hub says {remote.size}. The download was deleted; "
                 "run the command again"
             )
         return remote.sha256
 
-    def _look(self, source: Source) -> _Remote:
-        """Where the bytes of a file are, and what the hub says of them."""
+    def _resolve(self, source: Source) -> _RemoteFile:
+        """Where a file's bytes are, with the digest and size that the hub publishes."""
         path = quote(f"{source.repository}/resolve/{source.revision}/{source.file}")
         url, size = f"{self._endpoint}/{path}", None
-        for at, answer in self._hops(url, 0):
-            self._check(answer.status, source)
-            linked = answer.headers.get("x-linked-etag", "").strip('"')
-            if _SHA256.fullmatch(linked):
-                to = urljoin(at, answer.headers.get("location", ""))
-                return _Remote(to, linked, _whole(answer.headers.get("x-linked-size")))
-            url, size = at, _whole(answer.headers.get("content-length"))
-        return _Remote(url, None, size)
+        for requested, response in self._follow(url, 0):
+            self._raise_for_status(response.status, source)
+            sha256 = response.headers.get("x-linked-etag", "").strip('"')
+            if _SHA256.fullmatch(sha256):
+                location = urljoin(requested, response.headers.get("location", ""))
+                size = _parse_length(response.headers.get("x-linked-size"))
+                return _RemoteFile(location, sha256, size)
+            url, size = requested, _parse_length(response.headers.get("content-length"))
+        return _RemoteFile(url, None, size)
 
-    def _hops(self, url: str, start: int) -> Iterator[tuple[str, urllib3.BaseHTTPResponse]]:
-        """Each answer on the way, until one is no redirect, with the URL that gave it."""
-        for _ in range(_MOST_REDIRECTS):
-            answer = self._get(url, start)
+    def _follow(self, url: str, start: int) -> Iterator[tuple[str, urllib3.BaseHTTPResponse]]:
+        """Each response with its URL, redirects first, up to one that is not a redirect."""
+        for _ in range(_MAX_REDIRECTS):
+            response = self._get(url, start)
             try:
-                yield url, answer
+                yield url, response
             finally:
-                answer.close()
-            if not 300 <= answer.status < 400:
+                response.close()
+            if not 300 <= response.status < 400:
                 return
-            url = urljoin(url, answer.headers.get("location", ""))
+            url = urljoin(url, response.headers.get("location", ""))
         raise HubError(f"{self._endpoint} redirects in circles")
 
     def _get(self, url: str, start: int) -> urllib3.BaseHTTPResponse:
         headers = {"accept-encoding": "identity", "user-agent": "likeness"}
         if start:
             headers["range"] = f"bytes={start}-"
-        # to no other host: a signed link is all that a redirect needs
+        # Never to another host: a redirect to storage is a signed link and needs no token.
         if self._token and urlsplit(url).netloc == urlsplit(self._endpoint).netloc:
             headers["authorization"] = f"Bearer {self._token}"
         try:
@@ -202,60 +207,64 @@ class Hub:
         except (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError):
             raise HubError(
                 f"cannot reach {self._endpoint}: is this machine offline? HF_ENDPOINT names a "
-                "mirror. Or download the files elsewhere: `likeness model import` takes them"
+                "mirror. Or download the files elsewhere and use `likeness model import`"
             ) from None
         except urllib3.exceptions.SSLError as error:
-            raise HubError(f"{self._endpoint} shows no certificate to trust: {error}") from None
+            raise HubError(f"{self._endpoint} has no trusted certificate: {error}") from None
         except urllib3.exceptions.HTTPError as error:
-            raise _Interrupted(f"{self._endpoint} broke off ({type(error).__name__})") from error
+            raise _TransientError(
+                f"{self._endpoint} closed the connection ({type(error).__name__})"
+            ) from error
 
-    def _check(self, status: int, source: Source) -> None:
+    def _raise_for_status(self, status: int, source: Source) -> None:
         if status in (200, 206) or 300 <= status < 400:
             return
-        if status in _PASSING:
-            raise _Interrupted(f"the hub answered {status} for {source}")
+        if status in _TRANSIENT_STATUSES:
+            raise _TransientError(f"the hub answered {status} for {source}")
         if status in (401, 403):
-            why = "its token HF_TOKEN does not open it" if self._token else "it wants a token"
+            why = "HF_TOKEN does not grant access" if self._token else "it requires a token"
             raise HubError(
                 f"the hub refuses {source} ({status}): {why}, or the repository is gone. Accept "
                 "its terms on its page, and set HF_TOKEN"
             )
         if status == 404:
             raise HubError(
-                f"the hub has no {source} (404): it was moved or deleted. `likeness model import` "
-                "takes the file from wherever you find it"
+                f"the hub does not have {source} (404): it was moved or deleted. If you have the "
+                "file from elsewhere, use `likeness model import`"
             )
         raise HubError(f"the hub answered {status} for {source}")
 
 
-def _locked(path: Path) -> Locked:
+def _digest(path: Path) -> FileDigest:
     with path.open("rb") as file:
-        return Locked(hashlib.file_digest(file, "sha256").hexdigest(), path.stat().st_size)
+        return FileDigest(hashlib.file_digest(file, "sha256").hexdigest(), path.stat().st_size)
 
 
-def _whole(header: str | None) -> int | None:
+def _parse_length(header: str | None) -> int | None:
     return int(header) if header and header.isdecimal() else None
 
 
-def _check_space(folder: Path, to_come: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if to_come > free:
+def _require_space(folder: Path, required_bytes: int) -> None:
+    free_bytes = shutil.disk_usage(folder).free
+    if required_bytes > free_bytes:
         raise HubError(
-            f"{folder} has no room: {to_come / _MB:,.0f} MB are to come, {free / _MB:,.0f} MB are "
-            "free. Free some, or name another folder with --models"
+            f"not enough disk space in {folder}: {required_bytes / _MB:,.0f} MB required, "
+            f"{free_bytes / _MB:,.0f} MB free. Free some, or choose another folder with --models"
         )
 
 
-def _save(
-    answer: urllib3.BaseHTTPResponse, part: Path, start: int, progress: Callable[[int], None]
+def _write(
+    response: urllib3.BaseHTTPResponse, part: Path, start: int, progress: Callable[[int], None]
 ) -> None:
-    """Write the answer's bytes to `part` from `start` on; a kill loses one chunk at most."""
+    """Write the response's body to `part` from `start` on; a kill loses at most one chunk."""
     with part.open("r+b" if start else "wb", buffering=0) as file:
-        done = file.seek(start)
+        received = file.seek(start)
         try:
-            for chunk in answer.stream(_CHUNK):
+            for chunk in response.stream(_CHUNK_BYTES):
                 file.write(chunk)
-                done += len(chunk)
-                progress(done)
+                received += len(chunk)
+                progress(received)
         except urllib3.exceptions.HTTPError as error:
-            raise _Interrupted(f"the connection was cut after {done / _MB:.1f} MB") from error
+            raise _TransientError(
+                f"the connection was lost after {received / _MB:.1f} MB"
+            ) from error

@@ -25,7 +25,7 @@ from likeness.model import ModelSpec, load_bundle
 from ..diagnostics.doctor import Finding
 from . import builder, checks
 from .builder import About, Choice, Preset, Text
-from .hub import Hub, HubError, Lock
+from .hub import Hub, HubError, LockFile
 from .quantization import quantised
 from .registry import KNOWN, Known
 
@@ -47,7 +47,7 @@ def pull(name: str, with_text: bool, models: Path, out: Console) -> None:
             return
     builder.check_place(target, replace=True)
     downloads = models / f".{name}"
-    image, *tower = _download(known, with_text, downloads, Lock(models / "lock.json"), out)
+    image, *tower = _download(known, with_text, downloads, LockFile(models / "lock.json"), out)
     origin = known.files[0]
     about = About(name, origin.revision[:7], known.licence, f"huggingface.co: {origin}")
     preset, text = builder.PRESETS[known.preset], Text(*tower) if tower else None
@@ -110,22 +110,24 @@ def _known(name: str, with_text: bool) -> Known:
     if not found.files:
         raise HubError(f"the hub has no ONNX file of {name}: {found.instead}")
     if with_text and not found.has_words:
-        raise HubError(f"{name} has no text tower: pull it without --text")
+        raise HubError(f"{name} has no text encoder: pull it without --text")
     return found
 
 
-def _download(known: Known, with_text: bool, folder: Path, lock: Lock, out: Console) -> list[bytes]:
-    """The bytes of the image network and, with text, of the text tower and its tokenizer."""
+def _download(
+    known: Known, with_text: bool, folder: Path, lock: LockFile, out: Console
+) -> list[bytes]:
+    """The bytes of the image network and, with text, of the text encoder and its tokenizer."""
     folder.mkdir(parents=True, exist_ok=True)
     hub, files = Hub.from_env(), known.files if with_text else known.files[:1]
     with progress_bar(out) as progress:
         for name, source in zip(_NAMES, files, strict=False):
             task = progress.add_task(name, total=None)
 
-            def tell(done: int, total: int | None, task: TaskID = task) -> None:
-                progress.update(task, completed=done, total=total)
+            def report(received: int, total: int | None, task: TaskID = task) -> None:
+                progress.update(task, completed=received, total=total)
 
-            hub.fetch(source, folder / name, lock, tell)
+            hub.fetch(source, folder / name, lock, report)
     return [(folder / name).read_bytes() for name in _NAMES[: len(files)]]
 
 

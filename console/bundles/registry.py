@@ -28,7 +28,7 @@ class Source(Struct, frozen=True):
 class Known(Struct, frozen=True):
     """One bundle that others trained.
 
-    `files` are the image network and, where it has one, its text tower and that one's tokenizer.
+    `files` are the image network and, where it has one, its text encoder and that one's tokenizer.
     `mb` is what the image network takes in the bundle, after `quantise` turned it into int8 here.
     Where the hub has no ONNX file of it, `instead` says what to do.
     """

@@ -89,7 +89,7 @@ def list_bundles(models: Models = DEFAULT_MODELS) -> None:
 def pull(
     name: Annotated[str, typer.Argument(help="One of `likeness model list`.")],
     text: Annotated[
-        bool, typer.Option("--text", help="With the text tower, to search by words.")
+        bool, typer.Option("--text", help="With the text encoder, to search by words.")
     ] = False,
     models: Models = DEFAULT_MODELS,
 ) -> None:
@@ -125,7 +125,7 @@ def import_file(
         bool, typer.Option("--int8", help="Make a transformer's weights int8.")
     ] = False,
     text: Annotated[
-        Path | None, typer.Option(help="Its text tower.", exists=True, dir_okay=False)
+        Path | None, typer.Option(help="Its text encoder.", exists=True, dir_okay=False)
     ] = None,
     tokenizer: Annotated[
         Path | None, typer.Option(help="tokenizer.json of it.", exists=True, dir_okay=False)
@@ -180,7 +180,7 @@ def package(
     elif s3 is None:
         raise ConfigurationError(
             f"{spec.name} does not fit: {room}. Make it int8 (`likeness model import --int8`), "
-            "leave out its text tower, or store it with --s3 s3://bucket/prefix"
+            "leave out its text encoder, or store it with --s3 s3://bucket/prefix"
         )
     else:
         with installer.progress_bar(out) as progress:
@@ -197,7 +197,7 @@ def _tell_packaged(spec: ModelSpec, room: Room, layer: Path, s3: str | None) -> 
     out.print(f"[green]packaged[/green]  {spec.name} {spec.fingerprint} is in {layer}")
     out.print(f"  It fits: {room}." + (" So nothing was uploaded to S3." if s3 else ""))
     if spec.text:
-        out.print("  Its text tower lies idle there: the runtime layer has no `tokenizers`.")
+        out.print("  Its text encoder lies idle there: the runtime layer has no `tokenizers`.")
     limit = " MAX_UNZIPPED_MB=250" if room.over_build else ""
     out.print(f"  Next: make deploy{limit}. Where pictures are indexed already, `likeness migrate`")
     out.print("  changes their model first.")

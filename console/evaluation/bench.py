@@ -25,7 +25,7 @@ from PIL import Image
 from rich.progress import Progress
 
 from likeness.adapters.qdrant_embedded import EmbeddedIndex
-from likeness.adapters.qdrant_mapping import Layout
+from likeness.adapters.qdrant_layout import Layout
 from likeness.embedding import Embedder
 from likeness.errors import ImageError
 from likeness.feature_extraction import extract_features

@@ -155,7 +155,7 @@ def _askable(
 
 
 def _live(index: VectorIndex, model: str, ids: list[str]) -> set[str]:
-    pages = (index.retrieve(model, ids[n : n + _PAGE]) for n in range(0, len(ids), _PAGE))
+    pages = (index.retrieve_payloads(model, ids[n : n + _PAGE]) for n in range(0, len(ids), _PAGE))
     return {i for page in pages for i, point in page.items() if point.state is State.LIVE}
 
 

@@ -138,7 +138,7 @@ def filling(
     """Hold every object of one collection against the other; `missing` gets those that differ."""
     objects, agreed, refused = 0, 0, dict[str, str]()
     for olds in _pages(index.for_model(migration.source)):
-        news = index.retrieve(migration.target, [old.id for old in olds])
+        news = index.retrieve_payloads(migration.target, [old.id for old in olds])
         same = [old for old in olds if _agree(old, news.get(old.id))]
         # an object that is gone need not be known to be gone
         objects += sum(old.object is not None for old in olds)
@@ -212,7 +212,7 @@ def compare(
     views = [index.for_model(side.embedder.fingerprint) for side in sides]
     rng = np.random.default_rng(seed)
     ids = [point.id for point in _drawn(views[0], sample, rng)]
-    kept = [view.fetch(ids) for view in views]
+    kept = [view.retrieve_with_vectors(ids) for view in views]
     pairs = [
         [points[point_id] for points in kept]
         for point_id in ids

@@ -275,7 +275,7 @@ class Audit:
         A deletion tells no time. One whose event waits in the queue is found too.
         """
         for ids in batches(held.unseen(), _PAGE):
-            points = self._index.retrieve(model, ids).values()
+            points = self._index.retrieve_payloads(model, ids).values()
             self._mend([Difference(p.ref, Kind.EXTRA) for p in points if p.object], counts)
 
     def _mend(self, found: list[Difference], counts: Counter[str]) -> None:

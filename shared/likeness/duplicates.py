@@ -171,7 +171,7 @@ class Duplicates:
         is indexed. Raises NotIndexed where there is no such image, InvalidRequest where it is no
         copy of this group.
         """
-        point = self._index.fetch([image]).get(image)
+        point = self._index.retrieve_with_vectors([image]).get(image)
         if point is None or point.state is not State.LIVE:
             raise NotIndexed(f"no image with the id {image}")
         if point.original is None or point.group != group:

@@ -1,34 +1,34 @@
 """Every error the library raises.
 
     LikenessError
-    ├── InputError                  the caller's (or the uploader's) fault: permanent
-    │   ├── InvalidRequest          a request that cannot be understood
-    │   ├── UnknownFilterKey        a filter over a key that was not declared
-    │   ├── ModelMismatch           a vector made by another model
-    │   ├── NotIndexed              no live image has that id or key
-    │   ├── FetchRefused            an image URL that is not allowed, or gave no image
-    │   ├── Forbidden               the caller may not do that
+    ├── InputError                  fault of the caller or the uploader: permanent
+    │   ├── InvalidRequest          a malformed request
+    │   ├── UnknownFilterKey        a filter on an undeclared key
+    │   ├── ModelMismatch           a vector of another model
+    │   ├── NotIndexed              no live image has this id or key
+    │   ├── FetchRefused            an image URL that is not allowed or cannot be fetched
+    │   ├── Forbidden               the caller is not permitted to do this
     │   │   ├── NoTenant            the authorizer named no tenant
     │   │   └── NotAWriter          the caller may only search
     │   └── ImageError              bytes that cannot be indexed or searched
     │       ├── ImageTooLarge       more bytes than allowed
     │       │   └── QueryTooLarge   more bytes than a request can carry
     │       ├── NotAnImage          no known image signature, or undecodable
-    │       ├── UnsupportedFormat   an image, but of a format that is switched off
+    │       ├── UnsupportedFormat   an image format that is not enabled
     │       ├── TruncatedImage      the file ends early
     │       ├── TooManyPixels       width × height over the limit
-    │       └── NoDetail            one flat colour: nothing to compare
-    ├── ConfigurationError          ours: a setting, a bundle or a collection is wrong
+    │       └── NoDetail            a single flat colour: nothing to compare
+    ├── ConfigurationError          our fault: a wrong setting, bundle or collection
     │   └── ModelBundleError        model.json or its files are invalid
     ├── ObjectChanged               the object was replaced or deleted while it was read
-    └── Unavailable                 a dependency is down: try again
+    └── Unavailable                 a dependency is down: retry
         ├── StoreUnavailable        S3
-        ├── QueueFull               enough hints wait already: live events would wait for more
+        ├── QueueFull               too many hints wait: more would delay live events
         └── IndexUnavailable        Qdrant
-            ├── IndexRefused        it answered, but will not do this
+            ├── IndexRefused        Qdrant refused the request
             ├── IndexMissing        the alias names no collection yet
             ├── IndexOfOtherModel   the alias names a collection of another model
-            └── IndexContended      other writers kept winning; the queue retries
+            └── IndexContended      other writers kept winning: the queue retries
 
 `slug` is the stable, public name of an error: the last part of a problem's `type`, and the
 `reason` of a rejected object.
@@ -145,7 +145,7 @@ class ConfigurationError(LikenessError):
     slug = "misconfigured"
 
     def __str__(self) -> str:
-        """In ASCII: Lambda's runtime client loses an init error that is not Latin-1."""
+        """In ASCII: Lambda's runtime client drops an init error that is not Latin-1."""
         return super().__str__().encode("ascii", "backslashreplace").decode()
 
 
@@ -158,7 +158,7 @@ class ObjectChanged(LikenessError):
 
 
 class Unavailable(LikenessError):
-    """`retry_after_s`: when it may go well again, where that is known."""
+    """`retry_after_s`: after how long a retry may succeed, where that is known."""
 
     slug = "unavailable"
 

@@ -1,8 +1,8 @@
-"""The declared payload schema: which metadata is kept, typed, and may be filtered by.
+"""The payload schema: which metadata is stored, its types, and filters on it.
 
 User metadata reaches us as text (S3 metadata, object tags). A schema such as
-{"brand": "keyword", "price": "float"} names the keys that are kept and their types. Filters are
-Qdrant filter JSON (https://qdrant.tech/documentation/concepts/filtering/) over just these keys.
+{"brand": "keyword", "price": "float"} declares the stored keys and their types. Filters are
+Qdrant filter JSON (https://qdrant.tech/documentation/concepts/filtering/) on declared keys only.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from msgspec import Struct
 
 from likeness.errors import ConfigurationError, InvalidRequest, UnknownFilterKey
 
-# Where user metadata stands in a stored payload: apart from the system's own fields.
+# User metadata has its own object in a stored payload, apart from system fields.
 META = "meta"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
-_SURROGATE = re.compile("[\ud800-\udfff]")  # half a pair is no text to Qdrant
+_SURROGATE = re.compile("[\ud800-\udfff]")  # Qdrant rejects unpaired surrogates
 _CLAUSES = ("must", "should", "must_not")
 _MAX_CONDITIONS = 64
 _MAX_DEPTH = 4
 
-# Facts about every live image that callers may filter by without declaring them.
+# Fields of every live image that can be filtered by without being declared.
 _SYSTEM_TYPES = {
     "bucket": "keyword",
     "content_type": "keyword",
@@ -58,7 +58,7 @@ def _finite(text: str) -> float:
 
 def _datetime(text: str) -> str:
     value = datetime.fromisoformat(text)
-    # in UTC, as Qdrant knows no offsets with seconds
+    # in UTC, because Qdrant does not accept offsets with seconds
     return (value if value.tzinfo else value.replace(tzinfo=UTC)).astimezone(UTC).isoformat()
 
 
@@ -83,7 +83,7 @@ class Schema(Struct, frozen=True):
         for key, kind in types.items():
             if not _NAME.fullmatch(key):
                 raise ConfigurationError(
-                    f"payload key {key!r}: use a-z, 0-9, - and _, as S3 metadata does"
+                    f"payload key {key!r}: only a-z, 0-9, - and _ are allowed, as in S3 metadata"
                 )
             if key in _SYSTEM_TYPES:
                 raise ConfigurationError(f"payload key {key!r} is already a system field")
@@ -95,12 +95,12 @@ class Schema(Struct, frozen=True):
 
     @property
     def indexes(self) -> dict[str, str]:
-        """Stored payload path → type, for every key that a filter may name."""
+        """Stored payload path → type, for every key that can be filtered by."""
         return {self._path(key): kind for key, kind in self._all_types().items()}
 
     @property
     def countable(self) -> dict[str, str]:
-        """Stored payload path of each declared key whose values an index can count."""
+        """Stored payload path of each declared key that supports facets."""
         return {
             key: self._path(key)
             for key, kind in self.types.items()
@@ -108,26 +108,28 @@ class Schema(Struct, frozen=True):
         }
 
     def parse(self, texts: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
-        """Typed values of the declared keys, and the keys whose text does not fit their type."""
+        """Typed values of the declared keys, and the keys whose text is not of their type."""
         values: dict[str, Any] = {}
-        misfits = []
+        invalid = []
         for key, kind in self.types.items():
             if key not in texts:
                 continue
             try:
                 values[key] = _PARSERS[kind](_decoded(texts[key]))
             except (ValueError, OverflowError):
-                misfits.append(key)
-        return values, misfits
+                invalid.append(key)
+        return values, invalid
 
     def check_declared(self, key: str, where: str) -> None:
-        """Raises UnknownFilterKey for a key that was not declared."""
+        """Raises UnknownFilterKey for an undeclared key."""
         if key not in self.types:
             known = ", ".join(sorted(self.types)) or "none"
-            raise UnknownFilterKey(f"{where}: {key!r} is not a declared key; declared are {known}")
+            raise UnknownFilterKey(
+                f"{where}: {key!r} is not a declared key; declared keys: {known}"
+            )
 
     def compile(self, filter: Any) -> dict[str, Any]:
-        """Validate a caller's filter and point its keys at the stored payload.
+        """Validate a caller's filter and translate its keys to paths of the stored payload.
 
         Raises InvalidRequest for a malformed filter, UnknownFilterKey for an undeclared key.
         """
@@ -172,7 +174,9 @@ class Schema(Struct, frozen=True):
         kind = self._all_types().get(key) if isinstance(key, str) else None
         if kind is None:
             known = ", ".join(sorted(self._all_types()))
-            raise UnknownFilterKey(f"{where}: {key!r} is not a declared key; declared are {known}")
+            raise UnknownFilterKey(
+                f"{where}: {key!r} is not a declared key; declared keys: {known}"
+            )
         rest = {name: value for name, value in condition.items() if name != "key"}
         if len(rest) != 1 or not rest.keys() <= {"match", "range"}:
             raise InvalidRequest(f"{where}: expected key with either match or range")
@@ -183,7 +187,7 @@ class Schema(Struct, frozen=True):
 
 def _compile_match(match: Any, kind: str, where: str) -> dict[str, Any]:
     if kind not in ("keyword", "integer"):
-        raise InvalidRequest(f"{where}: a {kind} key takes range, not match")
+        raise InvalidRequest(f"{where}: a {kind} key needs range, not match")
     if not isinstance(match, Mapping) or len(match) != 1:
         raise InvalidRequest(f"{where}.match: expected one of value, any, except")
     [(how, value)] = match.items()
@@ -198,13 +202,13 @@ def _compile_match(match: Any, kind: str, where: str) -> dict[str, Any]:
 def _matchable(value: Any, kind: str) -> bool:
     if kind == "keyword":
         return isinstance(value, str) and not _SURROGATE.search(value)
-    # bool is an int to Python, but no payload is one; Qdrant's integers have 64 bits
+    # bool is a subclass of int, but not a payload type; Qdrant's integers have 64 bits
     return type(value) is int and -(1 << 63) <= value < 1 << 63
 
 
 def _compile_range(bounds: Any, kind: str, where: str) -> dict[str, Any]:
     if kind == "keyword":
-        raise InvalidRequest(f"{where}: a keyword key takes match, not range")
+        raise InvalidRequest(f"{where}: a keyword key needs match, not range")
     if not isinstance(bounds, Mapping) or not bounds or bounds.keys() - {"lt", "lte", "gt", "gte"}:
         raise InvalidRequest(f"{where}.range: expected lt, lte, gt or gte")
     return {name: _bound(value, kind, f"{where}.range.{name}") for name, value in bounds.items()}
@@ -222,7 +226,7 @@ def _bound(value: Any, kind: str, where: str) -> Any:
 
 
 def header_text(text: str) -> str:
-    """Metadata as S3 itself writes it back: RFC 2047 words where it is not ASCII."""
+    """Metadata as S3 returns it: as RFC 2047 encoded words where it is not ASCII."""
     if text.isascii():
         return text
     from email.header import Header  # noqa: PLC0415 - rare, and slow to import
@@ -231,7 +235,7 @@ def header_text(text: str) -> str:
 
 
 def _decoded(text: str) -> str:
-    """S3 gives non-ASCII metadata back as RFC 2047 words (S3 guide, "User-defined metadata")."""
+    """S3 returns non-ASCII metadata as RFC 2047 encoded words (guide, "User-defined metadata")."""
     if not text.startswith("=?"):
         return text
     from email.header import decode_header, make_header  # noqa: PLC0415 - rare, and slow to import

@@ -61,7 +61,7 @@ class Gallery:
 
     def points(self, ids: Sequence[str]) -> list[Point]:
         """Live and rejected points. Raises NotIndexed naming the first id that is neither."""
-        found = self.index.fetch(ids)
+        found = self.index.retrieve_with_vectors(ids)
         for point_id in ids:
             if point_id not in found or found[point_id].state is State.GONE:
                 raise NotIndexed(f"no image with the id {point_id}")
@@ -69,7 +69,7 @@ class Gallery:
 
     def status(self, ref: ObjectRef) -> Point | None:
         """The stored point of an object; None where there is none."""
-        return self.index.fetch([ref.point_id]).get(ref.point_id)
+        return self.index.retrieve_with_vectors([ref.point_id]).get(ref.point_id)
 
     def images(
         self,

@@ -1,8 +1,7 @@
-"""Bytes → upright RGB image, or a small one. The only Image.open; every limit lives here, or in
-headers.py where a file's bytes are looked at before a decoder reads them.
+"""Bytes → upright RGB image or thumbnail. The only place that opens images, with all limits.
 
-Order (decision 0014): byte cap → signature → allow-list → costly headers → pixel cap from
-the header → first frame only → scaled decode → EXIF orientation → RGB.
+The limits on headers are in image_headers.py. Order (decision 0014): byte limit → signature →
+allowed formats → headers → pixel limit → first frame only → scaled decode → EXIF orientation → RGB.
 """
 
 from __future__ import annotations
@@ -55,22 +54,22 @@ _DECODERS = {
     "AVIF": ("PIL.AvifImagePlugin", "AvifImageFile"),
     "HEIF": ("pillow_heif.as_plugin", "HeifImageFile"),
 }
-_EXTRAS = {"HEIF", "AVIF"}
+_OPTIONAL_FORMATS = {"HEIF", "AVIF"}
 
 # libjpeg scales by powers of two in the transform domain. At 1.5 times the model's input or more,
-# the embedding stays the same to cos ≥ .995 (benchmarks/embed.py measures it); Pillow's customary
-# twice takes half as long again, and gains .0001 (decision 0041).
+# the embedding stays the same to cos ≥ .995 (benchmarks/embed.py measures it). Pillow's usual
+# factor of 2 takes half as long again, and gains .0001 (decision 0041).
 _DRAFT_FACTOR = 1.5
 
-# What a JPEG can have. Decoders keep a pointer for each row: a PNG of 243 kB, one pixel wide and 50
+# The maximum of JPEG. Decoders keep a pointer for each row: a PNG of 243 kB, one pixel wide and 50
 # million high, took 2.3 GB.
 _MAX_SIDE = 65_535
 
 _THUMBNAIL_QUALITY = 80
 
-# EXIF 2.32, 4.6.4 A, tag 274: how the stored rows and columns must be turned to stand upright.
+# EXIF 2.32, 4.6.4 A, tag 274: what makes the stored image upright.
 _ORIENTATION_TAG = 274
-_UPRIGHT = {
+_TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -79,11 +78,11 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_QUARTER_TURNS = {_UPRIGHT[tag] for tag in (5, 6, 7, 8)}
+_QUARTER_TURNS = {_TRANSPOSITIONS[tag] for tag in (5, 6, 7, 8)}
 
 
 def sniff(data: bytes) -> str | None:
-    """The format that the first bytes announce, as Pillow names it; None for none we know."""
+    """The format by the first bytes, in Pillow's naming; None for an unknown one."""
     for signature, name in _SIGNATURES:
         if data.startswith(signature):
             return name
@@ -96,15 +95,16 @@ def sniff(data: bytes) -> str | None:
 
 
 def decode(data: bytes, limits: Limits, short_side: int) -> tuple[Image.Image, ImageInfo]:
-    """The picture as RGB, upright, with at least 1.5 × `short_side` pixels where it has them.
+    """The image as RGB, upright, and its metadata.
 
-    The info holds the full, upright width and height. Transparent parts are laid on white; of an
-    animation the first frame counts; an ICC profile is ignored.
-    Raises an ImageError subclass that says what is wrong with the bytes.
+    A large JPEG is reduced while decoding, to a short side of at least 1.5 × `short_side` pixels.
+    The info has the full, upright width and height. Transparency is composited onto white, only
+    the first frame of an animation is read, ICC profiles are ignored.
+    Raises a subclass of ImageError.
     """
     if len(data) > limits.max_bytes:
         raise ImageTooLarge(
-            f"{len(data) / MIB:.1f} MiB; at most {limits.max_bytes / MIB:.1f} MiB are taken"
+            f"the file has {len(data) / MIB:.1f} MiB; maximum is {limits.max_bytes / MIB:.1f} MiB"
         )
     name = _allowed_format(data, limits)
     image_headers.check(data, name)
@@ -114,24 +114,23 @@ def decode(data: bytes, limits: Limits, short_side: int) -> tuple[Image.Image, I
     if name == "JPEG":
         image.draft(None, (math.ceil(_DRAFT_FACTOR * short_side),) * 2)
     _load(image)
-    turn = _orientation(image)
-    if turn in _QUARTER_TURNS:
+    transposition = _orientation(image)
+    if transposition in _QUARTER_TURNS:
         full_width, full_height = full_height, full_width
-    upright = _rgb(image if turn is None else image.transpose(turn))
+    upright = _rgb(image if transposition is None else image.transpose(transposition))
     return upright, ImageInfo(name, full_width, full_height, hashlib.sha256(data).hexdigest())
 
 
 def thumbnail(data: bytes, limits: Limits, side: int) -> bytes:
-    """A JPEG of the picture, upright, at most `side` pixels wide and high, and nothing beside the
-    pixels: no EXIF, no comment.
+    """An upright JPEG of at most `side` × `side` pixels, without EXIF or comments.
 
-    Raises an ImageError subclass that says what is wrong with the bytes.
+    Raises a subclass of ImageError.
     """
-    picture, _ = decode(data, limits, math.ceil(side / _DRAFT_FACTOR))
-    picture.thumbnail((side, side))
-    picture.info.clear()  # Pillow would write a comment of the original's
+    image, _ = decode(data, limits, math.ceil(side / _DRAFT_FACTOR))
+    image.thumbnail((side, side))
+    image.info.clear()  # or Pillow would copy the original's comment
     out = io.BytesIO()
-    picture.save(out, "JPEG", quality=_THUMBNAIL_QUALITY)
+    image.save(out, "JPEG", quality=_THUMBNAIL_QUALITY)
     return out.getvalue()
 
 
@@ -139,35 +138,35 @@ def _allowed_format(data: bytes, limits: Limits) -> str:
     if not data:
         raise NotAnImage("the file is empty")
     name = sniff(data)
-    allowed = ", ".join(limits.formats)
+    supported = ", ".join(limits.formats)
     if name is None:
-        raise NotAnImage(f"no image signature at its start; {allowed} are taken")
+        raise NotAnImage(f"no image signature found; supported formats: {supported}")
     if name not in limits.formats:
         hint = ""
-        if name in _EXTRAS:
-            hint = f"; {name} can be switched on with LIKENESS_EXTRA_FORMATS={name.lower()}"
-        raise UnsupportedFormat(f"{name} is not taken; {allowed} are{hint}")
+        if name in _OPTIONAL_FORMATS:
+            hint = f"; LIKENESS_EXTRA_FORMATS={name.lower()} enables {name}"
+        raise UnsupportedFormat(f"{name} is not supported; supported formats: {supported}{hint}")
     return name
 
 
 def _open(data: bytes, name: str, limits: Limits) -> Image.Image:
-    """Read the header only, and hold its size against the limit before a pixel is decoded."""
+    """Read only the header, and check the image's size before any pixel is decoded."""
     decoder = _decoder(name)
     try:
         image = decoder(io.BytesIO(data))
         width, height = image.size
-    except Image.DecompressionBombError as error:  # a frame that is larger than its canvas says
-        raise TooManyPixels("the file holds more pixels than may be decoded") from error
+    except Image.DecompressionBombError as error:  # a frame larger than its canvas
+        raise TooManyPixels("the file has more pixels than allowed") from error
     except MemoryError:
         raise
-    # A hostile header makes Pillow's parsers raise nearly anything; all of it means one thing.
+    # A hostile header makes Pillow's parsers raise nearly any exception.
     except Exception as error:
         raise NotAnImage(f"not a readable {name} file") from error
     if max(width, height) > _MAX_SIDE:
-        raise TooManyPixels(f"{width} × {height} pixels; a side may have {_MAX_SIDE}")
+        raise TooManyPixels(f"{width} × {height} pixels; maximum is {_MAX_SIDE} on each side")
     if width * height > limits.max_pixels:
         raise TooManyPixels(
-            f"{width} × {height} pixels; at most {limits.max_pixels / 1e6:.0f} megapixels are taken"
+            f"{width} × {height} pixels; maximum is {limits.max_pixels / 1e6:.0f} megapixels"
         )
     return image
 
@@ -177,19 +176,18 @@ def _load(image: Image.Image) -> None:
         image.load()
     except MemoryError:
         raise
-    # The same for the decoders; a file that opened but does not decode ends early or is damaged.
+    # Decoders too raise nearly any exception for a file that ends early or is damaged.
     except Exception as error:
         raise TruncatedImage("the image data ends early or is damaged") from error
 
 
 def _orientation(image: Image.Image) -> Image.Transpose | None:
-    if (
-        len(image.info.get("exif") or b"") > image_headers.MAX_EXIF_BYTES
-    ):  # arrays of it take seconds
+    # parsing arrays in large EXIF takes seconds
+    if len(image.info.get("exif") or b"") > image_headers.MAX_EXIF_BYTES:
         return None
     try:
-        return _UPRIGHT.get(image.getexif().get(_ORIENTATION_TAG, 1))
-    # Broken EXIF must not cost the picture: it is shown as it is stored.
+        return _TRANSPOSITIONS.get(image.getexif().get(_ORIENTATION_TAG, 1))
+    # An image with broken EXIF is still usable: it keeps its stored orientation.
     except Exception:  # noqa: BLE001
         return None
 
@@ -202,7 +200,7 @@ def _rgb(image: Image.Image) -> Image.Image:
         high = np.clip(np.asarray(image).astype(np.float32) / 257, 0, 255)
         return Image.fromarray(high.round().astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
-        # the same pixels as by alpha_composite, without its copies: 200 MB each
+        # the same pixels as alpha_composite gives, without its copies of 200 MB each
         if image.mode != "RGBA":
             image = image.convert("RGBA")
         white = Image.new("RGB", image.size, "white")
@@ -212,10 +210,12 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _decoder(name: str) -> Callable[[io.BytesIO], Image.Image]:
-    """The one decoder class of this format. Image.open would import every decoder Pillow has."""
+    """Pillow's decoder class of a format. Image.open would import all of Pillow's decoders."""
     module, attribute = _DECODERS[name]
     try:
         decoder: Callable[[io.BytesIO], Image.Image] = getattr(import_module(module), attribute)
     except ImportError as error:
-        raise ConfigurationError(f"{name} is switched on, but {module} is missing") from error
+        raise ConfigurationError(
+            f"{name} is enabled, but the module {module} is missing"
+        ) from error
     return decoder

@@ -211,7 +211,7 @@ class Indexer:
         # difference, never taken for agreement.
         ids = [hint.ref.point_id for hint in hints]
         with self._stage("qdrant"):
-            points = self._index.retrieve(self._embedder.fingerprint, ids)
+            points = self._index.retrieve_payloads(self._embedder.fingerprint, ids)
 
         def look(hint: Hint) -> _Look:
             return _Look(hint, points.get(hint.ref.point_id), self._store.head(hint.ref))

@@ -1,7 +1,7 @@
 """Model bundles: a folder with model.json and the files it names.
 
-No code path knows a model's name: layout, resize rule, normalisation, output and pooling all
-stand in model.json, so that a CLIP, SigLIP, DINOv2 or ResNet export works unchanged.
+No code depends on a model's name: model.json declares layout, resize rule, normalisation, output
+and pooling, so that exports of CLIP, SigLIP, DINOv2 or ResNet work unchanged.
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ from likeness.errors import ModelBundleError
 
 MANIFEST = "model.json"
 GOLDEN = "golden.json"
-# Part of every fingerprint: raise it when a change to images.py or preprocessing.py gives the
-# same picture another tensor.
+# Part of every fingerprint: increase it when a change to images.py or preprocessing.py gives the
+# same image a different tensor.
 PREPROCESSING = 1
-# Of one view in a query_id, which is 65,536 characters at most, 49,152 bytes, and has two: half of
-# them, less 1,000 for colours, sha256, boxes and lengths.
-_VIEW_BYTES = 23_576
+# For the embedding and local descriptors of one view in a query_id. A query_id has at most 65,536
+# characters, 49,152 bytes, for two views; 1,000 of each view's bytes are for colour layout, sha256,
+# boxes and lengths.
+_MAX_VIEW_BYTES = 23_576
 
 
 class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The tensor that the network takes: NCHW or NHWC, N images of height × width pixels."""
+    """The network's input tensor: NCHW or NHWC, N images of height × width pixels."""
 
     name: str
     height: int
@@ -37,11 +38,11 @@ class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Resize(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How a picture becomes height × width pixels.
+    """How an image is resized to height × width pixels.
 
-    crop: the short side becomes `short_side` (default: just enough), then the centre is cut out.
-    squash: both sides are scaled, the aspect ratio is lost. pad: fitted whole into the top left
-    corner, the rest is `fill` (YOLOX, demo/onnx_inference.py, does it so).
+    crop: the short side is scaled to `short_side` (default: just enough), then a centre crop.
+    squash: each side is scaled separately, without keeping the aspect ratio. pad: the image is
+    fitted into the top left corner, the rest is `fill` (as in YOLOX, demo/onnx_inference.py).
     """
 
     rule: Literal["crop", "squash", "pad"]
@@ -59,11 +60,11 @@ class Normalise(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Output(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which output is the embedding, and how it becomes one vector of `dim` values.
+    """Which output is the embedding, and how it is pooled into one vector of `dim` values.
 
-    none: it is (N, dim) already. cls: the first token of (N, T, dim). mean and gem (generalised
-    mean, p = `gem_p`; Radenović et al., arXiv 1711.02512, eq. 2): over the tokens of (N, T, dim),
-    less the first `skip_tokens`, or over the map of (N, dim, H, W).
+    none: it is already (N, dim). cls: the first token of (N, T, dim). mean and gem (generalised
+    mean, p = `gem_p`; Radenović et al., arXiv 1711.02512, eq. 2): over the tokens of (N, T, dim)
+    without the first `skip_tokens`, or over the map (N, dim, H, W).
     """
 
     name: str
@@ -74,10 +75,10 @@ class Output(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Descriptors(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A map of local descriptors: output (N, side², dim), unit rows, row by row of the image.
+    """A map of local descriptors: output (N, side², dim), unit rows, in row-major order.
 
-    `salience`: the output (N, side²) that says how well each spot can be found again. Of `local`,
-    `side` is at most 16, `dim` even, and all of it fits into a query_id: it is packed.
+    `salience`: the output (N, side²) that says how well each descriptor can be found again. A
+    `local` map is stored packed: `side` is at most 16, `dim` is even, and it must fit a query_id.
     """
 
     name: str
@@ -86,12 +87,11 @@ class Descriptors(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     salience: str | None = None
 
 
-class TextTower(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The network that puts words into the images' space: token numbers (N, length) → (N, dim).
+class TextEncoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The network that embeds text in the images' space: token ids (N, length) → (N, dim).
 
-    `tokenizer` is a file of Hugging Face's `tokenizers`. Shorter texts are filled up with `pad`,
-    longer ones cut to `length` tokens. `mask`: the input that tells the two apart, where there is
-    one.
+    `tokenizer` is a file of Hugging Face's `tokenizers`. Texts are padded with `pad` or truncated
+    to `length` tokens. `mask`: the input for the attention mask, where there is one.
     """
 
     length: Annotated[int, msgspec.Meta(ge=1)]
@@ -107,7 +107,7 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """model.json. `files` maps each file's name to its sha256.
 
     `patches` is a coarse, semantic map for late interaction, `local` a fine one for geometric
-    verification; a model may have neither. Nor need it have a text tower.
+    verification. Both maps and the text encoder are optional.
     """
 
     name: str
@@ -122,11 +122,11 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     image_file: str = "image.onnx"
     patches: Descriptors | None = None
     local: Descriptors | None = None
-    text: TextTower | None = None
+    text: TextEncoder | None = None
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits over the weights and all that decides what vector a picture gets."""
+        """16 hex digits, a hash of the weights and of all settings that affect vectors."""
         decisive = (
             PREPROCESSING,
             self.files[self.image_file],
@@ -142,8 +142,9 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Golden(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A picture's file, and the unit vector (dim) that the bundle's network gave it when the bundle
-    was made: what deployed code must see too.
+    """An image file and its unit vector (dim), computed when the bundle was packaged.
+
+    Deployed code must compute the same vector.
     """
 
     model: str
@@ -152,7 +153,7 @@ class Golden(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def load_golden(folder: Path, spec: ModelSpec) -> Golden:
-    """The bundle's golden.json. Raises ModelBundleError where it is missing or another model's."""
+    """The bundle's golden.json. Raises ModelBundleError if it is missing or of another model."""
     try:
         golden = msgspec.json.decode(_read(folder, GOLDEN), type=Golden)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -160,26 +161,26 @@ def load_golden(folder: Path, spec: ModelSpec) -> Golden:
     if (golden.model, len(golden.vector)) != (spec.fingerprint, spec.embedding.dim):
         raise ModelBundleError(
             f"{GOLDEN} is of model {golden.model} with {len(golden.vector)} dimensions, the bundle "
-            f"is {spec.fingerprint} with {spec.embedding.dim}: `likeness model package` makes it"
+            f"has {spec.fingerprint} with {spec.embedding.dim}: run `likeness model package`"
         )
     return golden
 
 
 def load_spec(folder: Path) -> ModelSpec:
-    """Read and validate a bundle's model.json. Raises ModelBundleError that names the field."""
+    """Read and validate a bundle's model.json. Raises ModelBundleError naming the field."""
     spec = _decode(_read(folder, MANIFEST))
     needed = [spec.image_file, *([spec.text.file, spec.text.tokenizer] if spec.text else [])]
     if missing := [name for name in needed if name not in spec.files]:
         raise ModelBundleError(f"{MANIFEST}: files does not list {', '.join(missing)}")
-    if odd := [name for name in spec.files if Path(name).name != name]:
-        raise ModelBundleError(f"{MANIFEST}: {odd[0]!r} is not a plain file name")
+    if unsafe := [name for name in spec.files if Path(name).name != name]:
+        raise ModelBundleError(f"{MANIFEST}: {unsafe[0]!r} is not a plain file name")
     return spec
 
 
 def read_file(folder: Path, spec: ModelSpec, name: str) -> bytes:
-    """One of the bundle's files, checked: the very bytes that have its sha256.
+    """The bytes of one of the bundle's files.
 
-    Raises ModelBundleError where they are missing or others.
+    Raises ModelBundleError where it is missing or its sha256 differs from the manifest's.
     """
     data = _read(folder, name)
     actual, sha256 = hashlib.sha256(data).hexdigest(), spec.files[name]
@@ -192,7 +193,7 @@ def read_file(folder: Path, spec: ModelSpec, name: str) -> bytes:
 
 
 def load_bundle(folder: Path) -> tuple[ModelSpec, dict[str, bytes]]:
-    """The spec and every file of it. Raises ModelBundleError that names the file or field."""
+    """The spec and all its files. Raises ModelBundleError naming the file or field."""
     spec = load_spec(folder)
     return spec, {name: read_file(folder, spec, name) for name in spec.files}
 
@@ -200,7 +201,7 @@ def load_bundle(folder: Path) -> tuple[ModelSpec, dict[str, bytes]]:
 def _read(folder: Path, name: str) -> bytes:
     try:
         return (folder / name).read_bytes()
-    except (OSError, ValueError) as error:  # a name with a null byte is a ValueError
+    except (OSError, ValueError) as error:  # ValueError: the name contains a null byte
         reason = getattr(error, "strerror", None) or error
         raise ModelBundleError(f"cannot read {folder / name}: {reason}") from error
 
@@ -213,7 +214,7 @@ def _decode(manifest: bytes) -> ModelSpec:
     if min(spec.input.height, spec.input.width, spec.embedding.dim) < 1:
         raise ModelBundleError(f"{MANIFEST}: height, width and dim must be above zero")
     if 0.0 in spec.normalise.std:
-        raise ModelBundleError(f"{MANIFEST}: normalise.std holds a zero")
+        raise ModelBundleError(f"{MANIFEST}: normalise.std contains a zero")
     short_side = spec.resize.short_side
     if short_side is not None and short_side < max(spec.input.height, spec.input.width):
         raise ModelBundleError(f"{MANIFEST}: resize.short_side is smaller than the input")
@@ -223,9 +224,9 @@ def _decode(manifest: bytes) -> ModelSpec:
         if local.dim % 2:
             raise ModelBundleError(f"{MANIFEST}: local.dim is odd: a byte holds two values")
         view_bytes = 2 * spec.embedding.dim + local.side**2 * (1 + local.dim // 2)
-        if view_bytes > _VIEW_BYTES:
+        if view_bytes > _MAX_VIEW_BYTES:
             raise ModelBundleError(
-                f"{MANIFEST}: embedding and local take {view_bytes:,} bytes a view, a query_id has "
-                f"room for {_VIEW_BYTES:,}: 2 · dim + side² · (1 + local.dim / 2)"
+                f"{MANIFEST}: embedding and local need {view_bytes:,} bytes, 2 · dim + side² · "
+                f"(1 + local.dim / 2); maximum is {_MAX_VIEW_BYTES:,}, to fit a query_id"
             )
     return spec

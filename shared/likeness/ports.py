@@ -1,4 +1,4 @@
-"""What the library asks of the outside world."""
+"""Protocols of the services that the library depends on."""
 
 from __future__ import annotations
 
@@ -21,24 +21,27 @@ from likeness.records import (
 
 
 class IndexView(Protocol):
-    """What the search function needs of an index: the collection behind the alias, and notes.
+    """A reader's view of the index: the collection behind the alias, and notes.
 
-    Every method raises IndexUnavailable when the index cannot be reached or does not confirm.
-    `filter` is Qdrant filter JSON as `filters.Schema.compile` returns it.
+    Every method raises IndexUnavailable where the index cannot be reached, or does not confirm a
+    write.
+    `filter` is Qdrant filter JSON as returned by `filters.Schema.compile`.
     """
 
     def info(self) -> CollectionInfo:
         """The collection behind the alias. Raises IndexMissing where there is none."""
 
     def nearest(self, queries: Sequence[NearestQuery]) -> list[list[Candidate]]:
-        """The answer to each query, best first, all in one round trip.
+        """The neighbours of each query, best first, all in one round trip.
 
-        Up to 16 equals at an edge of an answer come by their ids: pages join.
+        Up to 16 equal scores at the edge of a page are sorted by id, so that pages neither overlap
+        nor leave gaps.
         """
 
-    def fetch(self, ids: Sequence[str]) -> dict[str, Point]:
-        """Points of the collection behind the alias, with all that is stored of them; unknown ids
-        are left out.
+    def retrieve_with_vectors(self, ids: Sequence[str]) -> dict[str, Point]:
+        """Points of the collection behind the alias, with vectors and descriptors.
+
+        Unknown ids are omitted.
         """
 
     def scroll(
@@ -47,112 +50,113 @@ class IndexView(Protocol):
         cursor: str | None = None,
         filter: Mapping[str, Any] | None = None,
     ) -> Page:
-        """Points in id order, without vectors and descriptors."""
+        """A page of points in id order, without vectors and descriptors."""
 
     def facet(
         self, path: str, limit: int, filter: Mapping[str, Any] | None = None
     ) -> list[ValueCount]:
-        """The most frequent values of an indexed keyword or integer; others are not counted.
+        """The most frequent values of an indexed keyword or integer field.
 
-        `path` is that of the stored payload, as `filters.Schema.countable` gives it.
+        `path` is a path of the stored payload, as returned by `filters.Schema.countable`.
         """
 
     def put_note(self, kind: str, note_id: str, values: Mapping[str, Any]) -> None:
-        """Keep a note of some kind beside the collections; one with the same id is replaced."""
+        """Store a note of a kind; replaces one with the same id."""
 
     def delete_note(self, kind: str, note_id: str) -> None:
-        """Remove a note; harmless where there is none."""
+        """Delete a note, if it exists."""
 
     def list_notes(
         self, kind: str, limit: int, cursor: str | None = None
     ) -> tuple[list[Mapping[str, Any]], str | None]:
-        """Notes of a kind in id order, and the cursor of the next page."""
+        """A page of notes of a kind in id order, and the cursor of the next page."""
 
 
 class VectorIndex(IndexView, Protocol):
-    """A Qdrant collection behind an alias: writers name a model, readers the alias."""
+    """An index with a collection for each model: writers name a model, readers use the alias."""
 
     def reconnect(self) -> None:
-        """Open connections anew: those in a restored snapshot are dead."""
+        """Discard connections: those in a restored snapshot are dead."""
 
     def close(self) -> None:
-        """Release connections or files; the index is not used after it."""
+        """Release connections or files; the index must not be used afterwards."""
 
     def for_model(self, model: str) -> VectorIndex:
-        """The same index, whose readers see this model's collection, wherever the alias points."""
+        """The same index, whose readers see this model's collection instead of the alias."""
 
     def models(self) -> list[str]:
-        """The models that have a collection, in no order."""
+        """The models that have a collection, in no particular order."""
 
     def prepare(
         self, model: str, dim: int, patches: int | None = None, create: bool = True
     ) -> None:
         """Create the model's collection, its payload indexes and the alias, where missing.
 
-        `patches`: the dimension of the rows that late interaction compares, where they are kept.
+        `patches`: the dimension of the patches for late interaction, where they are stored.
 
         Raises ConfigurationError where the collection exists with another dimension or model,
-        IndexMissing where it does not exist and is not to be created.
+        IndexMissing where it does not exist and `create` is false.
         """
 
     def switch(self, model: str) -> None:
-        """Point the alias at a model's collection: each reader sees the old one or the new one.
+        """Point the alias at a model's collection, atomically.
 
-        Raises IndexMissing where the model has none.
+        Raises IndexMissing where the model has no collection.
         """
 
     def drop(self, model: str) -> None:
-        """Remove a model's collection; harmless where there is none.
+        """Delete a model's collection, if it exists.
 
         Raises ConfigurationError where the alias points at it.
         """
 
-    def retrieve(self, model: str, ids: Sequence[str]) -> dict[str, Point]:
-        """The stored points of these ids, without vectors and descriptors; unknown ids
-        are left out.
+    def retrieve_payloads(self, model: str, ids: Sequence[str]) -> dict[str, Point]:
+        """Points of a model's collection, without vectors and descriptors, for writers.
+
+        Reads with majority consistency. Unknown ids are omitted.
         """
 
     def write(self, model: str, writes: Sequence[PointWrite]) -> None:
-        """Apply the conditional writes in one request; returns once they are durable.
+        """Apply conditional writes in one request; returns once they are durable.
 
-        A write whose condition does not hold is left out silently: read again to see.
+        A write whose condition does not hold is skipped silently: read the point again to know.
         """
 
     def delete_tombstones(self, model: str, ids: Sequence[str], before_s: float) -> None:
-        """Delete those of these points that are tombstones written before a time, for good.
+        """Delete those of these points that are tombstones written before a time.
 
-        The condition is checked where it is deleted: what came alive meanwhile stays.
+        Qdrant checks the condition as it deletes: a point that became live meanwhile stays.
         """
 
 
 class ObjectReader(Protocol):
-    """What indexing asks of a bucket.
+    """A bucket for indexing.
 
     Every method raises StoreUnavailable for throttling, 5xx and lost connections.
     """
 
     def head(self, ref: ObjectRef) -> ObjectState | None:
-        """The object's present state; None where it is absent or hidden by a delete marker."""
+        """The object's current state; None where it is absent or hidden by a delete marker."""
 
     def read(self, ref: ObjectRef, etag: str, max_bytes: int) -> ObjectBody:
-        """The object's bytes, if they still have this etag.
+        """The object's content, if it still has this etag.
 
-        Raises ObjectChanged where they do not, ImageTooLarge where there are more than max_bytes.
+        Raises ObjectChanged where it does not, ImageTooLarge for more than max_bytes.
         """
 
 
 class ObjectListing(Protocol):
-    """What those ask of a bucket who look at all of it."""
+    """A bucket's listing, for reconciliation and backfill."""
 
     def entries(self, bucket: str, prefix: str, start_after: str = "") -> Iterator[ListedObject]:
-        """Every object under a prefix, in key order. Raises StoreUnavailable, as ObjectReader."""
+        """All objects under a prefix, in key order. Raises StoreUnavailable, as ObjectReader."""
 
 
 class ObjectStore(ObjectReader, Protocol):
-    """What searching asks of a bucket."""
+    """A bucket for the search function."""
 
     def delete(self, ref: ObjectRef) -> None:
-        """Delete an object; harmless where there is none."""
+        """Delete an object, if it exists."""
 
     def presign_upload(
         self,
@@ -162,17 +166,17 @@ class ObjectStore(ObjectReader, Protocol):
         max_bytes: int,
         expires_s: int,
     ) -> tuple[str, dict[str, str]]:
-        """URL and fields of a presigned POST that accepts just this key, type, metadata, size."""
+        """URL and fields of a presigned POST for exactly this key, type, metadata and size."""
 
     def presign_download(self, ref: ObjectRef, expires_s: int) -> str:
-        """A short-lived URL of the object."""
+        """A presigned URL of the object."""
 
 
 class HintQueue(Protocol):
-    """The queue that S3's events go to, and our own hints with them."""
+    """The queue of S3 events and of our own hints."""
 
     def send(self, refs: Iterable[ObjectRef]) -> int:
-        """Enqueue one hint for each object; returns how many."""
+        """Enqueue one hint for each object; returns their number."""
 
     def depth(self) -> int:
-        """How many messages wait, approximately: those of a minute ago at the latest."""
+        """The approximate number of waiting messages, at most a minute old."""

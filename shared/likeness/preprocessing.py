@@ -19,18 +19,19 @@ _FILTERS = {
     "lanczos": Image.Resampling.LANCZOS,
     "box": Image.Resampling.BOX,
 }
-# A first, cheap box reduction down to twice the target: three times faster on large images, and
-# closer to an exact resize than `draft` is. Pillow's guide on `reducing_gap` names 2 as fair.
+# First a cheap box reduction to twice the target: three times faster on large images, and closer
+# to an exact resize than `draft` is. Pillow's guide to `reducing_gap` recommends 2.
 _REDUCING_GAP = 2.0
-# Two grey levels of 255: less than this is compression noise around one flat colour.
+# Grey levels of 255: a smaller range is compression noise around a single colour.
 _FLAT_RANGE = 2
-COLOURS = 16  # cells a side of the layout of colours: 768 bytes
+COLOURS = 16  # cells on each side of the colour layout: 768 bytes
 
 
 class Prepared(NamedTuple):
-    """`tensor`: (1, C, H, W) or (1, H, W, C), float32 or uint8, as `spec.input` says. `colours`:
-    the mean colours of the same on a grid, uint8 (COLOURS, COLOURS, 3). `seen`: the part of
-    the image that the network receives.
+    """`tensor`: (1, C, H, W) or (1, H, W, C), float32 or uint8, as `spec.input` requires.
+
+    `colours`: the colour layout, mean colours of the same pixels on a grid, uint8
+    (COLOURS, COLOURS, 3). `seen`: the part of the image that the network receives.
     """
 
     tensor: NDArray[np.float32] | NDArray[np.uint8]
@@ -39,28 +40,31 @@ class Prepared(NamedTuple):
 
 
 def tensor(image: Image.Image, spec: ModelSpec) -> NDArray[np.float32] | NDArray[np.uint8]:
-    """Just the tensor of `prepare`."""
+    """Only the tensor of `prepare`."""
     return prepare(image, spec).tensor
 
 
 def prepare(image: Image.Image, spec: ModelSpec, box: Box = WHOLE) -> Prepared:
-    """An upright RGB image, or its part inside a box. Raises NoDetail for one flat colour."""
+    """Prepare an upright RGB image, or its part inside a box.
+
+    Raises NoDetail for a single flat colour.
+    """
     if box != WHOLE:
         image = cropped(image, box)
     small = resized(image, spec.input, spec.resize)
-    picture = small
+    unpadded = small
     if spec.resize.rule == "pad":
-        picture = small.crop((0, 0, *_fitted(image.size, spec.input)))
-    if max(high - low for low, high in _extrema(picture)) <= _FLAT_RANGE:
-        raise NoDetail("the image is one flat colour: there is nothing to compare")
-    # of all that the network sees, padding included: geometry aligns the two by its map
+        unpadded = small.crop((0, 0, *_fitted(image.size, spec.input)))
+    if max(high - low for low, high in _extrema(unpadded)) <= _FLAT_RANGE:
+        raise NoDetail("the image has a single flat colour: there is nothing to compare")
+    # padding included: geometry assumes that the layout covers the same area as the local map
     colours = np.asarray(small.resize((COLOURS, COLOURS), Image.Resampling.BOX))
     pixels = _normalised(np.asarray(small), spec.input, spec.normalise)
-    return Prepared(pixels, colours, seen(image.size, spec))
+    return Prepared(pixels, colours, input_box(image.size, spec))
 
 
 def cropped(image: Image.Image, box: Box) -> Image.Image:
-    """The part of an image inside a box, at least a pixel."""
+    """The part of an image inside a box, at least one pixel."""
     width, height = image.size
     left, top = int(box.left * width), int(box.top * height)
     right, bottom = math.ceil(box.right * width), math.ceil(box.bottom * height)
@@ -68,10 +72,10 @@ def cropped(image: Image.Image, box: Box) -> Image.Image:
     return image.crop((left, top, max(left + 1, right), max(top + 1, bottom)))
 
 
-def seen(size: tuple[int, int], spec: ModelSpec) -> Box:
-    """Where in a picture of this width and height the network's input lies.
+def input_box(size: tuple[int, int], spec: ModelSpec) -> Box:
+    """The area of an image of this width and height that the network's input covers.
 
-    A crop sees a part of it; a pad sees more than there is, past the right or the lower edge.
+    With a crop it is a part of the image; with padding it extends beyond the right or lower edge.
     """
     width, height = size
     if spec.resize.rule == "squash":
@@ -84,12 +88,12 @@ def seen(size: tuple[int, int], spec: ModelSpec) -> Box:
 
 
 def _extrema(image: Image.Image) -> list[tuple[int, int]]:
-    """The darkest and lightest value of each channel of an RGB image."""
+    """The lowest and highest value of each channel of an RGB image."""
     return [band.getextrema() for band in image.split()]  # type: ignore[misc]
 
 
 def decode_size(spec: ModelSpec) -> int:
-    """The short side in pixels that a decoder must keep for this model: what it is scaled to."""
+    """The short side in pixels that this model scales images to, and a decoder must preserve."""
     return spec.resize.short_side or max(spec.input.height, spec.input.width)
 
 
@@ -110,7 +114,7 @@ def resized(image: Image.Image, target: Input, rule: Resize) -> Image.Image:
 
 
 def _fitted(size: tuple[int, int], target: Input) -> tuple[int, int]:
-    """Width and height of the picture inside a padded canvas, aspect ratio kept."""
+    """Width and height of the image inside a padded canvas, with its aspect ratio."""
     scale = min(target.width / size[0], target.height / size[1])
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
@@ -118,11 +122,11 @@ def _fitted(size: tuple[int, int], target: Input) -> tuple[int, int]:
 def _centre_box(
     size: tuple[int, int], target: Input, rule: Resize
 ) -> tuple[float, float, float, float]:
-    """The part of the source that resize-short-side-then-centre-crop keeps, (x0, y0, x1, y1).
+    """The part of the source that resizing the short side and a centre crop keep, (x0, y0, x1, y1).
 
-    Cutting before scaling scales only the pixels that are kept. The scaled size and the margins
-    are rounded as CLIP's preprocessing rounds them (torchvision's Resize and CenterCrop), or a
-    long picture would be cut half a pixel aside.
+    Cropping first avoids scaling pixels that are discarded. The scaled size and the margins are
+    rounded as in CLIP's preprocessing (torchvision's Resize and CenterCrop); otherwise a long
+    image would be shifted by half a pixel.
     """
     width, height = size
     if rule.short_side is not None:
@@ -151,7 +155,7 @@ def _normalised(
     shape = (3, 1, 1) if target.layout == "NCHW" else (1, 1, 3)
     std = np.array(rule.std, np.float32).reshape(shape)
     shift = np.array(rule.mean, np.float32).reshape(shape) / std
-    # first to contiguous floats, then arithmetic in place: five times as fast as the other order
+    # contiguous floats first, then arithmetic in place: five times as fast as the reverse
     tensor = np.ascontiguousarray(pixels, np.float32)
     tensor *= np.float32(rule.scale) / std
     if shift.any():

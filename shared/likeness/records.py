@@ -1,4 +1,4 @@
-"""Frozen values that travel between the parts: what S3 says, what the index holds."""
+"""Immutable values shared by all modules: objects in S3, points in the index, queries."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from numpy.typing import NDArray
 Vector = NDArray[np.float32]
 Payload = Mapping[str, Any]
 
-# Any fixed UUID would do; it only has to stay the same for as long as an index lives.
+# An arbitrary UUID, which must stay the same as long as any index exists.
 POINT_NAMESPACE = uuid.UUID("6f1d3a0e-2c58-5b8e-9a44-0c4e5ad1b7c3")
 
-# Qdrant compares numbers in ranges as float64, exact up to 2**53 (see Version).
+# Qdrant compares numbers in ranges as float64, which is exact up to 2**53 (see Version).
 _LOW_BITS = 52
 _LOW_MASK = (1 << _LOW_BITS) - 1
 
 
 class State(StrEnum):
-    """What a point says of its object. A keyword, so that filters can name it."""
+    """State of a point's object: indexed, deleted, or not indexable. Stored as a keyword."""
 
     LIVE = "live"
     GONE = "gone"
@@ -31,19 +31,19 @@ class State(StrEnum):
 
 
 class ObjectRef(Struct, frozen=True, order=True):
-    """Where an object lives. `key` is the plain key, never URL-encoded."""
+    """Bucket and key of an object. `key` is never URL-encoded."""
 
     bucket: str
     key: str
 
     @property
     def point_id(self) -> str:
-        """The id of this object's point: the same for every version of it."""
+        """The id of this object's point, the same for all its versions."""
         return str(uuid.uuid5(POINT_NAMESPACE, f"{self.bucket}\0{self.key}"))
 
 
 class Hint(Struct, frozen=True):
-    """“Look at this object.” `sequencer` only breaks ties; 0 where the sender had none."""
+    """“This object may have changed.” `sequencer` only breaks ties; 0 where it is unknown."""
 
     ref: ObjectRef
     sequencer: int = 0
@@ -53,8 +53,8 @@ class Hint(Struct, frozen=True):
 class Version(Struct, frozen=True, order=True):
     """A point's place in the order of writes: the S3 sequencer, then our own revision.
 
-    A sequencer has up to 72 bits; a range filter over one 64-bit field dropped newer writes, so
-    it is stored as two exact halves.
+    A sequencer has up to 72 bits. As a single 64-bit field, range filters dropped newer writes;
+    two halves are exact.
     """
 
     sequencer: int = 0
@@ -74,7 +74,7 @@ class Version(Struct, frozen=True, order=True):
 
 
 class ObjectState(Struct, frozen=True):
-    """The present state of an object, as S3's HeadObject told it."""
+    """The current state of an object, from HeadObject."""
 
     etag: str
     version_id: str | None
@@ -85,7 +85,7 @@ class ObjectState(Struct, frozen=True):
 
 
 class ListedObject(Struct, frozen=True):
-    """One object as a bucket's listing tells it, which knows neither version nor metadata."""
+    """An object in a bucket's listing, which contains neither version nor metadata."""
 
     ref: ObjectRef
     etag: str
@@ -94,14 +94,14 @@ class ListedObject(Struct, frozen=True):
 
 
 class ObjectBody(Struct, frozen=True):
-    """What GetObject told: the bytes, and the object's tags where they may be read."""
+    """An object's content, and its tags where reading them is enabled."""
 
     data: bytes
     tags: Mapping[str, str] = {}
 
 
 class ImageInfo(Struct, frozen=True):
-    """What is known of a decoded image. `sha256` is that of the object's bytes."""
+    """Format and size of a decoded image. `sha256` is the hash of the object's bytes."""
 
     format: str
     width: int
@@ -110,7 +110,7 @@ class ImageInfo(Struct, frozen=True):
 
 
 class Box(NamedTuple):
-    """A part of a picture: left, top, right, bottom, as shares of its width and height."""
+    """A part of an image: left, top, right, bottom, as fractions of its width and height."""
 
     left: float
     top: float
@@ -126,7 +126,7 @@ WHOLE = Box(0.0, 0.0, 1.0, 1.0)
 
 
 class DuplicateMatch(Struct, frozen=True):
-    """An image that shows the same as another; `verdict` is exact, copy or edited."""
+    """A duplicate of an image; `verdict` is exact, copy or edited."""
 
     id: str
     key: str
@@ -135,17 +135,17 @@ class DuplicateMatch(Struct, frozen=True):
 
 
 class Point(Struct, frozen=True):
-    """What the index holds of one object.
+    """One object in the index.
 
     Only where the state is live: `vector`, float32 (D,), a unit vector; `patches`, float32
-    (n, d), unit rows, where the collection keeps them; `local`, local descriptors as
-    `rerank.packing` packs them; `colours`, the layout of `preprocessing.Prepared` as bytes. They
-    are None on points that were read without them.
+    (n, d), unit rows, where the collection stores them; `local`, local descriptors as packed by
+    `descriptor_packing`; `colours`, the layout of `preprocessing.Prepared` as bytes. They are None
+    on points that were read without them.
 
-    `settings` is a digest of the schema and limits that it was indexed under. `partners` are the
-    duplicates that were there when it was indexed, the closest first. `group` names all that show
-    the same, and `original` is the id of the first of them, None on that one itself. `tenant` is
-    whose it is, where there are tenants.
+    `settings` is a digest of the schema and limits at indexing time. `partners` are the duplicates
+    that existed when it was indexed, the closest first. `group` is the duplicate group, and
+    `original` the id of its first image, None on that image itself. `tenant` is the object's
+    tenant, where there are tenants.
     """
 
     ref: ObjectRef
@@ -174,14 +174,14 @@ class Point(Struct, frozen=True):
 
     @property
     def sha256(self) -> str | None:
-        """Of the object's bytes, where they are an image."""
+        """Hash of the object's bytes, where they are an image."""
         return self.image.sha256 if self.image else None
 
 
 class PointWrite(Struct, frozen=True):
     """A conditional write: replace the stored point only where `condition` holds.
 
-    A point that is not stored yet is always inserted, as Qdrant's `update_filter` does it.
+    A point that is not stored yet is always inserted (semantics of Qdrant's `update_filter`).
     """
 
     point: Point
@@ -189,25 +189,24 @@ class PointWrite(Struct, frozen=True):
 
 
 class OlderThan(Struct, frozen=True):
-    """The stored sequencer is smaller: converges in any order, on every replica."""
+    """Condition: the stored sequencer is smaller. Converges in any order, on every replica."""
 
     version: Version
 
 
 class Exactly(Struct, frozen=True):
-    """The stored version is this one: compare and set, needs strong ordering."""
+    """Condition: the stored version is this one. Compare and set; needs strong ordering."""
 
     version: Version
 
 
 class NearestQuery(Struct, frozen=True):
-    """One search of the index: live neighbours of any of a query's `views`, unit vectors (D,).
+    """A nearest-neighbour query: live neighbours of any of its `views`, unit vectors (D,).
 
-    A neighbour of several views counts once, with its best score, and `offset` is for a single one.
-    `filter` is Qdrant filter JSON as `filters.Schema.compile` returns it. `full` brings vectors and
-    local descriptors along. With `patches`, float32 (n, d) of each view, the nearest `pool` by the
-    view's vector are put into the order of late interaction (MaxSim) with them; scores are then its
-    sums.
+    A neighbour of several views counts once, with its best score; `offset` requires a single view.
+    `filter` is Qdrant filter JSON as returned by `filters.Schema.compile`. `full` also returns
+    vectors and local descriptors. With `patches`, float32 (n, d) for each view, the nearest `pool`
+    points by vector are reordered by late interaction (MaxSim), and scores are its sums.
     """
 
     views: Sequence[Vector]
@@ -221,22 +220,23 @@ class NearestQuery(Struct, frozen=True):
 
 
 class Candidate(Struct, frozen=True):
-    """One neighbour. `score` is its cosine, −1 … 1; where patches chose, see NearestQuery."""
+    """One neighbour. `score` is its cosine, −1 … 1, or with patches the sum of NearestQuery."""
 
     point: Point
     score: float
 
 
 class ValueCount(Struct, frozen=True):
-    """A keyword or an integer, and how many points have it."""
+    """A facet value, and how many points have it."""
 
     value: str | int
     count: int
 
 
 class CollectionInfo(Struct, frozen=True):
-    """What readers find behind the alias. `patches`: their dimension, where they are kept.
-    `points` is None for those who may not know.
+    """The collection that readers search. `patches`: their dimension, where they are stored.
+
+    `points` is None where the caller is not permitted to see it.
     """
 
     name: str

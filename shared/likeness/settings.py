@@ -12,17 +12,17 @@ from likeness.errors import ConfigurationError
 from likeness.filters import Schema
 
 MIB = 1024 * 1024
-# Two minutes of work for five index functions at 60 ms a picture.
+# Two minutes of work for five index functions at 60 ms an image.
 MAX_WAITING = 10_000
-# How long an event may wait before somebody should look (the alarm on the queue's age).
+# How long an event may wait in the queue; beyond it the alarm on the queue's age fires.
 EVENT_LAG_S = 900.0
 # Lambda gives one vCPU for each 1,769 MB (AWS Lambda guide, "Configure Lambda function memory").
 _MEMORY_PER_VCPU_MB = 1769
-_SWITCHES = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+_BOOLEANS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
 
 class Limits(Struct, frozen=True):
-    """What one image may cost. `formats` are Pillow's names of the allowed formats."""
+    """Limits of one image. `formats` are Pillow's names of the supported formats."""
 
     max_bytes: int = 20 * MIB
     max_pixels: int = 50_000_000
@@ -32,9 +32,9 @@ class Limits(Struct, frozen=True):
 class Settings(Struct, frozen=True):
     """`index_url` is http(s)://… for a Qdrant server, file://… for the embedded engine.
 
-    With `tenant_claim`, each object is a tenant's, whose name stands in its key after `prefix`.
-    `write_keys` are ids of API keys, `write_group` a Cognito group: where one is given, only they
-    may write.
+    With `tenant_claim`, each object belongs to a tenant, whose name follows `prefix` in its key.
+    `write_keys` are ids of API keys, `write_group` is a Cognito group: where either is set, only
+    they may write.
     """
 
     index_url: str
@@ -67,12 +67,12 @@ class Settings(Struct, frozen=True):
 
     @property
     def tenant_prefix(self) -> str | None:
-        """What tenants' names in keys come after; None without tenants."""
+        """The prefix before tenants' names in keys; None without tenants."""
         return self.prefix if self.tenant_claim else None
 
     @property
     def model_dirs(self) -> list[Path]:
-        """The bundles that are loaded: the current one, and the one that may take its place."""
+        """The bundles to load: the current one, and during a migration the next one."""
         return [self.model_dir, *([self.next_model_dir] if self.next_model_dir else [])]
 
     @classmethod
@@ -80,11 +80,11 @@ class Settings(Struct, frozen=True):
         """Raises ConfigurationError naming the variable that is missing or malformed."""
         memory_mb = _number(env, "AWS_LAMBDA_FUNCTION_MEMORY_SIZE", _MEMORY_PER_VCPU_MB)
         threads = max(1, round(memory_mb / _MEMORY_PER_VCPU_MB))
-        extra = [name.upper() for name in _listed(env, "LIKENESS_EXTRA_FORMATS")]
+        extra = [name.upper() for name in _list(env, "LIKENESS_EXTRA_FORMATS")]
         if unknown := set(extra) - {"HEIF", "AVIF"}:
             raise ConfigurationError(
                 f"LIKENESS_EXTRA_FORMATS: {', '.join(sorted(unknown))} is unknown; "
-                "heif and avif can be switched on"
+                "supported are heif and avif"
             )
         defaults = Limits()
         next_model_dir = env.get("LIKENESS_NEXT_MODEL_DIR")
@@ -95,19 +95,19 @@ class Settings(Struct, frozen=True):
             bucket=env.get("LIKENESS_BUCKET") or None,
             prefix=env.get("LIKENESS_PREFIX", ""),
             queue_url=env.get("LIKENESS_QUEUE_URL") or None,
-            max_waiting=_whole(env, "LIKENESS_MOST_WAITING", MAX_WAITING),
+            max_waiting=_integer(env, "LIKENESS_MOST_WAITING", MAX_WAITING),
             event_lag_s=_number(env, "LIKENESS_EVENT_LAG_S", EVENT_LAG_S),
             upload_prefix=env.get("LIKENESS_UPLOAD_PREFIX", ""),
             tenant_claim=env.get("LIKENESS_TENANT_CLAIM") or None,
-            write_keys=_listed(env, "LIKENESS_WRITE_KEY_IDS"),
+            write_keys=_list(env, "LIKENESS_WRITE_KEY_IDS"),
             write_group=env.get("LIKENESS_WRITE_GROUP") or None,
             alias=env.get("LIKENESS_ALIAS") or "images",
             index_api_key=env.get("QDRANT_API_KEY") or None,
             index_api_key_secret=env.get("QDRANT_API_KEY_SECRET_ARN") or None,
             index_timeout_s=_number(env, "QDRANT_TIMEOUT_S", 5.0),
-            read_tags=_switch(env, "LIKENESS_READ_TAGS"),
-            keep_patches=_switch(env, "LIKENESS_KEEP_PATCHES"),
-            image_hosts=_listed(env, "LIKENESS_IMAGE_URL_HOSTS"),
+            read_tags=_boolean(env, "LIKENESS_READ_TAGS"),
+            keep_patches=_boolean(env, "LIKENESS_KEEP_PATCHES"),
+            image_hosts=_list(env, "LIKENESS_IMAGE_URL_HOSTS"),
             event_bus=env.get("LIKENESS_EVENT_BUS") or None,
             metrics_namespace=env.get("POWERTOOLS_METRICS_NAMESPACE") or "Likeness",
             answer_log=Path(log) if (log := env.get("LIKENESS_ANSWER_LOG")) else None,
@@ -115,11 +115,11 @@ class Settings(Struct, frozen=True):
             index_version=env.get("LIKENESS_INDEX_VERSION") or None,
             schema=_schema(env),
             limits=Limits(
-                max_bytes=_whole(env, "LIKENESS_MAX_BYTES", defaults.max_bytes),
-                max_pixels=_whole(env, "LIKENESS_MAX_PIXELS", defaults.max_pixels),
+                max_bytes=_integer(env, "LIKENESS_MAX_BYTES", defaults.max_bytes),
+                max_pixels=_integer(env, "LIKENESS_MAX_PIXELS", defaults.max_pixels),
                 formats=(*defaults.formats, *extra),
             ),
-            threads=_whole(env, "LIKENESS_THREADS", threads),
+            threads=_integer(env, "LIKENESS_THREADS", threads),
         )
 
 
@@ -139,22 +139,22 @@ def _number(env: Mapping[str, str], name: str, default: float) -> float:
     return value
 
 
-def _whole(env: Mapping[str, str], name: str, default: int) -> int:
+def _integer(env: Mapping[str, str], name: str, default: int) -> int:
     value = _number(env, name, default)
     if value != int(value):
         raise ConfigurationError(f"{name} must be a whole number: {env[name]!r}")
     return int(value)
 
 
-def _switch(env: Mapping[str, str], name: str) -> bool:
+def _boolean(env: Mapping[str, str], name: str) -> bool:
     try:
-        return _SWITCHES[(env.get(name) or "no").lower()]
+        return _BOOLEANS[(env.get(name) or "no").lower()]
     except KeyError:
         raise ConfigurationError(f"{name} is neither true nor false: {env[name]!r}") from None
 
 
-def _listed(env: Mapping[str, str], name: str) -> tuple[str, ...]:
-    """Names between commas."""
+def _list(env: Mapping[str, str], name: str) -> tuple[str, ...]:
+    """Comma-separated names."""
     return tuple(part.strip() for part in env.get(name, "").split(",") if part.strip())
 
 

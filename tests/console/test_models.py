@@ -31,7 +31,7 @@ from tests.networks import (
     mobilenet,
     resnet,
     siglip,
-    text_tower,
+    text_encoder,
     tokenizer,
     transformer,
 )
@@ -105,7 +105,7 @@ def sha256(data: bytes) -> str:
 
 
 def part_of(data: bytes, request: Request) -> Answer:
-    """What a server of files answers, to a range too."""
+    """How a file server answers, with and without a Range header."""
     asked = request.headers.get("range")
     if asked is None:
         return Answer(200, data)
@@ -113,9 +113,9 @@ def part_of(data: bytes, request: Request) -> Answer:
 
 
 def hub(files: Files, served: Files | None = None, **headers: str) -> Script:
-    """The hub with large files: it redirects to where their bytes are, and tells their hashes.
+    """The hub with large files: it publishes their hashes and redirects to their bytes.
 
-    `served` are the bytes that really come, where that is something else.
+    `served` replaces the bytes that are sent, if they differ from those that were hashed.
     """
 
     def answer(request: Request) -> Answer:
@@ -131,7 +131,7 @@ def hub(files: Files, served: Files | None = None, **headers: str) -> Script:
 
 
 def small_files(files: Files) -> Script:
-    """The hub with small files: no hash is told, and the first answer redirects within it."""
+    """The hub with small files: no hash is published, and it redirects to itself first."""
 
     def answer(request: Request) -> Answer:
         path = request.path.removeprefix("/api/").removeprefix("/")
@@ -148,7 +148,7 @@ def pull(server: FaultServer | str, models: Path, name: str = "dinov2-small", *m
 
 
 def left(models: Path) -> list[str]:
-    """What lies in the folder of models, whole or half."""
+    """Every file in the folder of models, complete or partial."""
     return sorted(str(path.relative_to(models)) for path in models.rglob("*") if path.is_file())
 
 
@@ -156,7 +156,7 @@ NETWORK = dinov2().SerializeToString()
 BUNDLE = ["dinov2-small/image.onnx", "dinov2-small/model.json", "lock.json"]
 
 
-def test_a_pulled_bundle_is_made_checked_and_used_by_its_name(tmp_path: Path) -> None:
+def test_pulled_bundle_is_built_checked_and_found_by_name(tmp_path: Path) -> None:
     with serve(hub({DINOV2: NETWORK})) as server:
         said = done(pull(server, tmp_path))
     assert "likeness model check" in said
@@ -168,7 +168,7 @@ def test_a_pulled_bundle_is_made_checked_and_used_by_its_name(tmp_path: Path) ->
     assert "dinov2-small" in done(model("list", "--models", tmp_path))
 
 
-def test_a_bundle_that_is_there_is_not_downloaded_again(tmp_path: Path) -> None:
+def test_existing_bundle_is_not_downloaded_again(tmp_path: Path) -> None:
     with serve(hub({DINOV2: NETWORK})) as server:
         done(pull(server, tmp_path))
         asked = len(server.requests)
@@ -176,7 +176,7 @@ def test_a_bundle_that_is_there_is_not_downloaded_again(tmp_path: Path) -> None:
         assert len(server.requests) == asked
 
 
-def test_a_damaged_bundle_is_fetched_anew(tmp_path: Path) -> None:
+def test_damaged_bundle_is_downloaded_again(tmp_path: Path) -> None:
     with serve(hub({DINOV2: NETWORK})) as server:
         done(pull(server, tmp_path))
         (tmp_path / "dinov2-small" / "image.onnx").write_bytes(b"damaged")
@@ -185,7 +185,7 @@ def test_a_damaged_bundle_is_fetched_anew(tmp_path: Path) -> None:
     done(model("check", tmp_path / "dinov2-small"))
 
 
-def test_a_cut_connection_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_download_resumes_after_a_lost_connection(tmp_path: Path) -> None:
     whole, cut = hub({DINOV2: NETWORK}), len(NETWORK) // 2
     turns: list[str] = []
 
@@ -203,14 +203,14 @@ def test_a_cut_connection_goes_on_where_it_was(tmp_path: Path) -> None:
     assert 0 < int(second.removeprefix("bytes=").rstrip("-")) <= cut
 
 
-def test_a_killed_download_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_download_resumes_after_the_process_was_killed(tmp_path: Path) -> None:
     whole, cut = hub({DINOV2: NETWORK}), len(NETWORK) // 2
     ranges: list[str] = []
 
     def answer(request: Request) -> Answer:
         if request.path.startswith("/cdn/"):
             ranges.append(request.headers.get("range", ""))
-            if len(ranges) == 1:  # the rest never comes, and the connection stays open
+            if len(ranges) == 1:  # half of the body, then silence on an open connection
                 return Answer(200, NETWORK, sent=cut)
         return whole(request)
 
@@ -233,7 +233,7 @@ def test_a_killed_download_goes_on_where_it_was(tmp_path: Path) -> None:
     assert left(tmp_path) == BUNDLE
 
 
-def test_a_server_that_ignores_ranges_sends_all_again(tmp_path: Path) -> None:
+def test_download_restarts_if_the_server_ignores_ranges(tmp_path: Path) -> None:
     whole = hub({DINOV2: NETWORK})
 
     def answer(request: Request) -> Answer:
@@ -247,9 +247,7 @@ def test_a_server_that_ignores_ranges_sends_all_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("surplus", [0, 1])
-def test_what_was_complete_when_it_was_killed_is_still_checked(
-    tmp_path: Path, surplus: int
-) -> None:
+def test_complete_partial_file_is_still_verified(tmp_path: Path, surplus: int) -> None:
     part = tmp_path / ".dinov2-small" / "image.onnx.part"
     part.parent.mkdir()
     part.write_bytes(NETWORK + b"x" * surplus)
@@ -258,7 +256,7 @@ def test_what_was_complete_when_it_was_killed_is_still_checked(
         assert len(server.requests) == 1 + surplus
 
 
-def test_a_fault_that_passes_is_waited_out(tmp_path: Path) -> None:
+def test_transient_faults_are_retried(tmp_path: Path) -> None:
     whole, faults = hub({DINOV2: NETWORK}), [Answer(503), Answer(raw=b"")]
     with serve(lambda request: faults.pop() if faults else whole(request)) as server:
         done(pull(server, tmp_path))
@@ -272,7 +270,7 @@ WRONG = NETWORK[:-1] + b"x"
     [
         (hub({DINOV2: NETWORK}, {DINOV2: WRONG}), "arrived damaged"),
         (hub({DINOV2: NETWORK}, {DINOV2: NETWORK + b"x"}), "the hub says"),
-        (hub({DINOV2: NETWORK}, **{"x-linked-size": "1000000000000000"}), "has no room"),
+        (hub({DINOV2: NETWORK}, **{"x-linked-size": "1000000000000000"}), "not enough disk space"),
         (hub({}), "it was moved or deleted"),
         (lambda request: Answer(401), "set HF_TOKEN"),
         (lambda request: Answer(403), "set HF_TOKEN"),
@@ -282,7 +280,7 @@ WRONG = NETWORK[:-1] + b"x"
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_cannot_be_had_is_told_and_leaves_no_bundle(
+def test_failed_download_is_explained_and_leaves_no_bundle(
     tmp_path: Path, script: Script, said: str
 ) -> None:
     with serve(script) as server:
@@ -291,13 +289,13 @@ def test_what_cannot_be_had_is_told_and_leaves_no_bundle(
     assert not list(tmp_path.rglob("*.part"))
 
 
-def test_offline_it_says_what_else_can_be_done(tmp_path: Path) -> None:
+def test_offline_error_names_the_alternatives(tmp_path: Path) -> None:
     said = refused(pull(closed_port(), tmp_path))
     assert "offline" in said and "likeness model import" in said
     assert "must start with http" in refused(pull("nowhere", tmp_path))
 
 
-def test_a_file_without_a_published_hash_is_trusted_once_and_held_to_it(tmp_path: Path) -> None:
+def test_file_without_published_hash_is_pinned_by_its_first_download(tmp_path: Path) -> None:
     with serve(small_files({DINOV2: NETWORK})) as server:
         done(pull(server, tmp_path))
     [locked] = json.loads((tmp_path / "lock.json").read_text()).values()
@@ -305,10 +303,10 @@ def test_a_file_without_a_published_hash_is_trusted_once_and_held_to_it(tmp_path
     (tmp_path / "dinov2-small" / "image.onnx").unlink()
     with serve(small_files({DINOV2: WRONG})) as server:
         said = refused(pull(server, tmp_path))
-    assert "no longer what it was" in said and "lock.json" in said
+    assert "has changed since its first download" in said and "lock.json" in said
 
 
-def test_a_token_opens_the_hub_and_goes_nowhere_else(tmp_path: Path) -> None:
+def test_token_is_sent_to_the_hub_and_to_no_other_host(tmp_path: Path) -> None:
     with serve(lambda request: part_of(NETWORK, request)) as store:
         with serve(hub({DINOV2: NETWORK}, location=f"{store.url}/signed")) as server:
             done(
@@ -330,16 +328,16 @@ def test_a_token_opens_the_hub_and_goes_nowhere_else(tmp_path: Path) -> None:
     [
         ("mobileclip-s0", (), "not among the known bundles"),
         ("sscd-disc-mixup", (), "export that to ONNX"),
-        ("dinov2-small", ("--text",), "has no text tower"),
+        ("dinov2-small", ("--text",), "has no text encoder"),
     ],
 )
-def test_what_is_not_offered_is_refused_without_asking_anyone(
+def test_unknown_bundle_is_refused_without_a_request(
     tmp_path: Path, name: str, more: tuple[str, ...], said: str
 ) -> None:
     assert said in refused(pull(closed_port(), tmp_path, name, *more)).replace("\n", " ")
 
 
-def test_what_somebody_put_into_a_bundle_is_not_lost_for_its_words(tmp_path: Path) -> None:
+def test_foreign_files_in_a_bundle_are_not_lost_when_text_is_added(tmp_path: Path) -> None:
     imported(tmp_path, clip(), "clip")
     folder = (tmp_path / "bundle").rename(tmp_path / "clip-vit-b32-laion2b")
     (folder / "calibration.json").write_text("{}")
@@ -349,9 +347,9 @@ def test_what_somebody_put_into_a_bundle_is_not_lost_for_its_words(tmp_path: Pat
     assert (folder / "calibration.json").read_text() == "{}"
 
 
-def test_a_float_transformer_is_pulled_with_its_words_and_made_int8(tmp_path: Path) -> None:
+def test_float_transformer_is_pulled_with_its_text_tower_and_quantised(tmp_path: Path) -> None:
     image = transformer("image", "image_embedding", batch=1).SerializeToString()
-    tower = text_tower(kind=INT32, tokens="text", name="text_embedding", batch=1)
+    tower = text_encoder(kind=INT32, tokens="text", name="text_embedding", batch=1)
     files = {
         f"{CLIP}/visual/model.onnx": image,
         f"{CLIP}/textual/model.onnx": tower.SerializeToString(),
@@ -461,8 +459,8 @@ def test_what_the_network_leaves_open_the_preset_or_the_user_says(
 
 
 @pytest.mark.parametrize("mask", [False, True])
-def test_a_text_tower_is_taken_in(tmp_path: Path, mask: bool) -> None:
-    tower = write(tmp_path, text_tower(length="T", mask=mask), "text.onnx")
+def test_a_text_encoder_is_taken_in(tmp_path: Path, mask: bool) -> None:
+    tower = write(tmp_path, text_encoder(length="T", mask=mask), "text.onnx")
     words = tmp_path / "words.json"
     tokenizer().save(str(words))
     spec = imported(tmp_path, clip(), "clip", "--text", tower, "--tokenizer", words)
@@ -476,7 +474,7 @@ def test_clips_own_tokenizer_is_taken_in(tmp_path: Path) -> None:
     words = SHARED / "clip_tokenizer" / "tokenizer.json"
     if not words.is_file():
         pytest.skip("the tokenizer is not here: ../shared/models/clip_tokenizer/tokenizer.json")
-    tower = write(tmp_path, text_tower(dim=64, words=49408), "text.onnx")
+    tower = write(tmp_path, text_encoder(dim=64, words=49408), "text.onnx")
     spec = imported(tmp_path, clip(dim=64), "clip", "--text", tower, "--tokenizer", words)
     assert spec.text is not None and spec.text.length == 77
 
@@ -588,12 +586,12 @@ def test_weights_in_a_second_file_are_told_how_to_be_joined(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("preset", "tower", "said"),
     [
-        ("dinov2", text_tower(), "share no space with words"),
-        ("clip", text_tower(dim=384), "512 dimensions"),
+        ("dinov2", text_encoder(), "share no space with words"),
+        ("clip", text_encoder(dim=384), "512 dimensions"),
         ("clip", clip(), "not token numbers"),
     ],
 )
-def test_a_text_tower_that_does_not_fit_is_told_why(
+def test_a_text_encoder_that_does_not_fit_is_told_why(
     tmp_path: Path, preset: str, tower: Any, said: str
 ) -> None:
     text, words = write(tmp_path, tower, "text.onnx"), tmp_path / "words.json"

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from functions.index.events import parse_message
-from likeness.adapters.qdrant_mapping import Layout
+from likeness.adapters.qdrant_layout import Layout
 from likeness.adapters.qdrant_rest import RestIndex
 from likeness.adapters.qdrant_transport import Transport
 from likeness.filters import Schema

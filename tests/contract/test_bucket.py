@@ -53,13 +53,13 @@ def bucket(request: pytest.FixtureRequest) -> Any:
     return memory
 
 
-def test_what_is_not_there_has_no_state_and_cannot_be_read(bucket: Any) -> None:
+def test_an_absent_object_has_no_state_and_cannot_be_read(bucket: Any) -> None:
     assert bucket.store.head(bucket.ref("a")) is None
     with pytest.raises(ObjectChanged):
         bucket.store.read(bucket.ref("a"), "0" * 32, 10)
 
 
-def test_an_object_tells_its_state_and_its_bytes(bucket: Any) -> None:
+def test_an_object_has_its_state_and_its_bytes(bucket: Any) -> None:
     bucket.put("a b+%2B.png", b"picture", {"brand": "acme"})
     state = bucket.store.head(bucket.ref("a b+%2B.png"))
     assert (state.size, dict(state.metadata)) == (7, {"brand": "acme"})
@@ -67,7 +67,7 @@ def test_an_object_tells_its_state_and_its_bytes(bucket: Any) -> None:
     assert bucket.store.read(bucket.ref("a b+%2B.png"), state.etag, 7).data == b"picture"
 
 
-def test_the_same_bytes_put_anew_are_another_version(bucket: Any) -> None:
+def test_the_same_bytes_uploaded_again_are_another_version(bucket: Any) -> None:
     bucket.put("a", b"one")
     first = bucket.store.head(bucket.ref("a"))
     bucket.put("a", b"one")
@@ -102,7 +102,7 @@ def test_more_bytes_than_allowed_are_refused(bucket: Any) -> None:
         bucket.store.read(bucket.ref("a"), state.etag, 7)
 
 
-def test_objects_are_listed_in_key_order_and_from_a_cursor_on(bucket: Any) -> None:
+def test_objects_are_listed_in_key_order_from_a_cursor(bucket: Any) -> None:
     for key in ("p/c", "p/a", "q/z", "p/b"):
         bucket.put(key, b"x")
     bucket.remove("p/b")
@@ -112,7 +112,7 @@ def test_objects_are_listed_in_key_order_and_from_a_cursor_on(bucket: Any) -> No
     assert [ref.key for ref in after] == ["p/c"]
 
 
-def test_a_listing_tells_what_a_look_at_each_object_would(bucket: Any) -> None:
+def test_a_listing_agrees_with_the_state_of_each_object(bucket: Any) -> None:
     bucket.put("a b+%2B.png", b"one")
     bucket.put("c", b"three")
     bucket.put("c", b"longer")

@@ -69,18 +69,18 @@ def test_answers_are_counted_by_verdict_and_band_in_their_own_namespace(url: str
     client.close()
 
 
-def test_a_requests_lines_come_in_their_order(logs: Any) -> None:
+def test_the_lines_of_a_request_are_in_order(logs: Any) -> None:
     found = list(lines_of(GROUP, "r-1", 1, logs))
     assert [line["message"] for line in found] == ["answered", "feedback"]
     assert list(lines_of(GROUP, "r-9", 1, logs)) == []
 
 
-def test_a_log_group_that_is_not_there_is_named(logs: Any) -> None:
+def test_the_error_names_a_missing_log_group(logs: Any) -> None:
     with pytest.raises(ConfigurationError, match="/aws/lambda/other"):
         list(lines_of("/aws/lambda/other", "r-1", 1, logs))
 
 
-def test_what_does_not_answer_is_unavailable() -> None:
+def test_a_service_that_does_not_answer_is_unavailable() -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         nobody = f"http://127.0.0.1:{closed.getsockname()[1]}"

@@ -17,7 +17,7 @@ import pytest
 import qdrant_edge as edge
 
 from likeness.adapters.qdrant_embedded import EmbeddedIndex, shared_index
-from likeness.adapters.qdrant_mapping import Layout
+from likeness.adapters.qdrant_layout import Layout
 from likeness.errors import ConfigurationError, IndexMissing, IndexUnavailable
 from likeness.filters import Schema
 from likeness.records import (
@@ -128,7 +128,7 @@ def test_a_reopened_folder_has_its_points_its_alias_and_its_indexes(open_index: 
     best = nearest(reopened, 7, 3)[0]
     assert best.point.ref.key == "7.jpg"
     assert best.score == pytest.approx(1, abs=1e-5)
-    stored = reopened.fetch([best.point.id])[best.point.id]
+    stored = reopened.retrieve_with_vectors([best.point.id])[best.point.id]
     assert stored.vector is not None
     np.testing.assert_allclose(stored.vector, vector(7), atol=1e-6)
 
@@ -175,12 +175,12 @@ def test_a_folder_that_was_never_prepared_has_nothing(open_index: Opener) -> Non
     with pytest.raises(IndexMissing):
         index.info()
     with pytest.raises(IndexMissing):
-        index.retrieve(MODEL, [])
+        index.retrieve_payloads(MODEL, [])
     with pytest.raises(IndexMissing):
         index.write(MODEL, [live("a.jpg")])
 
 
-def test_a_closed_index_tells_that_it_is(open_index: Opener) -> None:
+def test_a_closed_index_refuses_calls(open_index: Opener) -> None:
     index = prepared(open_index())
     index.close()
     index.close()
@@ -214,19 +214,19 @@ for i in range(10_000):
         while int(process.stdout.readline()) < least:
             pass
         process.send_signal(signal.SIGKILL)
-        # what it told until it was killed: these writes had returned, too
+        # printed before it was killed: these writes had returned, too
         told, _ = process.communicate()
         last = max([least, *map(int, told.split())])
 
         index = open_index()
-        points = index.retrieve(MODEL, [live(f"{i}-2").point.id for i in range(last + 1)])
+        points = index.retrieve_payloads(MODEL, [live(f"{i}-2").point.id for i in range(last + 1)])
         assert len(points) == last + 1
         found = nearest(index, last, 3)
         assert {candidate.point.ref.key for candidate in found} == {f"{last}-{j}" for j in range(3)}
         index.close()
 
 
-def test_a_conditional_write_survives_a_kill_as_one(open_index: Opener, folder: Path) -> None:
+def test_a_conditional_write_survives_a_kill_atomically(open_index: Opener, folder: Path) -> None:
     process = in_another_process(
         folder,
         """
@@ -250,7 +250,7 @@ os.kill(os.getpid(), signal.SIGKILL)
     [[], ["wal"], ["segments"], ["wal", "segments"], ["wal", "edge_config.json"]],
     ids=["nothing", "the log", "the segments", "both", "the log and the settings"],
 )
-def test_a_collection_left_half_made_by_a_killed_process_is_made_whole(
+def test_an_incomplete_collection_of_a_killed_process_is_completed(
     open_index: Opener, folder: Path, left: list[str]
 ) -> None:
     prepared(open_index()).close()
@@ -265,7 +265,7 @@ def test_a_collection_left_half_made_by_a_killed_process_is_made_whole(
     assert open_index().scroll(5).points[0].ref.key == "a.jpg"
 
 
-def test_a_process_killed_at_any_moment_of_preparing_leaves_what_can_be_prepared(
+def test_a_process_killed_while_preparing_leaves_a_folder_that_can_be_prepared(
     open_index: Opener, folder: Path
 ) -> None:
     for wait_s in (0.002, 0.01, 0.03):
@@ -295,7 +295,7 @@ def test_a_collection_without_its_alias_gets_it(open_index: Opener, folder: Path
     assert prepared(open_index()).info().points == 1
 
 
-def test_a_draft_left_by_a_killed_process_is_no_harm(open_index: Opener, folder: Path) -> None:
+def test_a_draft_left_by_a_killed_process_is_ignored(open_index: Opener, folder: Path) -> None:
     prepared(open_index())
     (folder / "aliases.new").write_text('{"ima')
     (folder / COLLECTION / "likeness.new").write_text("")
@@ -306,7 +306,7 @@ def test_a_draft_left_by_a_killed_process_is_no_harm(open_index: Opener, folder:
 # One process at a time
 
 
-def test_a_second_process_is_told_that_the_folder_is_open(open_index: Opener, folder: Path) -> None:
+def test_a_second_process_fails_while_the_folder_is_open(open_index: Opener, folder: Path) -> None:
     index = prepared(open_index())
     index.write(MODEL, [live("a.jpg")])
     process = in_another_process(
@@ -331,7 +331,7 @@ for call in (
     assert index.info().points == 1
 
 
-def test_a_second_process_has_its_turn_once_the_first_has_ended(
+def test_a_second_process_can_open_the_folder_once_the_first_has_ended(
     open_index: Opener, folder: Path
 ) -> None:
     process = in_another_process(
@@ -437,7 +437,7 @@ def test_compare_and_set_has_one_winner_among_threads(open_index: Opener) -> Non
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(bump, range(16)))
-    first = index.retrieve(MODEL, [ref.point_id])[ref.point_id]
+    first = index.retrieve_payloads(MODEL, [ref.point_id])[ref.point_id]
     assert first.version == Version(1, 1)
     bump(99)
-    assert index.retrieve(MODEL, [ref.point_id])[ref.point_id] == first
+    assert index.retrieve_payloads(MODEL, [ref.point_id])[ref.point_id] == first

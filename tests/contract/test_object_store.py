@@ -89,10 +89,8 @@ def versioned(s3: Any, bucket: str) -> str:
     return bucket
 
 
-def test_what_is_in_the_bucket_as_it_should_be_is_not_sent_again(
-    store: S3Store, versioned: str
-) -> None:
-    """S3 gives neither the name nor the value back as it was sent."""
+def test_unchanged_objects_are_not_uploaded_again(store: S3Store, versioned: str) -> None:
+    """S3 returns neither the name nor the value as it was sent."""
     ref = ObjectRef(versioned, "a.jpg")
     sent = []
     for metadata in ({"Brand": "Grün 😀"}, {"Brand": "Grün 😀"}, {"Brand": "Blau"}, {}, {}):
@@ -143,9 +141,7 @@ def test_any_key_is_written_described_read_listed_and_deleted(
     assert list(store.list(bucket, "")) == []
 
 
-def test_keys_that_decode_to_each_other_are_objects_of_their_own(
-    store: S3Store, bucket: str
-) -> None:
+def test_keys_that_decode_to_each_other_are_different_objects(store: S3Store, bucket: str) -> None:
     keys = ["a+b", "a b", "a%2Bb", "a%20b", "a%252Bb"]
     for key in keys:
         put(store, bucket, key, key.encode())
@@ -155,7 +151,7 @@ def test_keys_that_decode_to_each_other_are_objects_of_their_own(
     assert [ref.key for ref in store.list(bucket, "")] == sorted(keys)
 
 
-def test_an_object_that_never_was_is_absent(store: S3Store, bucket: str) -> None:
+def test_an_object_that_never_existed_is_absent(store: S3Store, bucket: str) -> None:
     assert store.head(ObjectRef(bucket, "a.png")) is None
     assert store.head(ObjectRef(bucket, "folder/")) is None
 
@@ -166,7 +162,7 @@ def test_an_empty_object_is_read(store: S3Store, bucket: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["Grün", "😀" * 50, "日本語", "plain", "a, b; c=d", "100 %"])
-def test_metadata_comes_back_as_it_was_given(store: S3Store, bucket: str, text: str) -> None:
+def test_metadata_is_returned_unchanged(store: S3Store, bucket: str, text: str) -> None:
     ref = ObjectRef(bucket, "a.png")
     store.put(ref, DATA, "image/png", {"brand": text})
     state = store.head(ref)
@@ -247,7 +243,7 @@ def test_a_delete_marker_hides_an_object_until_it_is_removed(
 # Tags
 
 
-def test_tags_are_read_only_where_that_is_switched_on(store: S3Store, s3: Any, bucket: str) -> None:
+def test_tags_are_read_only_where_enabled(store: S3Store, s3: Any, bucket: str) -> None:
     s3.put_object(Bucket=bucket, Key="a", Body=DATA, Tagging="Brand=Acme&colour=dark+red")
     ref = ObjectRef(bucket, "a")
     etag = etag_of(store, ref)
@@ -272,7 +268,7 @@ def test_a_listing_keeps_to_its_prefix_and_starts_after_a_key(store: S3Store, bu
     assert list(store.list(bucket, "none/")) == []
 
 
-def test_a_listing_goes_on_beyond_its_first_page(s3: Any, bucket: str) -> None:
+def test_a_listing_continues_beyond_its_first_page(s3: Any, bucket: str) -> None:
     pages = []
 
     def two_at_a_time(params: dict[str, Any], **_: Any) -> None:
@@ -301,14 +297,16 @@ def test_a_listing_goes_on_beyond_its_first_page(s3: Any, bucket: str) -> None:
     ],
     ids=["read", "list", "put", "delete"],
 )
-def test_a_bucket_that_is_not_there_is_a_wrong_configuration(
+def test_a_missing_bucket_is_a_configuration_error(
     store: S3Store, call: Callable[[S3Store, ObjectRef], object]
 ) -> None:
-    with pytest.raises(ConfigurationError, match="S3 refused no-such-bucket: NoSuchBucket"):
+    with pytest.raises(
+        ConfigurationError, match="S3 refused access to no-such-bucket: NoSuchBucket"
+    ):
         call(store, ObjectRef("no-such-bucket", "a"))
 
 
-def test_when_nothing_listens_that_is_told_soon(aws: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refused_connection_fails_soon(aws: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", closed_port())
     store, start_s = S3Store(), time.monotonic()
     with pytest.raises(StoreUnavailable, match="EndpointConnectionError"):
@@ -327,7 +325,7 @@ def upload(
     return http.request("POST", url, fields=form).status
 
 
-def test_a_presigned_form_uploads_just_what_it_was_made_for(
+def test_a_presigned_form_uploads_exactly_what_it_was_created_for(
     store: S3Store, bucket: str, http: urllib3.PoolManager
 ) -> None:
     ref = ObjectRef(bucket, "uploads/1/Grün +%2B 😀.png")
@@ -395,7 +393,7 @@ def test_a_presigned_form_that_was_changed_is_refused(
 
 
 @pytest.mark.parametrize(("size", "taken"), [(0, False), (1, True), (1000, True), (1001, False)])
-def test_a_presigned_form_takes_a_byte_up_to_its_limit(
+def test_a_presigned_form_accepts_up_to_its_limit(
     store: S3Store, bucket: str, http: urllib3.PoolManager, size: int, taken: bool
 ) -> None:
     ref = ObjectRef(bucket, "a.png")
@@ -414,9 +412,9 @@ def test_presigned_requests_expire(store: S3Store, bucket: str, http: urllib3.Po
     assert http.request("GET", download).status == 403
 
 
-# clients take "." and ".." out of a URL's path before they send it (RFC 3986, section 5.2.4)
+# clients remove "." and ".." from a URL's path before sending it (RFC 3986, section 5.2.4)
 @pytest.mark.parametrize("key", [key for key in KEYS if "./" not in key])
-def test_a_presigned_url_gives_the_object(
+def test_a_presigned_url_returns_the_object(
     store: S3Store, bucket: str, http: urllib3.PoolManager, key: str
 ) -> None:
     answer = http.request("GET", store.presign_download(put(store, bucket, key), 60))
@@ -424,7 +422,7 @@ def test_a_presigned_url_gives_the_object(
     assert answer.headers["content-type"] == "image/png"
 
 
-def test_a_presigned_url_is_for_its_object_alone(
+def test_a_presigned_url_is_valid_for_its_object_only(
     store: S3Store, bucket: str, http: urllib3.PoolManager
 ) -> None:
     url = store.presign_download(put(store, bucket, "a.png"), 60)
@@ -475,7 +473,7 @@ def test_hints_are_sent_ten_at_a_time_and_parse_into_the_same_objects(
     assert {(hint.sequencer, hint.event_time_s) for hint in hints} == {(0, None)}
 
 
-def test_the_queue_tells_how_many_messages_wait(sqs: Any, queue_url: str) -> None:
+def test_the_queue_reports_how_many_messages_wait(sqs: Any, queue_url: str) -> None:
     queue = SqsQueue(queue_url, sqs)
     assert queue.depth() == 0
     queue.send(ObjectRef("photos", f"{i}.jpg") for i in range(12))
@@ -484,11 +482,11 @@ def test_the_queue_tells_how_many_messages_wait(sqs: Any, queue_url: str) -> Non
     assert queue.depth() == 0
 
 
-def test_no_hints_are_no_request(sqs: Any, queue_url: str) -> None:
+def test_no_hints_send_no_request(sqs: Any, queue_url: str) -> None:
     assert SqsQueue(queue_url, sqs).send([]) == 0
     assert received(sqs, queue_url) == []
 
 
-def test_a_queue_that_is_not_there_takes_no_hints(sqs: Any, queue_url: str) -> None:
+def test_sending_to_a_missing_queue_fails(sqs: Any, queue_url: str) -> None:
     with pytest.raises(StoreUnavailable, match="queue"):
         SqsQueue(f"{queue_url}-not", sqs).send([ObjectRef("photos", "a.jpg")])

@@ -1,4 +1,4 @@
-"""int8 in memory, originals on disk, no graph links that no search needs: with both adapters."""
+"""Both adapters: int8 vectors in memory, originals on disk, no needless graph links."""
 
 from __future__ import annotations
 
@@ -8,15 +8,10 @@ import numpy as np
 import qdrant_edge as edge
 from qdrant_client import models
 
-from likeness.adapters.qdrant_embedded import EmbeddedIndex, _vectors
-from likeness.adapters.qdrant_mapping import (
-    HNSW_EF,
-    SYSTEM_INDEXES,
-    VECTOR,
-    Layout,
-    oversampling,
-    window,
-)
+from likeness.adapters.qdrant_edge_requests import vector_params
+from likeness.adapters.qdrant_embedded import EmbeddedIndex
+from likeness.adapters.qdrant_layout import SYSTEM_INDEXES, VECTOR, Layout
+from likeness.adapters.qdrant_queries import HNSW_EF, oversampling, window
 from likeness.filters import Schema
 from likeness.records import (
     NearestQuery,
@@ -28,13 +23,13 @@ from likeness.records import (
     Version,
 )
 from tests.fault_server import ok
-from tests.unit.test_qdrant_rest import DIM, prepared, scripted_index
+from tests.scripted_qdrant import DIM, prepared, scripted_index
 
 MODEL, LAYOUT = "0123456789abcdef", Layout("images", Schema())
 POINTS, SIZE, QUERIES = 1000, 32, 50
 
 
-def test_a_server_is_asked_for_int8_in_memory_and_originals_on_disk() -> None:
+def test_a_server_collection_has_int8_in_memory_and_originals_on_disk() -> None:
     server = prepared(ok(True))
     [body] = [
         r.body for r in server.requests if r.path == "/collections/images-" + MODEL and r.body
@@ -47,7 +42,7 @@ def test_a_server_is_asked_for_int8_in_memory_and_originals_on_disk() -> None:
     assert stored.on_disk
 
 
-def test_no_links_are_made_for_what_no_search_filters_by() -> None:
+def test_system_fields_are_indexed_without_graph_links() -> None:
     server = prepared(ok(True))
     bodies = [request.body for request in server.requests if "/index?" in request.path]
     asked = {body["field_name"]: models.CreateFieldIndex.model_validate(body) for body in bodies}
@@ -58,7 +53,7 @@ def test_no_links_are_made_for_what_no_search_filters_by() -> None:
     assert not SYSTEM_INDEXES.keys() & Schema().indexes.keys()  # which callers may filter by
 
 
-def test_a_server_is_asked_to_let_originals_decide() -> None:
+def test_a_server_search_is_rescored_with_originals() -> None:
     with scripted_index([ok([{"points": []}])]) as (server, index):
         lookup = NearestQuery([np.eye(DIM, dtype=np.float32)[0]], 10)
         index.nearest([lookup])
@@ -73,7 +68,7 @@ def test_few_results_are_chosen_among_enough_candidates() -> None:
     assert [limit * oversampling(limit) for limit in (1, 10, 40, 100)] == [80, 80, 80, 200]
 
 
-def test_the_embedded_engine_finds_by_int8_what_a_scan_finds(tmp_path: Path) -> None:
+def test_the_embedded_engine_finds_with_int8_what_a_scan_finds(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(POINTS + QUERIES, SIZE)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -87,7 +82,7 @@ def test_the_embedded_engine_finds_by_int8_what_a_scan_finds(tmp_path: Path) -> 
     index.write(MODEL, [PointWrite(point, OlderThan(point.version)) for point in points])
     index.close()
     early = edge.EdgeConfig(  # two thousand vectors would have no graph
-        vectors=_vectors({"dim": SIZE}),
+        vectors=vector_params({"dim": SIZE}),
         optimizers=edge.EdgeOptimizersConfig(indexing_threshold=1),
     )
     shard = edge.EdgeShard.load(str(tmp_path / LAYOUT.collection(MODEL)), early)

@@ -21,7 +21,7 @@ import pytest
 import urllib3
 
 from likeness.adapters.qdrant_embedded import EmbeddedIndex
-from likeness.adapters.qdrant_mapping import Layout
+from likeness.adapters.qdrant_layout import Layout
 from likeness.adapters.qdrant_rest import RestIndex
 from likeness.adapters.qdrant_transport import Transport
 from likeness.errors import ConfigurationError, IndexMissing
@@ -129,7 +129,7 @@ def keys(index: VectorIndex, vector: Vector, **options: object) -> list[str]:
 
 def stored(index: VectorIndex, key: str) -> Point:
     point_id = ObjectRef("photos", key).point_id
-    return index.retrieve(MODEL, [point_id])[point_id]
+    return index.retrieve_payloads(MODEL, [point_id])[point_id]
 
 
 def test_prepare_can_be_repeated(prepared: VectorIndex) -> None:
@@ -182,11 +182,11 @@ def test_a_reader_of_one_model_sees_its_collection_wherever_the_alias_points(
     assert (old.info().model, old.info().points, keys(old, unit(1))) == (MODEL, 1, ["old"])
     assert [p.ref.key for p in old.scroll(5).points] == ["old"]
     wanted = [ObjectRef("photos", key).point_id for key in ("old", "new")]
-    assert [p.ref.key for p in old.fetch(wanted).values()] == ["old"]
+    assert [p.ref.key for p in old.retrieve_with_vectors(wanted).values()] == ["old"]
     assert keys(new, unit(1)) == ["new"]
 
 
-def test_only_a_collection_that_nobody_searches_can_be_dropped(both: VectorIndex) -> None:
+def test_the_searched_collection_cannot_be_dropped(both: VectorIndex) -> None:
     with pytest.raises(ConfigurationError, match="is searched"):
         both.drop(MODEL)
     old = both.for_model(MODEL)
@@ -198,17 +198,17 @@ def test_only_a_collection_that_nobody_searches_can_be_dropped(both: VectorIndex
     for use in (
         old.info,
         lambda: old.nearest([NearestQuery([unit(1)], 1)]),
-        lambda: old.fetch(["0" * 36]),
+        lambda: old.retrieve_with_vectors(["0" * 36]),
     ):
         with pytest.raises(IndexMissing):
             use()
     with pytest.raises(IndexMissing):
         both.prepare(MODEL, DIM, create=False)
-    both.prepare(MODEL, DIM)  # anew, and nothing of the old one is left
+    both.prepare(MODEL, DIM)  # again, with nothing left of the old one
     assert (old.info().points, both.info().model) == (0, OTHER)
 
 
-def test_a_collection_is_not_created_where_that_was_not_asked_for(index: VectorIndex) -> None:
+def test_prepare_without_create_creates_no_collection(index: VectorIndex) -> None:
     with pytest.raises(IndexMissing):
         index.prepare(MODEL, DIM, create=False)
     assert index.models() == []
@@ -217,20 +217,20 @@ def test_a_collection_is_not_created_where_that_was_not_asked_for(index: VectorI
     assert index.info().model == MODEL
 
 
-def test_readers_are_told_when_there_is_no_collection_yet(index: VectorIndex) -> None:
+def test_reading_without_a_collection_raises_index_missing(index: VectorIndex) -> None:
     with pytest.raises(IndexMissing):
         index.info()
     with pytest.raises(IndexMissing):
         index.nearest([NearestQuery([unit(1)], 5)])
     with pytest.raises(IndexMissing):
-        index.fetch([str(uuid.uuid4())])
+        index.retrieve_with_vectors([str(uuid.uuid4())])
     with pytest.raises(IndexMissing):
         index.facet(SCHEMA.countable["brand"], 5)
 
 
-def test_a_point_comes_back_as_it_was_written(prepared: VectorIndex) -> None:
+def test_a_point_is_read_back_unchanged(prepared: VectorIndex) -> None:
     written = put(prepared, "a ü+%.jpg", unit(3, 4), sequencer=0x55AED6DCD90281E5AB, brand="acme")
-    read = prepared.fetch([written.id])[written.id]
+    read = prepared.retrieve_with_vectors([written.id])[written.id]
     assert read.vector is not None
     np.testing.assert_allclose(read.vector, unit(3, 4), atol=1e-6)
     assert read.version == Version(0x55AED6DCD90281E5AB)
@@ -246,12 +246,12 @@ def test_a_point_comes_back_as_it_was_written(prepared: VectorIndex) -> None:
     )
 
 
-def test_unknown_ids_are_left_out(prepared: VectorIndex) -> None:
-    assert prepared.retrieve(MODEL, [str(uuid.uuid4())]) == {}
-    assert prepared.fetch([str(uuid.uuid4())]) == {}
+def test_unknown_ids_are_omitted(prepared: VectorIndex) -> None:
+    assert prepared.retrieve_payloads(MODEL, [str(uuid.uuid4())]) == {}
+    assert prepared.retrieve_with_vectors([str(uuid.uuid4())]) == {}
 
 
-def test_neighbours_come_best_first_with_their_cosine(prepared: VectorIndex) -> None:
+def test_neighbours_are_sorted_by_their_cosine(prepared: VectorIndex) -> None:
     for key, vector in {"far": unit(0, 1), "near": unit(1, 0.2), "same": unit(1)}.items():
         put(prepared, key, vector)
     [found] = prepared.nearest([NearestQuery([unit(1)], 2)])
@@ -260,7 +260,7 @@ def test_neighbours_come_best_first_with_their_cosine(prepared: VectorIndex) -> 
     assert found[1].score == pytest.approx(float(unit(1) @ unit(1, 0.2)), abs=1e-5)
 
 
-def test_offset_and_threshold_cut_the_list(prepared: VectorIndex) -> None:
+def test_offset_and_threshold_shorten_the_list(prepared: VectorIndex) -> None:
     for i in range(5):
         put(prepared, f"k{i}", unit(1, i))
     assert keys(prepared, unit(1), offset=2) == ["k2", "k3", "k4"]
@@ -356,7 +356,7 @@ def test_filters_mean_the_same_everywhere(
     assert set(keys(prepared, unit(1), filter=SCHEMA.compile({"must": [condition]}))) == expected
 
 
-def test_has_id_leaves_a_point_out(prepared: VectorIndex) -> None:
+def test_has_id_excludes_a_point(prepared: VectorIndex) -> None:
     a, _ = put(prepared, "a", unit(1)), put(prepared, "b", unit(1, 1))
     assert keys(prepared, unit(1), filter={"must_not": [{"has_id": [a.id]}]}) == ["b"]
 
@@ -375,14 +375,14 @@ def test_scroll_visits_every_point_once(prepared: VectorIndex) -> None:
     assert sorted(seen) == [f"k{i}" for i in range(7)]
 
 
-def test_scroll_goes_by_id_and_may_begin_at_any(prepared: VectorIndex) -> None:
+def test_scroll_is_in_id_order_and_may_begin_at_any_id(prepared: VectorIndex) -> None:
     ids = sorted(put(prepared, f"k{i}", unit(1, i)).id for i in range(40))
     assert [p.id for p in prepared.scroll(50).points] == ids
     assert [p.id for p in prepared.scroll(50, ids[7]).points] == ids[7:]
     assert prepared.scroll(9, ids[7]).next_cursor == ids[16]
 
 
-def test_only_old_tombstones_are_swept(prepared: VectorIndex) -> None:
+def test_only_old_tombstones_are_deleted(prepared: VectorIndex) -> None:
     live = put(prepared, "live", unit(1))
     tombstones = [
         msgspec.structs.replace(point(key, Version(2)), indexed_at_s=at_s)
@@ -395,7 +395,7 @@ def test_only_old_tombstones_are_swept(prepared: VectorIndex) -> None:
     assert {p.ref.key for p in prepared.scroll(9).points} == {"live", "young", "not named"}
 
 
-def test_a_tombstone_that_came_alive_before_the_sweep_stays(prepared: VectorIndex) -> None:
+def test_a_tombstone_that_became_live_before_the_deletion_stays(prepared: VectorIndex) -> None:
     gone = msgspec.structs.replace(point("a", Version(1)), indexed_at_s=1.0)
     prepared.write(MODEL, [PointWrite(gone, OlderThan(gone.version))])
     alive = msgspec.structs.replace(point("a", Version(2), unit(1)), indexed_at_s=2.0)
@@ -412,7 +412,7 @@ def test_scroll_filters_by_state(prepared: VectorIndex) -> None:
     assert [p.ref.key for p in page.points] == ["b"]
 
 
-def test_values_are_counted_the_most_frequent_first(prepared: VectorIndex) -> None:
+def test_facets_list_the_most_frequent_values_first(prepared: VectorIndex) -> None:
     for key, stock in {"a": 3, "b": 3, "c": 5, "d": 7}.items():
         brand = {"brand": "acme" if key in "bcd" else "Größe %"} if key != "d" else {}
         put(prepared, key, unit(1), stock=stock, **brand)
@@ -444,7 +444,7 @@ def rich(key: str, vector: Vector, patches: Vector | None = None) -> Point:
     )
 
 
-def test_descriptors_are_brought_along_only_where_they_are_asked_for(prepared: VectorIndex) -> None:
+def test_descriptors_are_returned_only_where_requested(prepared: VectorIndex) -> None:
     written = rich("a", unit(1))
     prepared.write(MODEL, [PointWrite(written, OlderThan(Version(1)))])
     bare, full = prepared.nearest(
@@ -455,7 +455,7 @@ def test_descriptors_are_brought_along_only_where_they_are_asked_for(prepared: V
         stored(prepared, "a"),
         prepared.scroll(1).points[0],
         full[0].point,
-        prepared.fetch([written.id])[written.id],
+        prepared.retrieve_with_vectors([written.id])[written.id],
     ]
     assert [(p.local, p.colours, p.vector is None) for p in read] == [
         *[(None, None, True)] * 3,
@@ -465,7 +465,7 @@ def test_descriptors_are_brought_along_only_where_they_are_asked_for(prepared: V
     assert {(p.original, p.group) for p in read} == {(written.original, written.group)}
 
 
-def test_several_lookups_are_answered_in_their_order(prepared: VectorIndex) -> None:
+def test_several_queries_are_answered_in_order(prepared: VectorIndex) -> None:
     for key, vector in {"x": unit(1), "y": unit(0, 1)}.items():
         put(prepared, key, vector)
     found = prepared.nearest(
@@ -474,7 +474,7 @@ def test_several_lookups_are_answered_in_their_order(prepared: VectorIndex) -> N
     assert [[c.point.ref.key for c in answer] for answer in found] == [["y"], ["x", "y"], ["x"]]
 
 
-def test_patches_put_the_nearest_into_another_order(index: VectorIndex) -> None:
+def test_patches_reorder_the_nearest(index: VectorIndex) -> None:
     index.prepare(MODEL, DIM, patches=2)
     assert index.info().patches == 2
     across, up = np.array([[1, 0], [1, 0]], np.float32), np.array([[0, 1], [1, 0]], np.float32)
@@ -485,12 +485,12 @@ def test_patches_put_the_nearest_into_another_order(index: VectorIndex) -> None:
     assert [c.score for c in found] == pytest.approx([2.0, 1.0], abs=1e-3)
 
 
-def test_a_collection_without_patches_is_not_taken_for_one_with_them(prepared: VectorIndex) -> None:
+def test_a_collection_without_patches_cannot_be_prepared_with_them(prepared: VectorIndex) -> None:
     with pytest.raises(ConfigurationError, match="LIKENESS_KEEP_PATCHES"):
         prepared.prepare(MODEL, DIM, patches=2)
 
 
-def test_notes_are_kept_replaced_listed_and_forgotten(prepared: VectorIndex) -> None:
+def test_notes_are_stored_replaced_listed_and_deleted(prepared: VectorIndex) -> None:
     assert prepared.list_notes("seen", 5) == ([], None)
     prepared.delete_note("seen", "a")
     for name in "abc":

@@ -35,7 +35,7 @@ _TITLES = {
     "indexing": "Indexing",
     "searching": "Searches",
     "runtime": "Killed processes and restored snapshots",
-    "qdrant_rest": "State from before a pause",
+    "qdrant_transport": "State from before a pause",
     "reconciliation": "Everything at once",
 }
 

@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import quote
 
 from console.local.runner import feed
-from likeness.adapters.qdrant_mapping import Layout
+from likeness.adapters.qdrant_layout import Layout
 from likeness.adapters.qdrant_rest import RestIndex
 from likeness.adapters.qdrant_transport import Transport
 from likeness.adapters.sqs import SqsQueue

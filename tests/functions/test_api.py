@@ -26,7 +26,7 @@ from likeness.adapters.fetch import Fetcher, is_public
 from likeness.feedback import Feedback
 from likeness.records import OlderThan, Point, PointWrite, State, Version
 from likeness.searchers import Searchers
-from tests.networks import clip, text_tower, tokenizer, write_bundle
+from tests.networks import clip, text_encoder, tokenizer, write_bundle
 from tests.pictures import encoded, jpeg, picture, png
 from tests.service import BUNDLED, ROOT, Service
 from tests.tls_server import Keys, serve, whole
@@ -179,7 +179,7 @@ def test_a_search_by_key_works_for_indexed_objects_and_others(service: Service) 
 
 
 def test_a_vector_needs_the_fingerprint_of_its_model(service: Service) -> None:
-    point = service.index.fetch([service.id("7.png")])[service.id("7.png")]
+    point = service.index.retrieve_with_vectors([service.id("7.png")])[service.id("7.png")]
     assert point.vector is not None
     vector = (point.vector * 3).tolist()
     found = service.search(vector=vector, model=service.embedder.fingerprint, limit=1)
@@ -717,7 +717,7 @@ def test_a_fetched_image_must_keep_the_same_limits(
 def test_a_text_finds_images_where_the_model_has_a_text_encoder(tmp_path: Path) -> None:
     files = {
         "image.onnx": clip().SerializeToString(),
-        "text.onnx": text_tower(length=8).SerializeToString(),
+        "text.onnx": text_encoder(length=8).SerializeToString(),
         "tokenizer.json": tokenizer().to_str().encode(),
     }
     bundle = write_bundle(tmp_path, files, text={"length": 8})

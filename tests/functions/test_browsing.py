@@ -144,7 +144,7 @@ def test_values_of_live_images_are_counted(service: Service) -> None:
     [
         ({"keys": "price"}, "invalid-request", "price is a float"),
         ({"keys": "state"}, "unknown-filter-key", "'state' is not a declared key"),
-        ({"keys": "meta.brand"}, "unknown-filter-key", "declared are brand, price"),
+        ({"keys": "meta.brand"}, "unknown-filter-key", "declared keys: brand, price"),
         ({"keys": "brand,"}, "unknown-filter-key", "'' is not"),
         ({"keys": "brand[]"}, "unknown-filter-key", "'brand[]'"),
         ({"keys": ""}, "invalid-request", "keys"),

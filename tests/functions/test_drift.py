@@ -19,7 +19,7 @@ from aws_lambda_powertools import Logger, Metrics
 from functions.drift.handler import Handler
 from functions.index.events import parse_message
 from likeness.adapters.qdrant_embedded import EmbeddedIndex
-from likeness.adapters.qdrant_mapping import Layout
+from likeness.adapters.qdrant_layout import Layout
 from likeness.adapters.qdrant_rest import RestIndex
 from likeness.adapters.qdrant_transport import Transport
 from likeness.embedding import Embedder

@@ -22,7 +22,7 @@ from PIL import Image
 
 from functions.index.handler import Handler
 from likeness.adapters.qdrant_embedded import EmbeddedIndex
-from likeness.adapters.qdrant_mapping import Layout
+from likeness.adapters.qdrant_layout import Layout
 from likeness.embedding import Embedder
 from likeness.errors import (
     ConfigurationError,
@@ -71,7 +71,7 @@ class Service:
 
     def point(self, key: str) -> Point | None:
         point_id = ObjectRef(self.bucket.name, key).point_id
-        return self.index.fetch([point_id]).get(point_id)
+        return self.index.retrieve_with_vectors([point_id]).get(point_id)
 
 
 def notification(bucket: str, key: str) -> str:
@@ -391,10 +391,10 @@ class DroppedOnce:
         self._index.prepare(*arguments)
         self._prepared += 1
 
-    def retrieve(self, model: str, ids: Any) -> Any:
+    def retrieve_payloads(self, model: str, ids: Any) -> Any:
         if self._prepared == 1:
             raise IndexMissing("there is no collection")
-        return self._index.retrieve(model, ids)
+        return self._index.retrieve_payloads(model, ids)
 
 
 class FailingReads:

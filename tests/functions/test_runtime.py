@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from console.migration import lifecycle
-from likeness.adapters.qdrant_mapping import Layout
+from likeness.adapters.qdrant_layout import Layout
 from likeness.adapters.qdrant_rest import RestIndex
 from likeness.adapters.qdrant_transport import Transport
 from likeness.filters import Schema

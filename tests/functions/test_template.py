@@ -15,7 +15,7 @@ from cfnlint.decode import cfn_yaml
 
 from console.bundles.packaging import NEXT_MODEL
 from functions.search import openapi
-from likeness.adapters.qdrant_mapping import Layout
+from likeness.adapters.qdrant_layout import Layout
 from likeness.filters import Schema
 from likeness.settings import Settings
 

@@ -321,7 +321,7 @@ def test_another_tenants_id_and_key_are_answered_as_unknown_ones(
 ) -> None:
     theirs = ObjectRef("photos", f"{PREFIX}{tenant}/1.png")
     nobodys = ObjectRef("photos", f"{PREFIX}{tenant}/none.png")
-    assert theirs.point_id in worlds.all.index.fetch([theirs.point_id])
+    assert theirs.point_id in worlds.all.index.retrieve_with_vectors([theirs.point_id])
     for method, url, body in requests_for("<id>", "<key>"):
         answers = []
         for ref in (theirs, nobodys):
@@ -424,11 +424,11 @@ def test_tenants_enabled_later_are_indexed_with_the_next_hint(tmp_path: Any) -> 
     with Service(tmp_path) as service:
         service.fill({"acme/1.png": png(1)})
         point = service.id("acme/1.png")
-        assert service.index.fetch([point])[point].tenant is None
+        assert service.index.retrieve_with_vectors([point])[point].tenant is None
         service.settings = structs.replace(service.settings, tenant_claim=CLAIM)
         service.bucket.events.append(Hint(ObjectRef("photos", "acme/1.png")))
         service._reconcile()
-        assert service.index.fetch([point])[point].tenant == "acme"
+        assert service.index.retrieve_with_vectors([point])[point].tenant == "acme"
 
 
 def test_a_tenants_uploads_go_to_its_own_folder(worlds: Worlds) -> None:

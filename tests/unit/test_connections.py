@@ -1,4 +1,4 @@
-"""Connections in the clear and over TLS, against a server that does as it is told."""
+"""Plain and TLS connections, against a scripted server."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def trusted(keys: Keys, monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext:
     return keys.serving("signed")
 
 
-def test_a_request_arrives_as_it_was_given() -> None:
+def test_a_request_arrives_unchanged() -> None:
     with serve([Answer(201, b"made")]) as server, pool(f"{server.url}/behind/a/proxy") as opened:
         deadline_s = time.monotonic() + 2
         made = opened.exchange("PUT", "/x?wait=true", {"api-key": "k"}, b'{"a": 1}', deadline_s)
@@ -76,7 +76,7 @@ def test_a_tls_peer_without_a_valid_certificate_is_sent_nothing(
 
 
 @pytest.mark.parametrize("timeout_s", [0.3, 10])
-def test_a_peer_that_never_shakes_hands_leaves_time_for_another(
+def test_a_peer_that_never_completes_the_handshake_leaves_time_for_another(
     timeout_s: float, trusted: ssl.SSLContext
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
@@ -99,7 +99,7 @@ def test_a_trickle_ends_with_the_deadline(part: str, trusted: ssl.SSLContext) ->
             assert 0.3 < time.monotonic() - start_s < 1.5
 
 
-def test_no_time_left_is_no_request() -> None:
+def test_after_the_deadline_no_request_is_sent() -> None:
     with serve([ok(None)]) as server, pool(server.url) as opened:
         for _ in range(2):  # with a connection to open, and with one that is open
             with pytest.raises(TimeoutError):
@@ -128,8 +128,8 @@ def test_after_a_fault_the_next_exchange_has_a_connection_of_its_own(
         assert first.connection != second.connection
 
 
-def test_a_connection_that_was_closed_while_idle_costs_no_failure() -> None:
-    """The server says nothing of it: it closes after an answer that promised to stay."""
+def test_a_connection_that_was_closed_while_idle_is_replaced() -> None:
+    """The server closes the connection without announcing it in its response."""
     sent = itertools.count()
 
     def closing(request: Request) -> Answer:
@@ -142,7 +142,7 @@ def test_a_connection_that_was_closed_while_idle_costs_no_failure() -> None:
         assert len({request.connection for request in server.requests}) == 4
 
 
-def test_clearing_closes_what_is_idle() -> None:
+def test_clearing_closes_idle_connections() -> None:
     with serve([ok(None)]) as server, pool(server.url) as opened:
         get(opened)
         opened.clear()
@@ -166,13 +166,13 @@ def test_a_refused_connection_is_an_os_error() -> None:
 @pytest.mark.parametrize(
     "url", ["http://", "https://:6333", "http://qdrant:no", "http://q:99999", "http://[::1"]
 )
-def test_an_address_that_names_no_server_is_told(url: str) -> None:
+def test_a_url_without_a_host_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match=r".+"):
         Pool(url)
 
 
 @pytest.mark.parametrize("status", [401, 413])
-def test_an_answer_before_all_was_sent_is_read(status: int) -> None:
+def test_a_response_before_the_whole_request_was_sent_is_read(status: int) -> None:
     """A server that refuses a key need not read the body first. The rest of it cannot be told
     from a next request: the connection is not used again.
     """
@@ -204,7 +204,7 @@ def refusing(status: int) -> Iterator[tuple[str, list[int]]]:
         listening.shutdown(socket.SHUT_RDWR)
 
 
-def test_addresses_that_are_dead_cost_no_more_than_the_deadline(
+def test_dead_addresses_take_no_longer_than_the_deadline(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
@@ -228,13 +228,13 @@ def test_addresses_that_are_dead_cost_no_more_than_the_deadline(
     [b"content-length: 1000000000000000", b"content-length: " + b"9" * 23],
     ids=["a petabyte", "more than a number holds"],
 )
-def test_a_length_that_nobody_has_room_for_is_a_cut_answer(claim: bytes) -> None:
+def test_an_absurd_content_length_is_an_incomplete_response(claim: bytes) -> None:
     huge = Answer(raw=b"HTTP/1.1 200 OK\r\n" + claim + b"\r\n\r\n{}")
     with serve([huge]) as server, pool(server.url) as opened, pytest.raises(IncompleteRead):
         get(opened)
 
 
-def test_an_informational_answer_never_stands_for_the_real_one() -> None:
+def test_an_informational_response_is_never_the_final_one() -> None:
     early = Answer(raw=b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n")
     with serve([early, ok("fine")]) as server, pool(server.url) as opened:
         with pytest.raises(HTTPException):
@@ -242,7 +242,7 @@ def test_an_informational_answer_never_stands_for_the_real_one() -> None:
         assert get(opened) == (200, ok("fine").body)
 
 
-def test_a_name_with_a_dot_at_its_end_is_verified_without_it(trusted: ssl.SSLContext) -> None:
+def test_a_trailing_dot_is_removed_before_a_name_is_verified(trusted: ssl.SSLContext) -> None:
     with serve([ok(None)], trusted) as server:
         port = server.url.rpartition(":")[2]
         deadline_s = time.monotonic() + 2
@@ -257,7 +257,7 @@ def test_a_path_may_hold_any_character() -> None:
         assert server.requests[0].path == "/f%C3%BCr%20alle/collections/my%20images?wait=true"
 
 
-def test_no_more_connections_are_kept_than_are_likely_to_be_used() -> None:
+def test_the_number_of_idle_connections_is_limited() -> None:
     with serve(lambda request: ok(None, wait_s=0.05)) as server, pool(server.url) as opened:
         with ThreadPoolExecutor(32) as threads:
             list(threads.map(lambda _: get(opened), range(32)))
@@ -267,7 +267,7 @@ def test_no_more_connections_are_kept_than_are_likely_to_be_used() -> None:
         assert len(before & {r.connection for r in server.requests[32:]}) <= 8
 
 
-def test_a_connection_in_use_is_not_used_again_after_a_clearing() -> None:
+def test_a_connection_in_use_during_a_clearing_is_not_reused() -> None:
     with serve(lambda request: ok(None, wait_s=0.2)) as server, pool(server.url) as opened:
         with ThreadPoolExecutor(1) as thread:
             asked = thread.submit(get, opened)

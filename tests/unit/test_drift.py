@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 
 from likeness.adapters.qdrant_embedded import EmbeddedIndex
-from likeness.adapters.qdrant_mapping import Layout
+from likeness.adapters.qdrant_layout import Layout
 from likeness.drift import TOMBSTONE_S, Audit, Difference, IndexSnapshot, Kind, Report
 from likeness.embedding import Embedder
 from likeness.errors import QueueFull, StoreUnavailable

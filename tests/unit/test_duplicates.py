@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from console.evaluation.edits import EDITS
 from likeness.adapters.qdrant_embedded import EmbeddedIndex
-from likeness.adapters.qdrant_mapping import Layout
+from likeness.adapters.qdrant_layout import Layout
 from likeness.duplicates import Announce, Duplicates, Group, no_announcement
 from likeness.embedding import Embedder
 from likeness.errors import IndexUnavailable, InvalidRequest, NotIndexed, Unavailable
@@ -71,7 +71,7 @@ class World:
 
     def point(self, key: str) -> Point:
         point_id = self.id(key)
-        return self.index.fetch([point_id])[point_id]
+        return self.index.retrieve_with_vectors([point_id])[point_id]
 
     def id(self, key: str) -> str:
         return self.bucket.ref(key).point_id
@@ -298,7 +298,7 @@ def test_an_index_that_is_down_fails_the_batch_and_the_next_try_finds_the_partne
     told: list[Point] = []
     [failed] = world.deliver("b.png", index=NotSearched(world.index), announce=told.extend)
     assert isinstance(failed.error, IndexUnavailable)
-    assert world.id("b.png") not in world.index.fetch([world.id("b.png")])
+    assert world.id("b.png") not in world.index.retrieve_with_vectors([world.id("b.png")])
     assert told == []
     [indexed] = world.deliver("b.png", announce=told.extend)
     assert indexed.result is Result.INDEXED
@@ -320,7 +320,7 @@ class NotSearched:
 
 def stored(world: World, key: str) -> Point:
     """As it stands in the model's own collection, whatever the alias names."""
-    return world.index.retrieve(world.embedder.fingerprint, [world.id(key)])[world.id(key)]
+    return world.index.retrieve_payloads(world.embedder.fingerprint, [world.id(key)])[world.id(key)]
 
 
 # Who is told

@@ -84,7 +84,7 @@ def write(folder: Path, model: Any, fields: dict[str, Any]) -> Path:
 
 
 def raw_output(folder: Path, tensor: NDArray[Any]) -> NDArray[np.float32]:
-    """What the network itself gives, without the library."""
+    """The network's own output, without the library."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -178,7 +178,7 @@ def test_a_flat_picture_is_refused_before_the_network_sees_it(embedder: Embedder
         embedder.to_tensor(Image.new("RGB", (300, 300), "teal"))
 
 
-def test_the_embedder_tells_what_its_bundle_says(embedder: Embedder) -> None:
+def test_the_embedder_has_its_bundles_properties(embedder: Embedder) -> None:
     assert embedder.dim == embedder.spec.embedding.dim
     assert embedder.fingerprint == embedder.spec.fingerprint
     assert embedder.decode_size == (embedder.spec.resize.short_side or embedder.spec.input.height)
@@ -192,7 +192,7 @@ def test_the_embedder_tells_what_its_bundle_says(embedder: Embedder) -> None:
     [(clip(batch=1), CLIP), (dinov2(batch=1), DINOV2), (mobilenet(batch=1), MOBILENET)],
     ids=["CLIP", "DINOv2", "MobileNet"],
 )
-def test_a_network_that_takes_one_picture_is_given_them_one_by_one(
+def test_a_network_without_a_batch_axis_receives_images_one_by_one(
     model: Any, fields: dict[str, Any], tmp_path: Path
 ) -> None:
     embedder = Embedder(write(tmp_path, model, fields))
@@ -202,7 +202,7 @@ def test_a_network_that_takes_one_picture_is_given_them_one_by_one(
     np.testing.assert_array_equal(together, single)
 
 
-def test_a_network_that_takes_batches_is_given_all_pictures_at_once(tmp_path: Path) -> None:
+def test_a_network_with_a_batch_axis_receives_all_images_at_once(tmp_path: Path) -> None:
     """This one subtracts the mean of the batch: pictures that come alone would all be zero."""
     network = Network(["N", 3, 224, 224]).patches(512, 32).average()
     vectors = network.output
@@ -277,7 +277,7 @@ def test_gem_of_a_map_without_any_activation_is_finite() -> None:
     assert np.isfinite(dead).all()
 
 
-def test_a_row_of_zeros_stays_one() -> None:
+def test_a_row_of_zeros_stays_zero() -> None:
     rows = unit_rows(np.array([[0, 0], [3, 4]], np.float32))
     np.testing.assert_allclose(rows, [[0, 0], [0.6, 0.8]], atol=1e-7)
 
@@ -320,7 +320,7 @@ def refusal(folder: Path) -> str:
     ],
     ids=lambda value: None if isinstance(value, dict) else "-".join(value[:2]),
 )
-def test_a_manifest_that_does_not_fit_the_network_is_told_both_sides(
+def test_the_error_for_a_manifest_that_does_not_fit_names_both_sides(
     fields: dict[str, Any], words: list[str], tmp_path: Path
 ) -> None:
     fields = fields | {"resize": {"rule": "squash"}}
@@ -343,8 +343,8 @@ def test_a_manifest_that_does_not_fit_the_network_is_told_both_sides(
         (clip().SerializeToString()[:-100], CLIP, ["cannot load image.onnx"]),
     ],
     ids=[
-        "tokens, not pool",
-        "tokens, not pool, of that count",
+        "tokens, not pooled",
+        "tokens, not pooled, of that count",
         "tokens of another size",
         "map of another size",
         "batches of four",
@@ -362,8 +362,8 @@ def test_a_network_that_cannot_be_used_is_refused_at_once(
     assert [word for word in words if word not in message] == []
 
 
-def test_a_free_axis_that_turns_out_wrong_is_refused_at_the_first_picture(tmp_path: Path) -> None:
-    """A map of free height and width that is not pool may be 1 × 1, until it is 7 × 7."""
+def test_a_dynamic_axis_of_the_wrong_size_is_refused_at_the_first_image(tmp_path: Path) -> None:
+    """A map of free height and width that is not pooled may be 1 × 1, until it is 7 × 7."""
     embedder = Embedder(write(tmp_path, resnet(), with_output(dim=64)))
     with pytest.raises(ModelBundleError, match=r"gives \(1, 3136\), not \(N, 64\)"):
         embed(embedder, pictures(1))

@@ -12,7 +12,7 @@ from likeness import errors
 from likeness.errors import LikenessError
 
 TREE_LINE = re.compile(r"^    ((?:│   |    )*)(?:[├└]── )?(\w+)(?:\s{2,}.*)?$")
-# An index of another model is told to callers just as a vector of another model is.
+# Callers get the same slug for an index and for a vector of another model.
 SHARED_SLUGS = {
     "image-too-large": {"ImageTooLarge", "QueryTooLarge"},
     "index-unavailable": {"IndexUnavailable", "IndexRefused"},
@@ -46,7 +46,7 @@ def test_the_public_names_are_the_classes_in_order() -> None:
     assert errors.__all__ == sorted(classes())
 
 
-def test_every_class_hangs_where_the_docstring_draws_it() -> None:
+def test_the_docstring_draws_the_class_tree() -> None:
     tree = {
         name: None if found is LikenessError else found.__base__.__name__  # type: ignore[union-attr]
         for name, found in classes().items()
@@ -54,7 +54,7 @@ def test_every_class_hangs_where_the_docstring_draws_it() -> None:
     assert drawn_tree() == tree
 
 
-def test_every_error_is_of_one_root_and_one_parent() -> None:
+def test_every_error_has_one_root_and_one_parent() -> None:
     for found in classes().values():
         assert issubclass(found, LikenessError)
         assert len(found.__bases__) == 1
@@ -66,7 +66,7 @@ def test_every_class_has_a_slug_in_kebab_case(name: str) -> None:
     assert re.fullmatch(r"[a-z]+(-[a-z]+)*", slug)
 
 
-def test_slugs_are_unique_but_for_those_that_are_shared_on_purpose() -> None:
+def test_slugs_are_unique_except_those_shared_on_purpose() -> None:
     counted = Counter(found.slug for found in classes().values())
     shared = {
         slug: {name for name, found in classes().items() if found.slug == slug}

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from console.evaluation.judgements import Judgements, by_query
 from likeness.adapters.qdrant_embedded import EmbeddedIndex
-from likeness.adapters.qdrant_mapping import Layout
+from likeness.adapters.qdrant_layout import Layout
 from likeness.errors import IndexUnavailable
 from likeness.feedback import Feedback, FeedbackEvent
 from likeness.filters import Schema

@@ -1,4 +1,4 @@
-"""The payload schema: what may be declared, how texts get their types, which filters are taken."""
+"""The payload schema: declarations, parsing of metadata, and valid filters."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from qdrant_client import models
 
 from likeness.adapters.qdrant_embedded import EmbeddedIndex
-from likeness.adapters.qdrant_mapping import Layout
+from likeness.adapters.qdrant_layout import Layout
 from likeness.errors import ConfigurationError, InvalidRequest, UnknownFilterKey
 from likeness.filters import Schema, header_text
 from likeness.records import NearestQuery
@@ -75,7 +75,7 @@ def test_every_key_that_a_filter_may_name_has_an_index() -> None:
     assert set(SCHEMA.indexes.values()) <= {kind.value for kind in models.PayloadSchemaType}
 
 
-def test_a_schema_does_not_change_with_what_it_was_made_of() -> None:
+def test_a_schema_is_independent_of_its_source_mapping() -> None:
     types = {"brand": "keyword"}
     declared = Schema.declare(types)
     types["other"] = "keyword"
@@ -111,7 +111,7 @@ def test_a_keyword_is_its_text_decoded_where_s3_encoded_it(text: str, value: str
 
 
 @pytest.mark.parametrize("text", ["Grün", "😀" * 200, "=é=?", "a\tb ü", "日本語 " * 30])
-def test_what_we_write_into_metadata_is_what_we_read_from_it(text: str) -> None:
+def test_written_metadata_is_read_back_unchanged(text: str) -> None:
     written = header_text(text)
     assert written.isascii()
     assert written.isprintable()
@@ -192,7 +192,7 @@ def test_no_metadata_stops_the_indexing_of_its_image(texts: dict[str, str]) -> N
 # Compiling filters
 
 
-def test_keys_are_pointed_at_the_stored_payload() -> None:
+def test_keys_are_translated_to_payload_paths() -> None:
     compiled = SCHEMA.compile(
         {
             "must": [BRAND, {"key": "width", "range": {"gt": 100}}],
@@ -255,7 +255,7 @@ def test_keys_are_pointed_at_the_stored_payload() -> None:
         None,
     ],
 )
-def test_a_condition_that_cannot_be_understood_is_named_by_its_place(condition: Any) -> None:
+def test_the_error_for_a_malformed_condition_names_its_path(condition: Any) -> None:
     with pytest.raises(InvalidRequest, match=r"^filter\.must\[1\]"):
         SCHEMA.compile({"must": [BRAND, condition]})
 
@@ -263,7 +263,7 @@ def test_a_condition_that_cannot_be_understood_is_named_by_its_place(condition: 
 @pytest.mark.parametrize(
     "key", ["colour", "meta.brand", "state", "v_hi", "key", "", "Brand", "\ud800"]
 )
-def test_an_undeclared_key_is_named_with_those_that_are_known(key: str) -> None:
+def test_the_error_for_an_undeclared_key_lists_the_declared_ones(key: str) -> None:
     with pytest.raises(UnknownFilterKey) as caught:
         SCHEMA.compile({"should": {"key": key, "match": {"value": "x"}}})
     message = str(caught.value)
@@ -273,7 +273,7 @@ def test_an_undeclared_key_is_named_with_those_that_are_known(key: str) -> None:
 
 
 @pytest.mark.parametrize("key", [None, 1, 2**70, True, ["brand"], {"a": 1}])
-def test_a_key_that_is_no_text_is_unknown(key: Any) -> None:
+def test_a_key_that_is_not_a_string_is_unknown(key: Any) -> None:
     with pytest.raises(UnknownFilterKey, match=r"filter\.must\[0\]"):
         SCHEMA.compile({"must": [{"key": key, "match": {"value": "x"}}]})
 
@@ -381,7 +381,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedIndex]:
 
 @given(FILTERS)
 @settings(max_examples=200, deadline=None)
-def test_every_filter_that_compiles_is_one_to_qdrants_engine(
+def test_every_compiled_filter_is_accepted_by_qdrants_engine(
     engine: EmbeddedIndex, value: Any
 ) -> None:
     with suppress(InvalidRequest, UnknownFilterKey):
@@ -391,7 +391,7 @@ def test_every_filter_that_compiles_is_one_to_qdrants_engine(
 
 @given(FILTERS)
 @settings(max_examples=200, deadline=None)
-def test_compiling_does_not_change_what_it_was_given(value: Any) -> None:
+def test_compiling_does_not_change_its_argument(value: Any) -> None:
     before = repr(value)
     with suppress(InvalidRequest, UnknownFilterKey):
         SCHEMA.compile(value)
@@ -412,7 +412,7 @@ def test_compiling_does_not_change_what_it_was_given(value: Any) -> None:
         nested(4),
     ],
 )
-def test_a_compiled_filter_is_one_by_qdrants_models(filter: Any) -> None:
+def test_a_compiled_filter_validates_against_qdrants_models(filter: Any) -> None:
     parsed = models.Filter.model_validate(SCHEMA.compile(filter), extra="forbid")
     said = parsed.model_dump(mode="json", by_alias=True, exclude_unset=True)
     assert said.keys() == filter.keys()

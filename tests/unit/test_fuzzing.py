@@ -1,4 +1,4 @@
-"""Damaged files, events and tokens: refused by name or taken, never a bug. `make fuzz` goes on."""
+"""Damaged files, events and tokens are accepted or raise their own error. See `make fuzz`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import given, settings
 
 from fuzz.targets import TARGETS, seeds
 
-# Pillow warns of damage that it can live with; in production that is a line in the log.
+# Pillow warns of damage that it tolerates; in production that is a line in the log.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")
 NAMES = sorted(TARGETS)
 ODD = [b"", b"\x00", b"\xff", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\x00\x00\x00\x00"]
@@ -34,7 +34,7 @@ def damaged(draw: st.DrawFn, name: str) -> bytes:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_seed_is_taken(name: str) -> None:
+def test_every_seed_is_accepted(name: str) -> None:
     assert len(seeds(name)) > 2
     for seed in seeds(name):
         TARGETS[name](seed)
@@ -43,5 +43,5 @@ def test_every_seed_is_taken(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 @settings(max_examples=400, deadline=None, database=None, derandomize=True)
 @given(data=st.data())
-def test_what_is_damaged_is_refused_by_name_or_taken(name: str, data: Any) -> None:
+def test_damaged_input_is_accepted_or_raises_its_own_error(name: str, data: Any) -> None:
     TARGETS[name](data.draw(damaged(name)))

@@ -1,4 +1,4 @@
-"""model.json: what is refused, and by which name; what the fingerprint stands for."""
+"""model.json: validation and its messages; what the fingerprint depends on."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def drop(path: str) -> Change:
     return change
 
 
-def with_text_tower(content: Manifest) -> None:
+def with_text_encoder(content: Manifest) -> None:
     content["text"] = {"length": 77, "file": "image.onnx", "tokenizer": "image.onnx"}
 
 
@@ -109,7 +109,7 @@ def refusal(folder: Path) -> str:
 # What is read
 
 
-def test_a_full_manifest_is_read_as_it_is_written(tmp_path: Path) -> None:
+def test_a_full_manifest_is_read_completely(tmp_path: Path) -> None:
     spec = load_spec(write(tmp_path, manifest()))
     assert (spec.name, spec.version, spec.licence) == ("a model", "1", "MIT")
     assert (spec.input.height, spec.input.layout, spec.input.dtype) == (224, "NCHW", "float32")
@@ -118,7 +118,7 @@ def test_a_full_manifest_is_read_as_it_is_written(tmp_path: Path) -> None:
     assert (spec.embedding.dim, spec.embedding.pooling) == (512, "mean")
 
 
-def test_what_has_a_default_can_be_left_out(tmp_path: Path) -> None:
+def test_fields_with_a_default_can_be_omitted(tmp_path: Path) -> None:
     content = manifest() | {
         "input": {"name": "image", "height": 224, "width": 224},
         "resize": {"rule": "squash"},
@@ -135,21 +135,21 @@ def test_what_has_a_default_can_be_left_out(tmp_path: Path) -> None:
     assert (spec.normalise.scale, spec.embedding.pooling) == (1 / 255, "none")
 
 
-def test_a_model_needs_neither_local_descriptors_nor_a_text_tower(tmp_path: Path) -> None:
+def test_a_model_needs_neither_local_descriptors_nor_a_text_encoder(tmp_path: Path) -> None:
     content = manifest()
     del content["patches"], content["local"]
     spec = load_spec(write(tmp_path, content))
     assert (spec.patches, spec.local, spec.text) == (None, None, None)
 
 
-def test_the_files_of_a_text_tower_must_be_listed(tmp_path: Path) -> None:
+def test_the_files_of_a_text_encoder_must_be_listed(tmp_path: Path) -> None:
     assert "files does not list text.onnx, tokenizer.json" in refusal(
         write(tmp_path, manifest() | {"text": {"length": 77}})
     )
 
 
 @pytest.mark.parametrize("field", ["patches.side", "local.dim"])
-def test_a_map_of_no_size_is_refused(field: str, tmp_path: Path) -> None:
+def test_a_map_of_size_zero_is_refused(field: str, tmp_path: Path) -> None:
     assert field in refusal(write(tmp_path, changed(put(field, 0)))).replace("$.", "")
 
 
@@ -228,9 +228,7 @@ def test_an_unknown_field_is_named(place: str, tmp_path: Path) -> None:
         ("embedding.gem_p", -3.0),
     ],
 )
-def test_a_wrong_value_is_refused_with_the_place_it_stands_at(
-    field: str, value: Any, tmp_path: Path
-) -> None:
+def test_the_error_for_a_wrong_value_names_its_path(field: str, value: Any, tmp_path: Path) -> None:
     message = refusal(write(tmp_path, changed(put(field, value))))
     assert message.startswith("model.json: ")
     assert f"`$.{field}" in message
@@ -278,7 +276,7 @@ def test_a_short_side_of_the_input_itself_is_clips_rule(tmp_path: Path) -> None:
         b"[" * 9999,
     ],
 )
-def test_what_is_no_json_object_is_refused(content: bytes, tmp_path: Path) -> None:
+def test_a_manifest_that_is_not_a_json_object_is_refused(content: bytes, tmp_path: Path) -> None:
     assert refusal(write(tmp_path, content)).startswith("model.json: ")
 
 
@@ -287,7 +285,7 @@ def test_what_is_no_json_object_is_refused(content: bytes, tmp_path: Path) -> No
     [
         (put("local.side", 17), "local.side is above 16"),
         (put("local.dim", 47), "local.dim is odd"),
-        (put("local.dim", 236), "24,348 bytes a view, a query_id has room for 23,576"),
+        (put("local.dim", 236), "(1 + local.dim / 2); maximum is 23,576"),
     ],
 )
 def test_a_map_that_cannot_be_packed_is_refused(change: Change, why: str, tmp_path: Path) -> None:
@@ -334,9 +332,7 @@ def test_a_folder_in_place_of_a_file_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", range(len(WEIGHTS)))
-def test_one_flipped_bit_in_the_network_is_refused_by_the_files_name(
-    place: int, tmp_path: Path
-) -> None:
+def test_the_error_for_a_flipped_bit_names_the_file(place: int, tmp_path: Path) -> None:
     write(tmp_path, manifest())
     flipped = bytes(byte ^ (i == place) for i, byte in enumerate(WEIGHTS))
     (tmp_path / "image.onnx").write_bytes(flipped)
@@ -447,20 +443,18 @@ def test_a_default_that_is_written_out_does_not_change_the_fingerprint(tmp_path:
 
 
 @pytest.mark.parametrize("field", ["name", "version", "licence", "source"])
-def test_what_people_call_the_model_does_not_change_the_fingerprint(
-    field: str, tmp_path: Path
-) -> None:
+def test_name_and_version_do_not_change_the_fingerprint(field: str, tmp_path: Path) -> None:
     assert fingerprint(tmp_path, put(field, "another")) == fingerprint(tmp_path)
 
 
-def test_a_file_that_makes_no_vectors_does_not_change_the_fingerprint(tmp_path: Path) -> None:
+def test_other_files_do_not_change_the_fingerprint(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_bytes(WEIGHTS)
     with_notes = manifest()["files"] | {"notes.txt": manifest()["files"]["image.onnx"]}
     assert fingerprint(tmp_path, put("files", with_notes)) == fingerprint(tmp_path)
 
 
-def test_a_text_tower_does_not_change_the_fingerprint(tmp_path: Path) -> None:
-    assert fingerprint(tmp_path / "with", with_text_tower) == fingerprint(tmp_path / "without")
+def test_a_text_encoder_does_not_change_the_fingerprint(tmp_path: Path) -> None:
+    assert fingerprint(tmp_path / "with", with_text_encoder) == fingerprint(tmp_path / "without")
 
 
 def test_other_weights_have_another_fingerprint(tmp_path: Path) -> None:

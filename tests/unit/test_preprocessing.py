@@ -22,9 +22,9 @@ from likeness.preprocessing import (
     COLOURS,
     cropped,
     decode_size,
+    input_box,
     prepare,
     resized,
-    seen,
     tensor,
 )
 from likeness.records import WHOLE, Box
@@ -120,7 +120,7 @@ def test_pad_fits_the_whole_picture_into_the_top_left_corner() -> None:
     assert (shown[16:] == 114).all()
 
 
-def test_pad_of_a_tall_picture_fills_the_right_side_with_the_colour_it_is_told() -> None:
+def test_pad_of_a_tall_image_fills_the_right_side_with_the_fill_colour() -> None:
     image = stripes(["red", "lime"], 32, 128)
     shown = raw(image, Resize("pad", "box", fill=7), height=64, width=64)
     assert (shown[:, :8] == (255, 0, 0)).all()
@@ -187,7 +187,7 @@ def test_crop_gives_the_pixels_of_clips_two_steps_to_5_levels_of_255(
 
 @pytest.mark.parametrize("name", PHOTOS)
 @pytest.mark.parametrize("size", [(451, 300), (640, 427), (427, 640), (1411, 1000)])
-def test_crop_is_clip_s_where_clip_rounds_too(name: str, size: tuple[int, int]) -> None:
+def test_crop_equals_clips_where_clip_rounds(name: str, size: tuple[int, int]) -> None:
     """CLIP cuts at whole pixels of a whole size, and so do we."""
     assert apart_from_clip(photo(name).resize(size)).max() <= 12
 
@@ -253,7 +253,9 @@ def test_uint8_is_not_normalised() -> None:
         (Resize("crop", short_side=40), 40),
     ],
 )
-def test_a_decoder_must_keep_what_the_picture_is_scaled_to(resize: Resize, expected: int) -> None:
+def test_the_decode_size_is_the_size_that_images_are_scaled_to(
+    resize: Resize, expected: int
+) -> None:
     assert decode_size(spec(resize)) == expected
 
 
@@ -316,7 +318,7 @@ def nearly_flat(step: int, size: tuple[int, int] = (64, 64)) -> Image.Image:
 @pytest.mark.parametrize("colour", ["black", "white", "#727272", "crimson"])
 @pytest.mark.parametrize("size", [(64, 64), (300, 20), (20, 300), (1, 1)])
 def test_one_flat_colour_has_no_detail(rule: Any, colour: str, size: tuple[int, int]) -> None:
-    with pytest.raises(NoDetail, match="one flat colour"):
+    with pytest.raises(NoDetail, match="a single flat colour"):
         tensor(Image.new("RGB", size, colour), spec(Resize(rule)))
 
 
@@ -387,7 +389,7 @@ def test_colours_are_plain_rgb_whatever_the_network_takes() -> None:
         assert np.abs(middle.astype(int) - colour).max() <= 2
 
 
-def test_prepare_gives_the_tensor_that_tensor_gives_and_refuses_what_it_refuses() -> None:
+def test_prepare_and_tensor_agree() -> None:
     of = spec(Resize("crop"))
     np.testing.assert_array_equal(prepare(waves(90, 50), of).tensor, tensor(waves(90, 50), of))
     with pytest.raises(NoDetail):
@@ -441,21 +443,21 @@ def test_every_part_has_a_pixel_and_none_from_outside_the_picture(
         ("pad", (64, 64), (0, 0, 1, 1)),
     ],
 )
-def test_what_is_seen_is_told_as_shares_of_the_picture(
+def test_the_input_box_is_in_fractions_of_the_image(
     rule: Any, size: tuple[int, int], expected: tuple[float, ...]
 ) -> None:
-    assert seen(size, spec(Resize(rule), 64, 64)) == pytest.approx(expected)
+    assert input_box(size, spec(Resize(rule), 64, 64)) == pytest.approx(expected)
 
 
 def test_a_larger_short_side_leaves_out_a_border() -> None:
-    found = seen((512, 256), spec(Resize("crop", short_side=256), 224, 224))
+    found = input_box((512, 256), spec(Resize("crop", short_side=256), 224, 224))
     assert found == pytest.approx((144 / 512, 16 / 256, 368 / 512, 240 / 256))
 
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("size", [(300, 200), (200, 300), (190, 200), (333, 200)])
 @pytest.mark.parametrize("target", [(64, 64), (48, 96)])
-def test_a_spot_lies_in_the_tensor_where_what_is_seen_says(
+def test_a_spot_is_in_the_tensor_where_the_input_box_puts_it(
     rule: Any, size: tuple[int, int], target: tuple[int, int]
 ) -> None:
     """A white spot on black: its middle in the picture, and in what the network gets."""
@@ -464,7 +466,7 @@ def test_a_spot_lies_in_the_tensor_where_what_is_seen_says(
     picture.paste("white", (middle[0] - 8, middle[1] - 8, middle[0] + 8, middle[1] + 8))
     rows, columns = target
     shown = raw(picture, Resize(rule, fill=0), height=rows, width=columns)[..., 0]
-    box = seen(size, spec(Resize(rule, fill=0), rows, columns))
+    box = input_box(size, spec(Resize(rule, fill=0), rows, columns))
     ends = ((box.left, box.right, columns, 0), (box.top, box.bottom, rows, 1))
     for place, whole, (least, most, cells, axis) in zip(middle, size, ends, strict=True):
         at = float((np.arange(cells) + 0.5) @ shown.sum(axis=axis) / shown.sum()) / cells
@@ -477,10 +479,10 @@ def test_a_spot_lies_in_the_tensor_where_what_is_seen_says(
     rule=st.sampled_from(RULES),
     target=st.sampled_from([(24, 32), (224, 224), (1, 1)]),
 )
-def test_what_is_seen_begins_in_the_picture_and_is_not_empty(
+def test_the_input_box_begins_inside_the_image_and_is_not_empty(
     width: int, height: int, rule: Any, target: tuple[int, int]
 ) -> None:
-    box = seen((width, height), spec(Resize(rule), *target))
+    box = input_box((width, height), spec(Resize(rule), *target))
     assert 0 <= box.left < box.right
     assert 0 <= box.top < box.bottom
     if rule == "pad":

@@ -21,7 +21,7 @@ from likeness.embedding import Embedder
 from likeness.feature_extraction import extract_features
 from likeness.features import ImageFeatures
 from likeness.model import Resize
-from likeness.preprocessing import seen
+from likeness.preprocessing import input_box
 from likeness.proof.verdicts import FITTED, Calibration, Evidence, Fitted, Level, features, fit
 from likeness.records import WHOLE, Box
 from likeness.rerank.profiles import Profile, Proof, Ranked, Ranker
@@ -707,7 +707,7 @@ def test_features_are_what_verdicts_rest_on() -> None:
 def test_seen_of_a_crop_is_what_the_pictures_boxes_start_from() -> None:
     """As the index restores it: of a wide picture a crop sees the middle."""
     of = spec(Resize("crop"))
-    query = made(2, seen=seen((400, 200), of))
+    query = made(2, seen=input_box((400, 200), of))
     boxes = one_proof(query, stored(zoomed(query)), Ranker(of, CALIBRATION)).boxes
     assert boxes is not None
     assert boxes[0] == pytest.approx((0.25 + 5 / 28, 5 / 14, 0.25 + 10 / 28, 10 / 14))

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from likeness.errors import InvalidRequest, ModelMismatch
 from likeness.features import ImageFeatures, features_of_point, packed_descriptors
 from likeness.model import Resize
-from likeness.preprocessing import seen
+from likeness.preprocessing import input_box
 from likeness.proof.verdicts import FEATURES, FITTED, Calibration, Fitted
 from likeness.query_tokens import decode_query_token, encode_query_token
 from likeness.records import WHOLE, Box, ImageInfo, ObjectRef, Point, State, Version
@@ -254,7 +254,7 @@ def test_a_box_outside_the_image_is_refused(place: int, box: tuple[float, ...]) 
 @pytest.mark.parametrize("size", [(640, 480), (1, 5000), (5000, 1), (1, 1)])
 def test_every_seen_box_of_a_network_is_restored(rule: Any, size: tuple[int, int]) -> None:
     of = spec(Resize(rule))
-    view = made(1, seen=seen(size, of))
+    view = made(1, seen=input_box(size, of))
     assert decode_query_token(encode_query_token([view], of.fingerprint), of)[0].seen == view.seen
 
 

@@ -20,7 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from likeness.adapters.qdrant_embedded import EmbeddedIndex
-from likeness.adapters.qdrant_mapping import Layout
+from likeness.adapters.qdrant_layout import Layout
 from likeness.embedding import Embedder
 from likeness.filters import Schema
 from likeness.indexing import Indexer
@@ -214,11 +214,13 @@ def assert_agrees(index: EmbeddedIndex, embedder: Embedder, bucket: FakeBucket, 
         assert (point.object.etag, point.object.version_id) == (state.etag, state.version_id)
         is_picture = bucket.read(ref, state.etag, 10**9).data != b"no picture"
         assert point.state is (State.LIVE if is_picture else State.REJECTED)
-        assert (index.fetch([ref.point_id])[ref.point_id].vector is not None) == is_picture
+        assert (
+            index.retrieve_with_vectors([ref.point_id])[ref.point_id].vector is not None
+        ) == is_picture
 
 
 def stored(index: EmbeddedIndex, embedder: Embedder, ref: ObjectRef) -> Point | None:
-    return index.retrieve(embedder.fingerprint, [ref.point_id]).get(ref.point_id)
+    return index.retrieve_payloads(embedder.fingerprint, [ref.point_id]).get(ref.point_id)
 
 
 @pytest.fixture(scope="module")

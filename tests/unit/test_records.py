@@ -60,7 +60,7 @@ def test_a_point_id_is_the_same_for_ever(bucket: str, key: str, expected: str) -
     assert ObjectRef(bucket, key).point_id == expected
 
 
-def test_buckets_and_keys_that_read_alike_together_have_points_of_their_own() -> None:
+def test_buckets_and_keys_with_the_same_concatenation_have_different_points() -> None:
     pairs = [("ab", "c"), ("a", "bc"), ("abc", ""), ("a", "b/c"), ("a/b", "c"), ("a", "B/c")]
     assert len({ObjectRef(bucket, key).point_id for bucket, key in pairs}) == len(pairs)
 

@@ -147,13 +147,13 @@ def test_every_variable_is_read() -> None:
 
 @pytest.mark.parametrize("text", ["five", "0", "-1", "nan", "inf", "1e999", "0x10", "1 000"])
 @pytest.mark.parametrize("name", NUMBERS)
-def test_a_number_that_is_none_is_named(name: str, text: str) -> None:
+def test_the_error_for_an_invalid_number_names_the_variable(name: str, text: str) -> None:
     with pytest.raises(ConfigurationError, match=rf"^{name} .*'{text}'"):
         settings(**{name: text})
 
 
 @pytest.mark.parametrize("name", ["LIKENESS_MAX_BYTES", "LIKENESS_MAX_PIXELS", "LIKENESS_THREADS"])
-def test_a_part_of_a_byte_pixel_or_thread_is_named(name: str) -> None:
+def test_the_error_for_a_fractional_count_names_the_variable(name: str) -> None:
     with pytest.raises(ConfigurationError, match=f"{name} must be a whole number: '0.5'"):
         settings(**{name: "0.5"})
 
@@ -172,9 +172,7 @@ def test_a_part_of_a_byte_pixel_or_thread_is_named(name: str) -> None:
         ("10240", 6),
     ],
 )
-def test_there_is_a_thread_for_each_processor_that_lambda_gives(
-    memory_mb: str, threads: int
-) -> None:
+def test_there_is_one_thread_for_each_vcpu_of_lambda(memory_mb: str, threads: int) -> None:
     assert settings(AWS_LAMBDA_FUNCTION_MEMORY_SIZE=memory_mb).threads == threads
 
 

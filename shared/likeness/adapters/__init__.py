@@ -1,1 +1,1 @@
-"""The outside world behind our ports: S3, SQS, Secrets Manager, Qdrant."""
+"""Adapters of our ports: S3, SQS, EventBridge, Secrets Manager, CloudWatch, HTTP, Qdrant."""

@@ -1,4 +1,4 @@
-"""A circuit breaker around calls to Qdrant."""
+"""A circuit breaker for calls to Qdrant."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ _OPEN_S = 5.0
 
 
 class CircuitBreaker:
-    """After some failures in a row, fail at once for a while instead of waiting each time.
+    """After several failures in a row, calls fail at once for a while instead of waiting.
 
-    Nygard, Release It! (2nd ed., 2018), chapter 5. One call at a time may probe a dependency
-    that failed; its success closes the circuit.
+    Nygard, Release It! (2nd ed., 2018), chapter 5. After the pause one call at a time may probe
+    whether Qdrant works again; its success closes the circuit. Safe to share between threads.
     """
 
     def __init__(
         self, clock: Callable[[], float] = time.monotonic, probe_s: float = _OPEN_S
     ) -> None:
-        """`probe_s` is how long a call may take: the next probe waits for this one."""
+        """`probe_s`: how long a call may take, and so how long the next probe waits for it."""
         self._clock = clock
         self._probe_s = max(probe_s, _OPEN_S)
         self._failures = 0
@@ -34,12 +34,12 @@ class CircuitBreaker:
         with self._lock:
             if self._failures < _FAILURES_TO_OPEN:
                 return
-            left_s = self._open_until_s - self._clock()
-            if left_s > 0:
+            remaining_s = self._open_until_s - self._clock()
+            if remaining_s > 0:
                 raise IndexUnavailable(
-                    "Qdrant failed repeatedly; calls are paused for seconds", left_s
+                    "Qdrant failed repeatedly; calls are paused for a few seconds", remaining_s
                 )
-            # let this call probe, and hold the others back until it has ended
+            # this call becomes the probe; the others wait until it must have ended
             self._open_until_s = self._clock() + self._probe_s
 
     def succeeded(self) -> None:

@@ -1,4 +1,4 @@
-"""CloudWatch: how many answers of which kind the search function gave."""
+"""CloudWatch metrics: how many answers with each verdict and score the search function gave."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _PERIOD_S = 3600
 
 
 class AnswerMetrics:
-    """The search function's metrics in one namespace."""
+    """The search function's answer metrics in one namespace."""
 
     def __init__(self, namespace: str, client: Any = None) -> None:
         self._namespace = namespace
         self._client = client or boto3.client("cloudwatch", config=_CONFIG)
 
     def last(self, hours: int) -> AnswerDistribution:
-        """Raises Unavailable."""
+        """Counts of the last hours, by verdict and by score band. Raises Unavailable."""
         queries = [
             *(self._query(f"v{n}", "VerdictCount", "verdict", v) for n, v in enumerate(VERDICTS)),
             *(self._query(f"b{n}", "ScoreCount", "band", b) for n, b in enumerate(BANDS)),
@@ -50,8 +50,8 @@ class AnswerMetrics:
             {"Name": "service", "Value": "search"},
             {"Name": dimension, "Value": value},
         ]
-        named = {"Namespace": self._namespace, "MetricName": metric, "Dimensions": dimensions}
+        metric_id = {"Namespace": self._namespace, "MetricName": metric, "Dimensions": dimensions}
         return {
             "Id": query_id,
-            "MetricStat": {"Metric": named, "Period": _PERIOD_S, "Stat": "Sum"},
+            "MetricStat": {"Metric": metric_id, "Period": _PERIOD_S, "Stat": "Sum"},
         }

@@ -1,8 +1,8 @@
-"""HTTP/1.1 over http.client, where one deadline holds from connecting to the last byte.
+"""HTTP/1.1 over http.client with one deadline, from connecting to the last byte.
 
-urllib3 gives TCP, TLS and each read a timeout of their own, so that a peer that sends byte by byte
-outlasts them all; and importing it would be a tenth of a cold start (benchmarks/coldstart.py). Only
-the look-up of a name has no limit: the system's resolver takes none.
+urllib3 has separate timeouts for TCP, TLS and each read, so a peer that sends single bytes can
+exceed their sum; importing it would also be a tenth of a cold start (benchmarks/coldstart.py).
+The deadline does not cover name resolution: the system's resolver accepts no timeout.
 """
 
 from __future__ import annotations
@@ -20,39 +20,39 @@ from urllib.parse import quote, urlsplit
 _CONNECT_TIMEOUT_S = 1.0
 _HTTP, _HTTPS = 80, 443
 _CHUNK_BYTES = 65_536
-_MOST_IDLE = 8
-# Load balancers and NAT forget idle connections after minutes, some without a word.
+_MAX_IDLE = 8
+# Load balancers and NAT drop idle connections after minutes, some without closing them.
 _IDLE_S = 60.0
 _FIRST_FINAL_STATUS = 200
 _PATH_CHARACTERS = "%/?:@!$&'()*+,;=~"  # RFC 3986, beside letters, digits and "-._"
 
 
-class _TimedSocket(socket.socket):
-    """Each read waits only until the deadline: with a timeout each, a trickle would never end."""
+class _DeadlineSocket(socket.socket):
+    """Every read ends at the deadline, so that a slow trickle of bytes cannot go on for ever."""
 
     deadline_s = 0.0
 
     def recv_into(self, *args: Any, **kwargs: Any) -> int:
-        self.settimeout(left_s(self.deadline_s))
+        self.settimeout(remaining_s(self.deadline_s))
         return super().recv_into(*args, **kwargs)
 
 
-class _TimedTlsSocket(ssl.SSLSocket):
-    """The same, encrypted: OpenSSL reads from the system, past a socket that lies beneath."""
+class _DeadlineTlsSocket(ssl.SSLSocket):
+    """The same for TLS: OpenSSL reads from the file descriptor, not through the Python socket."""
 
     deadline_s = 0.0
 
     def recv_into(self, *args: Any, **kwargs: Any) -> int:
-        self.settimeout(left_s(self.deadline_s))
+        self.settimeout(remaining_s(self.deadline_s))
         return super().recv_into(*args, **kwargs)
 
 
-def left_s(deadline_s: float) -> float:
-    """The time until a deadline on time.monotonic()'s clock. Raises TimeoutError where none is."""
-    remaining_s = deadline_s - time.monotonic()
-    if remaining_s <= 0:
+def remaining_s(deadline_s: float) -> float:
+    """The time until a deadline by time.monotonic(). Raises TimeoutError once it has passed."""
+    left_s = deadline_s - time.monotonic()
+    if left_s <= 0:
         raise TimeoutError
-    return remaining_s
+    return left_s
 
 
 def connect(
@@ -63,60 +63,61 @@ def connect(
     tls: ssl.SSLContext | None = None,
     address: str | None = None,
 ) -> HTTPConnection:
-    """An open connection; each exchange over it is given its time with `allow_until`.
+    """An open connection; `set_deadline` sets the deadline of each exchange over it.
 
-    `connect_s` limits the connection to one address, and the handshake: another try may meet a
-    healthy peer. `address` is where to go instead of asking for the name's. Raises OSError:
-    TimeoutError, ssl.SSLError.
+    `connect_s` limits connecting to one address, and the TLS handshake: another attempt may reach
+    a healthy peer. `address` skips name resolution. Raises OSError, such as TimeoutError or
+    ssl.SSLError.
     """
-    timed: _TimedSocket | _TimedTlsSocket = _first_that_connects(
+    sock: _DeadlineSocket | _DeadlineTlsSocket = _connect_any(
         address or name, port, deadline_s, connect_s
     )
     try:
         if tls:
-            tls.sslsocket_class = _TimedTlsSocket
-            timed.settimeout(min(connect_s, left_s(deadline_s)))
-            secure = tls.wrap_socket(timed, server_hostname=name.removesuffix("."))
-            assert isinstance(secure, _TimedTlsSocket)
-            timed = secure
+            tls.sslsocket_class = _DeadlineTlsSocket
+            sock.settimeout(min(connect_s, remaining_s(deadline_s)))
+            secure = tls.wrap_socket(sock, server_hostname=name.removesuffix("."))
+            assert isinstance(secure, _DeadlineTlsSocket)
+            sock = secure
         connection = HTTPConnection(name, port)
     except BaseException:
-        timed.close()
+        sock.close()
         raise
-    connection.default_port = _HTTPS if tls else _HTTP  # others stand in the header Host
-    connection.auto_open = 0  # or it would open another one by itself, and ask for the name again
-    connection.sock = timed
+    connection.default_port = _HTTPS if tls else _HTTP  # any other is named in the Host header
+    connection.auto_open = 0  # or http.client would reconnect by itself, resolving the name again
+    connection.sock = sock
     return connection
 
 
-def _first_that_connects(host: str, port: int, deadline_s: float, connect_s: float) -> _TimedSocket:
+def _connect_any(host: str, port: int, deadline_s: float, connect_s: float) -> _DeadlineSocket:
     failure: OSError | None = None
-    for family, kind, protocol, _, place in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
-        timed = _TimedSocket(family, kind, protocol)
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    for family, kind, protocol, _, address in found:
+        sock = _DeadlineSocket(family, kind, protocol)
         try:
-            timed.settimeout(min(connect_s, left_s(deadline_s)))
-            timed.connect(place)
-            timed.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.settimeout(min(connect_s, remaining_s(deadline_s)))
+            sock.connect(address)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         except OSError as error:
-            timed.close()
+            sock.close()
             failure = error
         else:
-            return timed
+            return sock
     raise failure or OSError(f"{host} has no address")
 
 
-def allow_until(connection: HTTPConnection, deadline_s: float) -> None:
-    """Give the next exchange a deadline. Raises TimeoutError where it has passed."""
-    timed = connection.sock
-    assert isinstance(timed, _TimedSocket | _TimedTlsSocket)
-    timed.deadline_s = deadline_s
-    timed.settimeout(left_s(deadline_s))  # for what is sent
+def set_deadline(connection: HTTPConnection, deadline_s: float) -> None:
+    """Set the deadline of the next exchange. Raises TimeoutError where it has passed."""
+    sock = connection.sock
+    assert isinstance(sock, _DeadlineSocket | _DeadlineTlsSocket)
+    sock.deadline_s = deadline_s
+    sock.settimeout(remaining_s(deadline_s))  # limits sending
 
 
-def pieces(response: HTTPResponse) -> Iterator[bytes]:
-    """The body as it comes, whatever length was claimed. Raises IncompleteRead where it is cut."""
-    while part := response.read1(_CHUNK_BYTES):
-        yield part
+def iter_body(response: HTTPResponse) -> Iterator[bytes]:
+    """The body in chunks as they arrive. Raises IncompleteRead where it ends early."""
+    while chunk := response.read1(_CHUNK_BYTES):
+        yield chunk
     if response.length:  # read1 counts it down
         raise IncompleteRead(b"", response.length)
 
@@ -130,22 +131,22 @@ class Pool:
     """Connections to one server, kept open between exchanges. Safe to share between threads."""
 
     def __init__(self, url: str, wall_clock: Callable[[], float] = time.time) -> None:
-        """`url`: http(s)://host[:port][/path]; the path goes before that of each request.
+        """`url`: http(s)://host[:port][/path]; the path is a prefix of each request's path.
 
-        `wall_clock` goes on while a function is frozen; a monotonic one may not. Raises ValueError
-        for what names no server.
+        `wall_clock` must advance while a function is frozen, which a monotonic clock may not.
+        Raises ValueError for a URL without a host.
         """
         parts = urlsplit(url)
         if not parts.hostname:
-            raise ValueError("a URL without a host")
+            raise ValueError("the URL has no host")
         self._tls = ssl.create_default_context() if parts.scheme == "https" else None
         self._name = parts.hostname
         self._port = parts.port or (_HTTPS if self._tls else _HTTP)
         self._path = parts.path
         self._wall_clock = wall_clock
         self._idle: list[_Idle] = []
-        self._cleared = 0
-        weakref.finalize(self, _close_all, self._idle)  # nobody has to clear a pool
+        self._generation = 0
+        weakref.finalize(self, _close_all, self._idle)  # a pool need not be cleared
 
     def exchange(
         self,
@@ -155,58 +156,59 @@ class Pool:
         body: bytes | None,
         deadline_s: float,
     ) -> tuple[int, bytes]:
-        """Status and body. Raises OSError or HTTPException where there is no whole answer."""
-        cleared, sent = self._cleared, False
+        """Status and body. Raises OSError or HTTPException without a complete response."""
+        generation, sent = self._generation, False
         target = quote(self._path + path, safe=_PATH_CHARACTERS)
-        connection = self._take(deadline_s)
+        connection = self._acquire(deadline_s)
         try:
-            allow_until(connection, deadline_s)
-            # who refuses a key, or a long body, may answer before all of it was read
+            set_deadline(connection, deadline_s)
+            # a server may refuse a key or a long body before it has read all of the request
             with suppress(BrokenPipeError, ConnectionResetError):
                 connection.request(method, target, body, dict(headers))
                 sent = True
             with connection.getresponse() as response:
-                if response.status < _FIRST_FINAL_STATUS:  # http.client takes 103 for an answer
+                # http.client mistakes 103 for the final response
+                if response.status < _FIRST_FINAL_STATUS:
                     raise HTTPException(f"status {response.status}")
-                data = b"".join(pieces(response))
+                data = b"".join(iter_body(response))
         except BaseException:
             connection.close()
             raise
-        # None: the server closes it
-        keep = connection.sock and sent and cleared == self._cleared
-        if keep and len(self._idle) < _MOST_IDLE:
+        # http.client sets `sock` to None where the server closes the connection
+        reusable = connection.sock and sent and generation == self._generation
+        if reusable and len(self._idle) < _MAX_IDLE:
             self._idle.append(_Idle(connection, self._wall_clock()))
         else:
             connection.close()
         return response.status, data
 
     def clear(self) -> None:
-        """Close what is idle, and do not use again what is not."""
-        self._cleared += 1
+        """Close idle connections now, and those in use after their exchange."""
+        self._generation += 1
         _close_all(self._idle)
 
-    def _take(self, deadline_s: float) -> HTTPConnection:
-        while idle := _popped(self._idle):
-            if self._wall_clock() - idle.since_s < _IDLE_S and _is_quiet(idle.connection):
+    def _acquire(self, deadline_s: float) -> HTTPConnection:
+        while idle := _pop(self._idle):
+            if self._wall_clock() - idle.since_s < _IDLE_S and _is_clean(idle.connection):
                 return idle.connection
             idle.connection.close()
         return connect(self._name, self._port, deadline_s, _CONNECT_TIMEOUT_S, self._tls)
 
 
-def _popped(idle: list[_Idle]) -> _Idle | None:
+def _pop(idle: list[_Idle]) -> _Idle | None:
     try:
         return idle.pop()
-    except IndexError:  # another thread may have been faster
+    except IndexError:  # another thread may have taken the last one
         return None
 
 
 def _close_all(idle: list[_Idle]) -> None:
-    while left := _popped(idle):
-        left.connection.close()
+    while last := _pop(idle):
+        last.connection.close()
 
 
-def _is_quiet(connection: HTTPConnection) -> bool:
-    """Whether an idle connection is open, and holds nothing of an earlier answer."""
+def _is_clean(connection: HTTPConnection) -> bool:
+    """Whether an idle connection is open, with no leftover bytes of an earlier response."""
     connection.sock.settimeout(0)
     try:
         connection.sock.recv(1)

@@ -1,4 +1,4 @@
-"""Announcing duplicates on an EventBridge bus, so that whoever uploaded can react."""
+"""Announces duplicates on an EventBridge bus, so that the uploader can react."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from mypy_boto3_events import EventBridgeClient
 
 SOURCE, DETAIL_TYPE = "likeness", "Duplicate Found"
-_BATCH = 10  # PutEvents takes so many
-# The points say it too, so indexing does not wait long: ten seconds of its minute at most.
+_BATCH = 10  # the maximum of PutEvents
+# Points store the duplicates too, so indexing waits for at most ten seconds of its minute.
 _CONFIG = Config(
     connect_timeout=2, read_timeout=3, retries={"mode": "standard", "total_max_attempts": 2}
 )
@@ -31,8 +31,9 @@ class EventBus:
         self._client: Any = client or boto3.client("events", config=_CONFIG)
 
     def announce(self, points: Sequence[Point]) -> None:
-        """One event for each point, with its partners. Raises Unavailable where not all were
-        taken.
+        """Send one event for each point, with its duplicates.
+
+        Raises Unavailable where the bus did not accept all of them.
         """
         for at in range(0, len(points), _BATCH):
             entries = [self._entry(point) for point in points[at : at + _BATCH]]

@@ -1,10 +1,10 @@
-"""The vector index that the settings name: a Qdrant server, or the embedded engine."""
+"""Opens the vector index that the settings name: a Qdrant server or the embedded engine."""
 
 from __future__ import annotations
 
 from urllib.parse import unquote
 
-from likeness.adapters.qdrant_mapping import Layout
+from likeness.adapters.qdrant_layout import Layout
 from likeness.adapters.secrets import read_secret
 from likeness.errors import ConfigurationError
 from likeness.ports import VectorIndex
@@ -12,9 +12,10 @@ from likeness.settings import Settings
 
 
 def open_index(settings: Settings, patient: bool = False) -> VectorIndex:
-    """The index that QDRANT_URL names: http(s)://… a server, file://… the embedded engine.
+    """The index at QDRANT_URL: http(s)://… for a server, file://… for the embedded engine.
 
-    `patient`: while a server fails again and again, wait for it instead of failing at once.
+    With `patient`, calls to a server that fails repeatedly wait for it instead of failing at once.
+    Raises ConfigurationError for another URL.
     """
     layout = Layout(settings.alias, settings.schema)
     scheme, _, rest = settings.index_url.partition("://")
@@ -32,7 +33,7 @@ def open_index(settings: Settings, patient: bool = False) -> VectorIndex:
         )
         return RestIndex(transport, layout)
     if scheme == "file" and rest:
-        # not in the deployed functions, whose layer has no engine
+        # the runtime layer of the deployed functions does not contain the engine
         from likeness.adapters.qdrant_embedded import shared_index  # noqa: PLC0415
 
         return shared_index(unquote(rest), layout)

@@ -1,7 +1,8 @@
 """VectorIndex over qdrant-edge: Qdrant's own Rust engine inside this process.
 
-A folder holds one shard for each collection and a small JSON file of aliases. One process may
-open it at a time; the engine's write-ahead log keeps what was written when it is killed.
+A folder holds one shard for each collection and a small JSON file of aliases. Only one process
+may open it at a time. If the process is killed, the engine's write-ahead log keeps every
+completed write.
 """
 
 from __future__ import annotations
@@ -17,31 +18,32 @@ from typing import Any
 
 import qdrant_edge as edge
 
-from likeness.adapters.qdrant_mapping import (
-    BULKY,
-    HNSW_EF,
+from likeness.adapters.qdrant_edge_requests import (
+    engine_filter,
+    payload_index,
+    query_request,
+    vector_params,
+)
+from likeness.adapters.qdrant_layout import (
     NOTE_KIND,
     NOTE_VALUES,
-    PATCHES,
-    SYSTEM_INDEXES,
     VECTOR,
     Layout,
-    Understood,
-    by_view,
     check_collection,
-    check_unused,
+    check_droppable,
+    collection_metadata,
+)
+from likeness.adapters.qdrant_points import (
+    BULKY,
     from_payload,
-    merged,
-    metadata_of,
     note_point_id,
-    oversampling,
-    to_numbers,
+    response_parsing,
     to_payload,
     to_vectors,
-    tombstones,
+    tombstone_filter,
     update_filter,
-    window,
 )
+from likeness.adapters.qdrant_queries import merged, view_inputs
 from likeness.errors import IndexMissing, IndexRefused, IndexUnavailable
 from likeness.records import (
     Candidate,
@@ -53,31 +55,19 @@ from likeness.records import (
     PointWrite,
     State,
     ValueCount,
-    Vector,
 )
 
 _ALIASES = "aliases.json"
 _METADATA = "likeness.json"
-_INDEX_TYPES = {
-    "keyword": edge.PayloadSchemaType.Keyword,
-    "integer": edge.PayloadSchemaType.Integer,
-    "float": edge.PayloadSchemaType.Float,
-    "datetime": edge.PayloadSchemaType.Datetime,
-}
-_INDEX_PARAMS: Mapping[str, Any] = {
-    "keyword": edge.KeywordIndexParams,
-    "integer": edge.IntegerIndexParams,
-    "float": edge.FloatIndexParams,
-}
-# The engine wants a vector of every collection; notes leave it out.
-_UNUSED = {"unused": edge.EdgeVectorParams(size=1, distance=edge.Distance.Dot)}
-_LIGHT = edge.PayloadSelector.Exclude(BULKY)
+# Every collection of the engine must declare a vector; notes have none.
+_NOTE_VECTORS = {"unused": edge.EdgeVectorParams(size=1, distance=edge.Distance.Dot)}
+_WITHOUT_BULKY = edge.PayloadSelector.Exclude(BULKY)
 _open: dict[str, EmbeddedIndex] = {}
 _open_lock = threading.Lock()
 
 
 def shared_index(folder: str, layout: Layout) -> EmbeddedIndex:
-    """This process's one index over a folder: the engine locks it against a second opening."""
+    """The index of this folder, one for each process: the engine locks the folder."""
     with _open_lock:
         path = str(Path(folder).resolve())
         if path not in _open or _open[path].closed:
@@ -92,7 +82,7 @@ class EmbeddedIndex:
         self._folder = folder
         self._layout = layout
         self._shards: dict[str, edge.EdgeShard] = {}
-        self._reads: str | None = None
+        self._read_collection: str | None = None
         self._lock = threading.RLock()
         self._closed = threading.Event()
         folder.mkdir(parents=True, exist_ok=True)
@@ -109,11 +99,11 @@ class EmbeddedIndex:
             self._shards.clear()
 
     def reconnect(self) -> None:
-        """There is no connection."""
+        """Nothing to do: there is no connection."""
 
     def for_model(self, model: str) -> EmbeddedIndex:
-        view = copy.copy(self)  # with the same shards, under the same lock
-        view._reads = self._layout.collection(model)
+        view = copy.copy(self)  # shares the shards and the lock
+        view._read_collection = self._layout.collection(model)
         return view
 
     def models(self) -> list[str]:
@@ -123,12 +113,12 @@ class EmbeddedIndex:
     def prepare(
         self, model: str, dim: int, patches: int | None = None, create: bool = True
     ) -> None:
-        name, wanted = self._layout.collection(model), metadata_of(model, dim, patches)
+        name, expected = self._layout.collection(model), collection_metadata(model, dim, patches)
         with self._lock:
             if create and not (self._folder / name / _METADATA).exists():
-                self._create(name, _vectors(wanted), wanted)
+                self._create(name, vector_params(expected), expected)
             shard = self._shard(name)
-            check_collection(name, self._metadata(name), wanted)
+            check_collection(name, self._metadata(name), expected)
             self._index_payload(shard, self._layout.indexes)
             if self._layout.alias not in self._aliases():
                 self._point_alias(name)
@@ -142,20 +132,20 @@ class EmbeddedIndex:
     def drop(self, model: str) -> None:
         name = self._layout.collection(model)
         with self._lock:
-            check_unused(name, self._aliases().get(self._layout.alias))
+            check_droppable(name, self._aliases().get(self._layout.alias))
             if shard := self._shards.pop(name, None):
                 shard.close()
-            # renamed first: killed here, we must not leave half of a collection under its name
+            # renamed first, so that a killed process never leaves a partial collection
             dropped = self._folder / f"{name}.dropped"
             shutil.rmtree(dropped, ignore_errors=True)
             with contextlib.suppress(FileNotFoundError):
                 (self._folder / name).rename(dropped)
                 shutil.rmtree(dropped)
 
-    def retrieve(self, model: str, ids: Sequence[str]) -> dict[str, Point]:
+    def retrieve_payloads(self, model: str, ids: Sequence[str]) -> dict[str, Point]:
         shard = self._shard(self._layout.collection(model))
-        with _translated():
-            records = shard.retrieve(list(ids), with_payload=_LIGHT, with_vector=False)
+        with _engine_errors():
+            records = shard.retrieve(list(ids), with_payload=_WITHOUT_BULKY, with_vector=False)
             return {str(record.id): from_payload(_payload(record)) for record in records}
 
     def write(self, model: str, writes: Sequence[PointWrite]) -> None:
@@ -164,21 +154,21 @@ class EmbeddedIndex:
             for write in writes
         ]
         operation = edge.UpdateOperation.upsert_points(
-            points, condition=_filter(update_filter(writes))
+            points, condition=engine_filter(update_filter(writes))
         )
         shard = self._shard(self._layout.collection(model))
-        with self._lock, _translated():
+        with self._lock, _engine_errors():
             shard.update(operation)
 
     def delete_tombstones(self, model: str, ids: Sequence[str], before_s: float) -> None:
-        old = _filter(tombstones(ids, before_s))
+        old = engine_filter(tombstone_filter(ids, before_s))
         shard = self._shard(self._layout.collection(model))
-        with self._lock, _translated():
+        with self._lock, _engine_errors():
             shard.update(edge.UpdateOperation.delete_points_by_filter(old))
 
     def info(self) -> CollectionInfo:
-        name = self._aliased()
-        with _translated():
+        name = self._searched_collection()
+        with _engine_errors():
             points = self._shard(name).count(edge.CountRequest(exact=True))
         metadata = self._metadata(name)
         return CollectionInfo(
@@ -187,12 +177,12 @@ class EmbeddedIndex:
 
     def nearest(self, queries: Sequence[NearestQuery]) -> list[list[Candidate]]:
         requests = [
-            _request(query, vector, patches)
+            query_request(query, vector, patches)
             for query in queries
-            for vector, patches in by_view(query)
+            for vector, patches in view_inputs(query)
         ]
-        shard = self._shard(self._aliased())
-        with _translated():
+        shard = self._shard(self._searched_collection())
+        with _engine_errors():
             answers = iter(shard.query_batch(edge.QueryBatchRequest(requests)))
             found = [
                 merged(query, (_scores(next(answers)) for _ in query.views)) for query in queries
@@ -202,9 +192,9 @@ class EmbeddedIndex:
                 for query, scores in zip(queries, found, strict=True)
             ]
 
-    def fetch(self, ids: Sequence[str]) -> dict[str, Point]:
-        shard = self._shard(self._aliased())
-        with _translated():
+    def retrieve_with_vectors(self, ids: Sequence[str]) -> dict[str, Point]:
+        shard = self._shard(self._searched_collection())
+        with _engine_errors():
             records = shard.retrieve(list(ids), with_payload=True, with_vector=[VECTOR])
             return {str(r.id): from_payload(_payload(r), _vector(r)) for r in records}
 
@@ -214,11 +204,11 @@ class EmbeddedIndex:
         request = edge.ScrollRequest(
             offset=cursor,
             limit=limit,
-            filter=_filter(filter) if filter else None,
-            with_payload=_LIGHT,
+            filter=engine_filter(filter) if filter else None,
+            with_payload=_WITHOUT_BULKY,
         )
-        shard = self._shard(self._aliased())
-        with _translated():
+        shard = self._shard(self._searched_collection())
+        with _engine_errors():
             records, next_cursor = shard.scroll(request)
             points = [from_payload(_payload(record)) for record in records]
         return Page(points, None if next_cursor is None else str(next_cursor))
@@ -226,9 +216,9 @@ class EmbeddedIndex:
     def facet(
         self, path: str, limit: int, filter: Mapping[str, Any] | None = None
     ) -> list[ValueCount]:
-        request = edge.FacetRequest(path, limit, filter=_filter(filter) if filter else None)
-        shard = self._shard(self._aliased())
-        with _translated():
+        request = edge.FacetRequest(path, limit, filter=engine_filter(filter) if filter else None)
+        shard = self._shard(self._searched_collection())
+        with _engine_errors():
             return [ValueCount(hit.value, hit.count) for hit in shard.facet(request).hits]
 
     def put_note(self, kind: str, note_id: str, values: Mapping[str, Any]) -> None:
@@ -238,14 +228,14 @@ class EmbeddedIndex:
         name = self._layout.notes
         with self._lock:
             if not (self._folder / name / _METADATA).exists():
-                self._create(name, _UNUSED, {})
+                self._create(name, _NOTE_VECTORS, {})
             shard = self._shard(name)
             self._index_payload(shard, {NOTE_KIND: "keyword"})
-            with _translated():
+            with _engine_errors():
                 shard.update(edge.UpdateOperation.upsert_points([point]))
 
     def delete_note(self, kind: str, note_id: str) -> None:
-        with self._lock, contextlib.suppress(IndexMissing), _translated():
+        with self._lock, contextlib.suppress(IndexMissing), _engine_errors():
             self._shard(self._layout.notes).update(
                 edge.UpdateOperation.delete_points([note_point_id(kind, note_id)])
             )
@@ -255,13 +245,13 @@ class EmbeddedIndex:
     ) -> tuple[list[Mapping[str, Any]], str | None]:
         of_kind = {"must": [{"key": NOTE_KIND, "match": {"value": kind}}]}
         request = edge.ScrollRequest(
-            offset=cursor, limit=limit, filter=_filter(of_kind), with_payload=True
+            offset=cursor, limit=limit, filter=engine_filter(of_kind), with_payload=True
         )
         try:
             shard = self._shard(self._layout.notes)
         except IndexMissing:
             return [], None
-        with _translated():
+        with _engine_errors():
             records, next_cursor = shard.scroll(request)
             values = [_payload(record)[NOTE_VALUES] for record in records]
         return values, None if next_cursor is None else str(next_cursor)
@@ -269,14 +259,14 @@ class EmbeddedIndex:
     def _candidates(
         self, shard: edge.EdgeShard, full: bool, scores: list[tuple[str, float]]
     ) -> list[Candidate]:
-        """Read what the merged answers kept: two views of a query find twice as much."""
+        """Read only the points that remain after merging: each view finds a page of its own."""
         records = shard.retrieve(
             [point_id for point_id, _ in scores],
-            with_payload=True if full else _LIGHT,
+            with_payload=True if full else _WITHOUT_BULKY,
             with_vector=[VECTOR] if full else False,
         )
         points = {str(r.id): from_payload(_payload(r), _vector(r)) for r in records}
-        # what was removed since it was found is no neighbour any more
+        # points may have been removed since the search found them
         return [
             Candidate(points[point_id], score)
             for point_id, score in scores
@@ -287,39 +277,37 @@ class EmbeddedIndex:
         self, name: str, vectors: dict[str, edge.EdgeVectorParams], metadata: dict[str, Any]
     ) -> None:
         (self._folder / name).mkdir(exist_ok=True)
-        with _translated():
-            # load, not create: it also completes what a killed process left half-made
+        with _engine_errors():
+            # `load` also completes a shard that a killed process left incomplete
             self._shards[name] = edge.EdgeShard.load(
                 str(self._folder / name), edge.EdgeConfig(vectors=vectors)
             )
-        # Written last: a folder without it was left half-made by a killed process.
+        # Written last: a folder without it is incomplete and is created again.
         self._write_json(f"{name}/{_METADATA}", metadata)
 
     def _index_payload(self, shard: edge.EdgeShard, wanted: Mapping[str, str]) -> None:
-        with _translated():
+        with _engine_errors():
             present = shard.info().payload_schema
             for path, kind in wanted.items():
                 if path not in present:
-                    index: Any = _INDEX_TYPES[kind]
-                    if path in SYSTEM_INDEXES:
-                        index = _INDEX_PARAMS[kind](enable_hnsw=False)
+                    index = payload_index(path, kind)
                     shard.update(edge.UpdateOperation.create_field_index(path, index))
 
     def _shard(self, name: str) -> edge.EdgeShard:
         with self._lock:
             if self.closed:
-                raise IndexUnavailable("the embedded index was closed")
+                raise IndexUnavailable("the embedded index is closed")
             if name not in self._shards:
                 if not (self._folder / name / _METADATA).exists():
-                    raise IndexMissing(f"there is no collection {name} yet")
-                with _translated():
+                    raise IndexMissing(f"collection {name} does not exist yet")
+                with _engine_errors():
                     self._shards[name] = edge.EdgeShard.load(str(self._folder / name))
             return self._shards[name]
 
-    def _aliased(self) -> str:
-        name = self._reads or self._aliases().get(self._layout.alias)
+    def _searched_collection(self) -> str:
+        name = self._read_collection or self._aliases().get(self._layout.alias)
         if name is None:
-            raise IndexMissing("there is no collection yet: index an image first")
+            raise IndexMissing("no collection exists yet: index an image first")
         return name
 
     def _aliases(self) -> dict[str, str]:
@@ -338,72 +326,27 @@ class EmbeddedIndex:
         return metadata
 
     def _write_json(self, name: str, value: Any) -> None:
-        """Atomically: a reader or a killed process sees the old file or the new one."""
+        """Write atomically: readers see the old file or the new one, never a part."""
         path = self._folder / name
         draft = path.with_suffix(".new")
         draft.write_text(json.dumps(value))
         draft.replace(path)
 
 
-class _translated(Understood):  # noqa: N801 - reads as a verb
-    """The engine raises bare Exception; here it gets its name."""
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if type(error) is Exception:
-            if "WouldBlock" in str(error):
-                raise IndexUnavailable("another process has the embedded index open") from error
-            if "Shard is not initialized" in str(error):
-                raise IndexMissing("the collection was dropped meanwhile") from error
-            raise IndexRefused(str(error)) from error
-        super().__exit__(kind, error, trace)
-
-
-def _vectors(metadata: Mapping[str, Any]) -> dict[str, edge.EdgeVectorParams]:
-    cosine = edge.Distance.Cosine
-    vectors = {
-        VECTOR: edge.EdgeVectorParams(
-            size=metadata["dim"],
-            distance=cosine,
-            on_disk=True,
-            # as on a server (see qdrant_rest); it takes effect once the shard is optimised
-            quantization_config=edge.ScalarQuantizationConfig(
-                edge.ScalarType.Int8, always_ram=True
-            ),
-        )
-    }
-    if "patches" in metadata:
-        vectors[PATCHES] = edge.EdgeVectorParams(
-            size=metadata["patches"],
-            distance=cosine,
-            multivector_config=edge.MultiVectorConfig(edge.MultiVectorComparator.MaxSim),
-            datatype=edge.VectorStorageDatatype.Float16,
-        )
-    return vectors
-
-
-def _request(query: NearestQuery, vector: Vector, patches: Vector | None) -> edge.QueryRequest:
-    """Ids and scores alone. Prefetches are filtered too, or they would fill up with others."""
-    limit, offset = window(query)
-    taken = limit if patches is None else query.pool
-    by_vector: dict[str, Any] = {
-        "query": edge.Query.Nearest(to_numbers(vector), using=VECTOR),
-        "filter": _filter(query.filter) if query.filter else None,
-        "score_threshold": query.score_threshold,
-        "params": edge.SearchParams(
-            hnsw_ef=HNSW_EF,
-            quantization=edge.QuantizationSearchParams(
-                rescore=True, oversampling=oversampling(taken)
-            ),
-        ),
-    }
-    if patches is not None:
-        by_vector = {
-            "prefetches": [edge.Prefetch(limit=query.pool, **by_vector)],
-            "query": edge.Query.Nearest(to_numbers(patches), using=PATCHES),
-        }
-    return edge.QueryRequest(
-        limit=limit, offset=offset, with_payload=False, with_vector=False, **by_vector
-    )
+@contextlib.contextmanager
+def _engine_errors() -> Iterator[None]:
+    """Translates the engine's errors, which are all plain Exception, and malformed responses."""
+    try:
+        with response_parsing():
+            yield
+    except Exception as error:
+        if type(error) is not Exception:
+            raise
+        if "WouldBlock" in str(error):
+            raise IndexUnavailable("another process has the embedded index open") from error
+        if "Shard is not initialized" in str(error):
+            raise IndexMissing("the collection was removed in the meantime") from error
+        raise IndexRefused(str(error)) from error
 
 
 def _scores(found: Any) -> Iterator[tuple[str, float]]:
@@ -419,36 +362,3 @@ def _vector(record: Any) -> list[float] | None:
 def _payload(record: Any) -> Payload:
     payload: Payload = record.payload
     return payload
-
-
-def _filter(clauses: Mapping[str, Any]) -> edge.Filter:
-    """Filter JSON of `filters.Schema.compile` and `qdrant.update_filter` → the engine's objects."""
-    must, should, must_not = (
-        [_filter_condition(condition) for condition in clauses.get(name, [])] or None
-        for name in ("must", "should", "must_not")
-    )
-    return edge.Filter(must, should, must_not)
-
-
-def _filter_condition(condition: Mapping[str, Any]) -> Any:
-    if "has_id" in condition:
-        return edge.HasIdCondition(set(condition["has_id"]))
-    if "is_empty" in condition:
-        return edge.IsEmptyCondition(condition["is_empty"]["key"])
-    if "key" not in condition:
-        return _filter(condition)
-    key = condition["key"]
-    if "match" in condition:
-        return edge.FieldCondition(key, match=_match(condition["match"]))
-    bounds = condition["range"]
-    dates = any(isinstance(bound, str) for bound in bounds.values())
-    return edge.FieldCondition(
-        key, range=edge.RangeDateTime(**bounds) if dates else edge.RangeFloat(**bounds)
-    )
-
-
-def _match(match: Mapping[str, Any]) -> Any:
-    [(how, value)] = match.items()
-    if how == "value":
-        return edge.MatchValue(value)
-    return edge.MatchAny(value) if how == "any" else edge.MatchExcept(value)

@@ -1,7 +1,7 @@
 """VectorIndex over a Qdrant server's REST API (≥ 1.19).
 
-qdrant-client costs .6 s at a cold start; we need ten calls of it. The tests hold every
-body that is sent here against qdrant-client's own models.
+Importing qdrant-client would add .6 s to a cold start, for ten calls. Instead, the tests validate
+every request body with qdrant-client's own models.
 """
 
 from __future__ import annotations
@@ -11,31 +11,29 @@ from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-from likeness.adapters.qdrant_mapping import (
-    BULKY,
-    HNSW_EF,
+from likeness.adapters.qdrant_layout import (
     NOTE_KIND,
     NOTE_VALUES,
     PATCHES,
     SYSTEM_INDEXES,
     VECTOR,
     Layout,
-    Understood,
-    by_view,
     check_collection,
-    check_unused,
+    check_droppable,
+    collection_metadata,
+)
+from likeness.adapters.qdrant_points import (
+    BULKY,
     from_payload,
-    merged,
-    metadata_of,
     note_point_id,
-    oversampling,
+    response_parsing,
     to_numbers,
     to_payload,
     to_vectors,
-    tombstones,
+    tombstone_filter,
     update_filter,
-    window,
 )
+from likeness.adapters.qdrant_queries import HNSW_EF, merged, oversampling, view_inputs, window
 from likeness.adapters.qdrant_transport import Transport
 from likeness.errors import IndexMissing, IndexUnavailable
 from likeness.records import (
@@ -50,17 +48,19 @@ from likeness.records import (
     Vector,
 )
 
-_LIGHT = {"exclude": BULKY}
+_WITHOUT_BULKY = {"exclude": BULKY}
 
 
 class RestIndex:
     """Safe to share between threads."""
 
-    def __init__(self, transport: Transport, layout: Layout, reads: str | None = None) -> None:
-        """`reads`: the collection that readers see, by default the one behind the alias."""
+    def __init__(
+        self, transport: Transport, layout: Layout, read_collection: str | None = None
+    ) -> None:
+        """`read_collection`: what readers search, by default the collection behind the alias."""
         self._transport = transport
         self._layout = layout
-        self._reads = reads or layout.alias
+        self._read_collection = read_collection or layout.alias
 
     def reconnect(self) -> None:
         self._transport.reconnect()
@@ -73,48 +73,48 @@ class RestIndex:
 
     def models(self) -> list[str]:
         found = self._transport.call("GET", "/collections")
-        with Understood():
+        with response_parsing():
             return self._layout.models(item["name"] for item in found["collections"])
 
     def prepare(
         self, model: str, dim: int, patches: int | None = None, create: bool = True
     ) -> None:
-        name, wanted = self._layout.collection(model), metadata_of(model, dim, patches)
+        name, expected = self._layout.collection(model), collection_metadata(model, dim, patches)
         try:
             found = self._describe(name)
         except IndexMissing:
             if not create:
                 raise
-            self._create(name, wanted)
+            self._create(name, expected)
             found = self._describe(name)
-        check_collection(name, found["config"].get("metadata"), wanted)
+        check_collection(name, found["config"].get("metadata"), expected)
         self._index_payload(name, found.get("payload_schema", {}), self._layout.indexes)
         if self._aliased() is None:
             self._point_alias(name, [])
-        self._prepare_notes()  # now: who writes notes may have a key that cannot
+        self._prepare_notes()  # the search function writes notes, but its key may not create them
 
     def switch(self, model: str) -> None:
         name = self._layout.collection(model)
         self._describe(name)
-        # one call, or readers would find no alias for a moment
-        forget = {"delete_alias": {"alias_name": self._layout.alias}}
-        self._point_alias(name, [forget] if self._aliased() else [])
+        # both in one call, or readers would find no alias for a moment
+        delete = {"delete_alias": {"alias_name": self._layout.alias}}
+        self._point_alias(name, [delete] if self._aliased() else [])
 
     def drop(self, model: str) -> None:
         name = self._layout.collection(model)
-        check_unused(name, self._aliased())
+        check_droppable(name, self._aliased())
         with contextlib.suppress(IndexMissing):
             self._transport.call("DELETE", f"/collections/{name}")
 
-    def retrieve(self, model: str, ids: Sequence[str]) -> dict[str, Point]:
+    def retrieve_payloads(self, model: str, ids: Sequence[str]) -> dict[str, Point]:
         path = f"/collections/{self._layout.collection(model)}/points?consistency=majority"
-        body = {"ids": list(ids), "with_payload": _LIGHT, "with_vector": False}
+        body = {"ids": list(ids), "with_payload": _WITHOUT_BULKY, "with_vector": False}
         found = self._transport.call("POST", path, body)
-        with Understood():
+        with response_parsing():
             return {point["id"]: from_payload(point["payload"]) for point in found}
 
     def write(self, model: str, writes: Sequence[PointWrite]) -> None:
-        # compare-and-set is only sound where one leader orders the writes
+        # compare-and-set needs one leader that orders the writes
         strong = any(isinstance(write.condition, Exactly) for write in writes)
         ordering = "strong" if strong else "weak"
         name = self._layout.collection(model)
@@ -133,18 +133,18 @@ class RestIndex:
 
     def delete_tombstones(self, model: str, ids: Sequence[str], before_s: float) -> None:
         path = f"{self._layout.collection(model)}/points/delete?wait=true&ordering=strong"
-        self._change("POST", path, {"filter": tombstones(ids, before_s)})
+        self._change("POST", path, {"filter": tombstone_filter(ids, before_s)})
 
     def _change(self, method: str, path: str, body: Mapping[str, Any]) -> None:
-        done = self._transport.call(method, f"/collections/{path}", body)
-        with Understood():
-            status = done["status"]
+        result = self._transport.call(method, f"/collections/{path}", body)
+        with response_parsing():
+            status = result["status"]
         if status != "completed":
-            raise IndexUnavailable(f"Qdrant only said {status!r} to a write")
+            raise IndexUnavailable(f"write not completed: status {status!r}")
 
     def info(self) -> CollectionInfo:
-        found = self._describe(self._reads)
-        with Understood():
+        found = self._describe(self._read_collection)
+        with response_parsing():
             metadata = found["config"].get("metadata") or {}
             model, dim = metadata.get("model", ""), metadata.get("dim", 0)
             points = found.get("points_count") or 0
@@ -155,29 +155,35 @@ class RestIndex:
         searches = [
             _search(query, vector, patches)
             for query in queries
-            for vector, patches in by_view(query)
+            for vector, patches in view_inputs(query)
         ]
         answers = self._transport.call("POST", self._points("query/batch"), {"searches": searches})
-        with Understood():
-            each = iter([answer["points"] for answer in answers])
-            return [_candidates(query, list(islice(each, len(query.views)))) for query in queries]
+        with response_parsing():
+            by_view = iter([answer["points"] for answer in answers])
+            return [
+                _candidates(query, list(islice(by_view, len(query.views)))) for query in queries
+            ]
 
-    def fetch(self, ids: Sequence[str]) -> dict[str, Point]:
+    def retrieve_with_vectors(self, ids: Sequence[str]) -> dict[str, Point]:
         body = {"ids": list(ids), "with_payload": True, "with_vector": [VECTOR]}
-        found = self._transport.call("POST", f"/collections/{self._reads}/points", body)
-        with Understood():
+        found = self._transport.call("POST", f"/collections/{self._read_collection}/points", body)
+        with response_parsing():
             return {p["id"]: from_payload(p["payload"], _vector(p)) for p in found}
 
     def scroll(
         self, limit: int, cursor: str | None = None, filter: Mapping[str, Any] | None = None
     ) -> Page:
-        body: dict[str, Any] = {"limit": limit, "with_payload": _LIGHT, "with_vector": False}
+        body: dict[str, Any] = {
+            "limit": limit,
+            "with_payload": _WITHOUT_BULKY,
+            "with_vector": False,
+        }
         if cursor:
             body["offset"] = cursor
         if filter:
             body["filter"] = filter
         found = self._transport.call("POST", self._points("scroll"), body)
-        with Understood():
+        with response_parsing():
             points = [from_payload(p["payload"]) for p in found["points"]]
             return Page(points, found["next_page_offset"])
 
@@ -187,8 +193,8 @@ class RestIndex:
         body: dict[str, Any] = {"key": path, "limit": limit}
         if filter:
             body["filter"] = filter
-        found = self._transport.call("POST", f"/collections/{self._reads}/facet", body)
-        with Understood():
+        found = self._transport.call("POST", f"/collections/{self._read_collection}/facet", body)
+        with response_parsing():
             return [ValueCount(hit["value"], hit["count"]) for hit in found["hits"]]
 
     def put_note(self, kind: str, note_id: str, values: Mapping[str, Any]) -> None:
@@ -221,12 +227,12 @@ class RestIndex:
             found = self._transport.call("POST", path, body)
         except IndexMissing:
             return [], None
-        with Understood():
+        with response_parsing():
             values = [p["payload"][NOTE_VALUES] for p in found["points"]]
             return values, found["next_page_offset"]
 
     def _points(self, verb: str) -> str:
-        return f"/collections/{self._reads}/points/{verb}"
+        return f"/collections/{self._read_collection}/points/{verb}"
 
     def _index_payload(
         self, name: str, present: Mapping[str, Any], wanted: Mapping[str, str]
@@ -257,7 +263,7 @@ class RestIndex:
                 "on_disk": True,
                 "datatype": "float16",
                 "multivector_config": {"comparator": "max_sim"},
-                "hnsw_config": {"m": 0},  # only ever compared with what the vector has found
+                "hnsw_config": {"m": 0},  # no graph: patches only reorder candidates
             }
         self._put_collection(name, {"vectors": vectors, "metadata": metadata})
 
@@ -273,7 +279,7 @@ class RestIndex:
         try:
             self._transport.call("PUT", f"/collections/{name}", body)
         except IndexUnavailable as error:
-            # Another function created it first, or our own first try did and lost its answer.
+            # another function may have created it, or our first attempt, whose response was lost
             try:
                 self._describe(name)
             except IndexMissing:
@@ -302,15 +308,18 @@ def _candidates(query: NearestQuery, answers: Sequence[Sequence[Any]]) -> list[C
 
 
 def _search(query: NearestQuery, vector: Vector, patches: Vector | None) -> dict[str, Any]:
-    """One of a batch's searches. Prefetches are filtered too, or they would fill up with others."""
+    """One search of a batch, for one view.
+
+    The prefetch is filtered too, or points outside the filter would fill it.
+    """
     limit, offset = window(query)
-    taken = limit if patches is None else query.pool
+    rescored = limit if patches is None else query.pool
     by_vector: dict[str, Any] = {
         "query": to_numbers(vector),
         "using": VECTOR,
         "params": {
             "hnsw_ef": HNSW_EF,
-            "quantization": {"rescore": True, "oversampling": oversampling(taken)},
+            "quantization": {"rescore": True, "oversampling": oversampling(rescored)},
         },
     }
     if query.filter:
@@ -327,7 +336,7 @@ def _search(query: NearestQuery, vector: Vector, patches: Vector | None) -> dict
         **by_vector,
         "limit": limit,
         "offset": offset,
-        "with_payload": True if query.full else _LIGHT,
+        "with_payload": True if query.full else _WITHOUT_BULKY,
         "with_vector": [VECTOR] if query.full else False,
     }
 

@@ -1,4 +1,4 @@
-"""JSON calls to a Qdrant server: deadline, retries, circuit breaker, errors."""
+"""JSON calls to a Qdrant server: deadline, retries, circuit breaker, error mapping."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ _RETRIED = {429, 500, 502, 503, 504}
 _NOT_FOUND = 404
 _REFUSED = {401, 403}
 _COLLECTION = re.compile(r"/collections/([^/?]+)")
-_NO_ANSWER = (OSError, HTTPException, msgspec.DecodeError, ValueError, RecursionError)
+_INCOMPLETE = (OSError, HTTPException, msgspec.DecodeError, ValueError, RecursionError)
 
 
 class Transport:
-    """JSON over HTTP with a time budget, retries with full jitter and a circuit breaker.
+    """JSON over HTTP with a deadline, retries with full jitter and a circuit breaker.
 
-    Every call we make may be repeated: reads, idempotent creations and conditional writes.
+    Every call may be retried: they are reads, idempotent creations and conditional writes.
+    Safe to share between threads.
     """
 
     def __init__(
@@ -41,18 +42,16 @@ class Transport:
         wall_clock: Callable[[], float] = time.time,
         patient: bool = False,
     ) -> None:
-        """One call, retries included, is given `timeout_s`, but for the look-up of a name.
+        """`timeout_s` limits a whole call with its retries, except for name resolution.
 
-        `read_key` is asked for the API key now, after a restore and after a refusal. `wall_clock`:
-        see Pool. `patient` waits out the pause of an open circuit, where others fail at once.
-        Raises ConfigurationError where the URL names no server.
+        `read_key` returns the API key; it is called now, after a restore and after a refusal.
+        `wall_clock`: see Pool. With `patient`, calls wait until an open circuit lets them through
+        instead of failing at once. Raises ConfigurationError for an invalid URL.
         """
         try:
             self._pool = Pool(url, wall_clock)
-        except ValueError as error:  # without the URL, which may hold a password
-            raise ConfigurationError(
-                f"QDRANT_URL is not the address of a server: {error}"
-            ) from None
+        except ValueError as error:  # not quoting the URL, which may contain a password
+            raise ConfigurationError(f"QDRANT_URL is not a valid server URL: {error}") from None
         self._read_key = read_key
         self._timeout_s = timeout_s
         self._breaker = breaker or CircuitBreaker(probe_s=timeout_s + 1)
@@ -61,8 +60,10 @@ class Transport:
         self.reconnect()
 
     def reconnect(self) -> None:
-        """Open connections and read the key anew: a restored snapshot's are dead and old, and
-        what failed before it was taken says nothing of now.
+        """Discard connections, read the key again and close the circuit.
+
+        In a process restored from a snapshot, connections are dead, the key may be old, and
+        earlier failures no longer count.
         """
         self._pool.clear()
         headers = {"content-type": "application/json", "user-agent": "likeness"}
@@ -75,24 +76,25 @@ class Transport:
         self._pool.clear()
 
     def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        """The answer's `result`.
+        """The `result` field of the response.
 
-        Raises IndexMissing for 404, IndexUnavailable for all else that is not success.
+        Raises IndexMissing for an unknown collection, IndexRefused for a request that Qdrant
+        refuses, IndexUnavailable for every other failure.
         """
         encoded = None if body is None else json.dumps(body, allow_nan=False).encode()
-        self._pass_circuit()
+        self._wait_for_circuit()
         deadline_s = time.monotonic() + self._timeout_s
         for attempt in range(_ATTEMPTS):
             try:
-                status, answer = self._attempt(method, path, encoded, deadline_s)
-            except _NO_ANSWER as error:
-                failure = f"{type(error).__name__}: no complete answer"
+                status, response = self._send_once(method, path, encoded, deadline_s)
+            except _INCOMPLETE as error:
+                failure = f"{type(error).__name__}: no complete response"
             else:
                 if status not in _RETRIED:
                     self._breaker.succeeded()
-                    if status in _REFUSED:
-                        self.reconnect()  # the key may have been rotated: the next call has it
-                    return _result(status, answer, method, path)
+                    if status in _REFUSED:  # the key may have been rotated: read it again
+                        self.reconnect()
+                    return _result(status, response, method, path)
                 failure = f"HTTP {status}"
             pause_s = random.uniform(0, _BACKOFF_S * 2**attempt)  # noqa: S311 - jitter, no secret
             if time.monotonic() + pause_s >= deadline_s or attempt + 1 == _ATTEMPTS:
@@ -101,7 +103,7 @@ class Transport:
         self._breaker.failed()
         raise IndexUnavailable(f"Qdrant is not answering ({failure})")
 
-    def _pass_circuit(self) -> None:
+    def _wait_for_circuit(self) -> None:
         try:
             self._breaker.check()
         except IndexUnavailable as paused:
@@ -110,23 +112,23 @@ class Transport:
             self._sleep(paused.retry_after_s)
             self._breaker.check()
 
-    def _attempt(
+    def _send_once(
         self, method: str, path: str, body: bytes | None, deadline_s: float
     ) -> tuple[int, Any]:
         status, data = self._pool.exchange(method, path, self._headers, body, deadline_s)
-        if status in _RETRIED | _REFUSED:  # Qdrant refuses a key in plain text
+        if status in _RETRIED | _REFUSED:  # their bodies may be plain text
             return status, None
         return status, msgspec.json.decode(data)
 
 
-def _result(status: int, answer: Any, method: str, path: str) -> Any:
+def _result(status: int, response: Any, method: str, path: str) -> Any:
     if status in _REFUSED:
         raise IndexUnavailable(f"Qdrant refused the API key (HTTP {status})")
-    message = answer.get("status") if isinstance(answer, dict) else None
-    if status == _NOT_FOUND and (of_collection := _COLLECTION.match(path)):
-        raise IndexMissing(f"Qdrant knows no {of_collection[1]}: index an image first")
+    message = response.get("status") if isinstance(response, dict) else None
+    if status == _NOT_FOUND and (found := _COLLECTION.match(path)):
+        raise IndexMissing(f"Qdrant has no collection {found[1]}: index an image first")
     if status >= 400:
         raise IndexRefused(f"Qdrant refused {method} {path} (HTTP {status}): {message}")
-    if not isinstance(answer, dict) or "result" not in answer:
-        raise IndexUnavailable(f"{method} {path} did not answer as Qdrant does")
-    return answer["result"]
+    if not isinstance(response, dict) or "result" not in response:
+        raise IndexUnavailable(f"unexpected response to {method} {path}: is this a Qdrant server?")
+    return response["result"]

@@ -29,16 +29,16 @@ if TYPE_CHECKING:
 _CONFIG = Config(
     connect_timeout=2,
     read_timeout=5,
-    # botocore's `max_attempts` leaves out the first one; 3 × 7 s stay below the search's 28 s
+    # total_max_attempts, because `max_attempts` does not count the first; 3 × 7 s < 28 s
     retries={"mode": "standard", "total_max_attempts": 3},
     signature_version="s3v4",
-    # otherwise botocore signs forms and URLs for bucket.s3.amazonaws.com, which newer regions do
-    # not answer under, and older ones only a day after the bucket was made
+    # otherwise botocore signs forms and URLs for bucket.s3.amazonaws.com, which does not work in
+    # newer regions, and in older ones only a day after the bucket was created
     s3={"addressing_style": "virtual"},
 )
-_ABSENT = {"404", "NoSuchKey", "NotFound", "NoSuchVersion"}
+_NOT_FOUND = {"404", "NoSuchKey", "NotFound", "NoSuchVersion"}
 _CHANGED = {"412", "PreconditionFailed"}
-_HIDDEN = {"405", "MethodNotAllowed"}  # HEAD of a delete marker by some S3-compatible stores
+_DELETED = {"405", "MethodNotAllowed"}  # some S3-compatible stores, for HEAD of a delete marker
 _FORBIDDEN = {"403", "AccessDenied", "NoSuchBucket", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
 
 
@@ -51,9 +51,9 @@ class S3Store:
 
     def head(self, ref: ObjectRef) -> ObjectState | None:
         try:
-            with _translated(ref):
+            with _s3_errors(ref):
                 answer = self._client.head_object(Bucket=ref.bucket, Key=ref.key)
-        except _Absent:
+        except _NotFound:
             return None
         return ObjectState(
             etag=answer["ETag"].strip('"'),
@@ -66,19 +66,19 @@ class S3Store:
 
     def read(self, ref: ObjectRef, etag: str, max_bytes: int) -> ObjectBody:
         try:
-            with _translated(ref):
+            with _s3_errors(ref):
                 answer = self._client.get_object(
                     Bucket=ref.bucket, Key=ref.key, IfMatch=f'"{etag}"'
                 )
                 if answer["ContentLength"] > max_bytes:
                     answer["Body"].close()
                     raise ImageTooLarge(
-                        f"{answer['ContentLength'] / MIB:.1f} MiB; "
-                        f"at most {max_bytes / MIB:.1f} MiB are indexed"
+                        f"the object has {answer['ContentLength'] / MIB:.1f} MiB; "
+                        f"maximum is {max_bytes / MIB:.1f} MiB"
                     )
                 data = answer["Body"].read()
                 tags = self._tags(ref) if answer.get("TagCount") else {}
-        except _Absent as error:
+        except _NotFound as error:
             raise ObjectChanged(f"{ref.key} was deleted while it was read") from error
         return ObjectBody(data, tags)
 
@@ -89,7 +89,7 @@ class S3Store:
         pages = self._client.get_paginator("list_objects_v2").paginate(
             Bucket=bucket, Prefix=prefix, StartAfter=start_after
         )
-        with _translated(ObjectRef(bucket, prefix)):
+        with _s3_errors(ObjectRef(bucket, prefix)):
             for page in pages:
                 for item in page.get("Contents", []):
                     yield ListedObject(
@@ -102,8 +102,8 @@ class S3Store:
     def put(
         self, ref: ObjectRef, data: bytes, content_type: str, metadata: Mapping[str, str]
     ) -> None:
-        """Upload one object; for the command and the demo, no deployed function may do it."""
-        with _translated(ref):
+        """Upload an object, for the command and the demo: deployed functions may not do it."""
+        with _s3_errors(ref):
             self._client.put_object(
                 Bucket=ref.bucket,
                 Key=ref.key,
@@ -113,7 +113,7 @@ class S3Store:
             )
 
     def delete(self, ref: ObjectRef) -> None:
-        with _translated(ref):
+        with _s3_errors(ref):
             self._client.delete_object(Bucket=ref.bucket, Key=ref.key)
 
     def presign_upload(
@@ -126,7 +126,7 @@ class S3Store:
     ) -> tuple[str, dict[str, str]]:
         fixed = {"Content-Type": content_type}
         fixed |= {f"x-amz-meta-{name}": header_text(text) for name, text in metadata.items()}
-        with _translated(ref):
+        with _s3_errors(ref):
             answer = self._client.generate_presigned_post(
                 ref.bucket,
                 ref.key,
@@ -152,42 +152,40 @@ class S3Store:
 
 
 def _open() -> S3Client:
-    """A client that parses times itself: with dateutil, a listing takes three times as long."""
+    """A client with a faster parser of times: with dateutil a listing takes three times as long."""
     session = botocore.session.get_session()
     parsers = session.get_component("response_parser_factory")
-    parsers.set_parser_defaults(timestamp_parser=_time)
+    parsers.set_parser_defaults(timestamp_parser=_parse_time)
     return boto3.Session(botocore_session=session).client("s3", config=_CONFIG)
 
 
-def _time(text: Any) -> datetime:
+def _parse_time(text: Any) -> datetime:
     try:
-        return datetime.fromisoformat(text)  # a listing's; headers have RFC 9110's
+        return datetime.fromisoformat(text)  # in listings; headers use RFC 9110
     except (TypeError, ValueError):
         return parse_timestamp(text)
 
 
-class _Absent(Exception):
+class _NotFound(Exception):
     pass
 
 
-class _translated(contextlib.AbstractContextManager[None]):  # noqa: N801 - reads as a verb
-    """botocore's errors, by their meaning."""
-
-    def __init__(self, ref: ObjectRef) -> None:
-        self._ref = ref
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, ClientError):
-            code = error.response["Error"]["Code"]
-            if code in _ABSENT | _HIDDEN:
-                raise _Absent from error
-            if code in _CHANGED:
-                raise ObjectChanged(f"{self._ref.key} was replaced while it was read") from error
-            if code in _FORBIDDEN:
-                raise ConfigurationError(f"S3 refused {self._ref.bucket}: {code}") from error
-            raise StoreUnavailable(f"S3 answered {code}") from error
-        if isinstance(error, BotoCoreError | HTTPClientError):
-            raise StoreUnavailable(f"S3 is not answering ({type(error).__name__})") from error
+@contextlib.contextmanager
+def _s3_errors(ref: ObjectRef) -> Iterator[None]:
+    """Translates botocore's errors. Raises _NotFound where there is no such object."""
+    try:
+        yield
+    except ClientError as error:
+        code = error.response["Error"]["Code"]
+        if code in _NOT_FOUND | _DELETED:
+            raise _NotFound from error
+        if code in _CHANGED:
+            raise ObjectChanged(f"{ref.key} was replaced while it was read") from error
+        if code in _FORBIDDEN:
+            raise ConfigurationError(f"S3 refused access to {ref.bucket}: {code}") from error
+        raise StoreUnavailable(f"S3 answered with the error {code}") from error
+    except (BotoCoreError, HTTPClientError) as error:
+        raise StoreUnavailable(f"S3 is not answering ({type(error).__name__})") from error
 
 
 def _version(answer: Any) -> str | None:

@@ -1,4 +1,4 @@
-"""Secrets Manager: the Qdrant key, which never stands in an environment variable on AWS."""
+"""Secrets Manager: the Qdrant key, which is never in an environment variable on AWS."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ def read_secret(arn: str) -> str:
 
     Raises ConfigurationError where it cannot be read.
     """
-    # boto3 with a client costs .1 s: a search function without a secret starts without it
+    # boto3 with a client takes .1 s: not imported where the search function needs no secret
     import boto3  # noqa: PLC0415
     from botocore.config import Config  # noqa: PLC0415
     from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
 
-    # Lambda gives 10 s to what runs after a restore
+    # Lambda allows 10 s for code that runs after a restore
     config = Config(connect_timeout=1, read_timeout=3, retries={"total_max_attempts": 2})
     try:
         client = boto3.client("secretsmanager", config=config)

@@ -25,7 +25,7 @@ class SqsQueue:
         self._client: SQSClient = client or boto3.client("sqs")
 
     def send(self, refs: Iterable[ObjectRef]) -> int:
-        """Raises StoreUnavailable where a hint was not taken; sending all again does no harm."""
+        """Raises StoreUnavailable where a hint was not accepted; sending all again is harmless."""
         sent = 0
         for batch in batches(refs, _BATCH):
             entries = [{"Id": str(i), "MessageBody": hint_message(r)} for i, r in enumerate(batch)]
@@ -48,7 +48,7 @@ class SqsQueue:
 
 
 def hint_message(ref: ObjectRef) -> str:
-    """Our own hint: shaped as EventBridge's “Object Created”, so that one parser reads both."""
+    """A hint in the format of EventBridge's “Object Created”, so that one parser reads both."""
     return json.dumps(
         {
             "source": "likeness",

@@ -1,4 +1,4 @@
-"""What a bundle may have beside its embedding: a text tower, and maps of local descriptors."""
+"""Optional parts of a bundle: a text encoder, and maps of local descriptors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.networks import (
     WORDS,
     Network,
     clip,
-    text_tower,
+    text_encoder,
     tokenizer,
     write_bundle,
 )
@@ -59,7 +59,7 @@ def tokens_of(vector: NDArray[np.float32], first: int) -> list[int]:
 def test_texts_become_unit_vectors_of_the_images_size(
     tmp_path: Path, kind: int, mask: bool
 ) -> None:
-    tower = text_tower(length=LENGTH, kind=kind, mask=mask)
+    tower = text_encoder(length=LENGTH, kind=kind, mask=mask)
     words = with_words(tmp_path, tower, mask="attention_mask" if mask else None)
     vectors = words.embed(["a mug", "a photo of a lamp"])
     assert (vectors.shape, vectors.dtype) == ((2, 512), np.float32)
@@ -68,7 +68,7 @@ def test_texts_become_unit_vectors_of_the_images_size(
     np.testing.assert_allclose(words.embed(["a mug"])[0], vectors[0], atol=1e-6)
 
 
-def test_short_texts_are_filled_up_and_long_ones_cut(tmp_path: Path) -> None:
+def test_short_texts_are_padded_and_long_ones_truncated(tmp_path: Path) -> None:
     words = with_words(tmp_path, echo(), dim=LENGTH, mask="attention_mask", pad=PAD)
     short, long = words.embed(["a spaceship", "mug " * 20])
     a, mug = WORDS.index("a"), WORDS.index("mug")
@@ -76,21 +76,21 @@ def test_short_texts_are_filled_up_and_long_ones_cut(tmp_path: Path) -> None:
     assert tokens_of(long, START) == [START, *[mug] * (LENGTH - 2), END]
 
 
-def test_what_fills_up_is_the_bundles_choice(tmp_path: Path) -> None:
+def test_the_bundle_chooses_the_padding_token(tmp_path: Path) -> None:
     words = with_words(tmp_path, echo(), dim=LENGTH, mask="attention_mask", pad=END)
     [vector] = words.embed(["mug"])
     assert tokens_of(vector, START)[3:] == [END] * (LENGTH - 3)
 
 
-def test_the_mask_tells_tokens_from_what_fills_up(tmp_path: Path) -> None:
+def test_the_mask_tells_tokens_from_padding(tmp_path: Path) -> None:
     words = with_words(tmp_path, echo("attention_mask"), dim=LENGTH, mask="attention_mask")
     [vector] = words.embed(["a mug"])
     assert tokens_of(vector, 1) == [1, 1, 1, 1, 0, 0, 0, 0]
 
 
-def test_a_bundle_without_a_text_tower_says_so(tmp_path: Path) -> None:
+def test_a_bundle_without_a_text_encoder_is_refused(tmp_path: Path) -> None:
     write_bundle(tmp_path, {"image.onnx": clip().SerializeToString()})
-    with pytest.raises(ModelBundleError, match="random has no text tower"):
+    with pytest.raises(ModelBundleError, match="random has no text encoder"):
         TextEmbedder(tmp_path)
 
 
@@ -100,30 +100,30 @@ def test_a_bundle_without_a_text_tower_says_so(tmp_path: Path) -> None:
         ({"input": "ids"}, "inputs are"),
         ({"mask": "attention_mask"}, "inputs are"),
         ({"output": "nothing"}, "no output 'nothing'"),
-        ({"tokenizer": "image.onnx"}, "image.onnx is no tokenizer"),
+        ({"tokenizer": "image.onnx"}, "image.onnx is not a valid tokenizer"),
         ({"file": "tokenizer.json"}, "cannot load tokenizer.json"),
         ({"file": "other.onnx"}, "files does not list other.onnx"),
     ],
     ids=str,
 )
-def test_a_text_tower_that_does_not_fit_is_refused_by_name(
+def test_a_text_encoder_that_does_not_fit_is_refused_by_name(
     tmp_path: Path, text: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(ModelBundleError, match=words):
-        with_words(tmp_path, text_tower(length=LENGTH), **text)
+        with_words(tmp_path, text_encoder(length=LENGTH), **text)
 
 
-def test_a_text_tower_of_another_space_is_refused_at_the_first_text(tmp_path: Path) -> None:
-    words = with_words(tmp_path, text_tower(dim=384, length=LENGTH))
+def test_a_text_encoder_of_another_space_is_refused_at_the_first_text(tmp_path: Path) -> None:
+    words = with_words(tmp_path, text_encoder(dim=384, length=LENGTH))
     with pytest.raises(ModelBundleError, match=r"\(1, 384\), not \(N, 512\)"):
         words.embed(["a mug"])
 
 
-def test_a_text_tower_does_not_change_what_pictures_get(tmp_path: Path) -> None:
+def test_a_text_encoder_does_not_change_image_vectors(tmp_path: Path) -> None:
     """An index stays valid when its model learns words."""
     (tmp_path / "with").mkdir()
     (tmp_path / "without").mkdir()
-    with_words(tmp_path / "with", text_tower(length=LENGTH))
+    with_words(tmp_path / "with", text_encoder(length=LENGTH))
     write_bundle(tmp_path / "without", {"image.onnx": clip().SerializeToString()})
     fingerprints = {Embedder(tmp_path / name).fingerprint for name in ("with", "without")}
     assert len(fingerprints) == 1
@@ -152,7 +152,7 @@ MAP = {"name": "map", "side": SIDE, "dim": DIM}
 
 
 @pytest.mark.parametrize("batch", ["N", 1])
-def test_one_pass_tells_the_vector_and_both_maps(tmp_path: Path, batch: int | str) -> None:
+def test_one_pass_returns_the_vector_and_both_maps(tmp_path: Path, batch: int | str) -> None:
     local = MAP | {"salience": "salience"}
     embedder = bundle_with_maps(tmp_path, with_maps(batch), patches=MAP, local=local)
     tensors = [embedder.to_tensor(picture(seed)) for seed in range(3)]
@@ -164,7 +164,7 @@ def test_one_pass_tells_the_vector_and_both_maps(tmp_path: Path, batch: int | st
     np.testing.assert_allclose(told.salience, told.local.max(axis=2), atol=1e-6)
 
 
-def test_what_a_model_does_not_have_is_none(tmp_path: Path) -> None:
+def test_outputs_that_a_model_does_not_have_are_none(tmp_path: Path) -> None:
     embedder = bundle_with_maps(tmp_path, with_maps(), patches=MAP)
     told = embedder.extract([embedder.to_tensor(picture(1))])
     assert told.patches is not None
@@ -174,7 +174,7 @@ def test_what_a_model_does_not_have_is_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "local", [MAP | {"name": "nothing"}, MAP | {"salience": "nothing"}], ids=["map", "salience"]
 )
-def test_a_map_that_the_network_does_not_give_is_refused_at_once(
+def test_a_map_that_the_network_does_not_have_is_refused_at_once(
     tmp_path: Path, local: dict[str, Any]
 ) -> None:
     with pytest.raises(ModelBundleError, match="no output 'nothing'"):

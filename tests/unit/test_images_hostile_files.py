@@ -37,7 +37,7 @@ pytestmark = [
         not (HOSTILE / "manifest.csv").is_file(),
         reason="the hostile files are not here: ../shared/data/hostile",
     ),
-    # Pillow warns of damage that it can live with; in production that is a line in the log.
+    # Pillow warns of damage that it tolerates; in production that is a line in the log.
     pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning"),
 ]
 
@@ -64,7 +64,7 @@ def outcomes(limits: Limits) -> Iterator[Outcome]:
         began = time.process_time()
         try:
             image, _ = decode(data, limits, 224)
-        except Exception as raised:  # noqa: BLE001 - which ones is what the tests look at
+        except Exception as raised:  # noqa: BLE001 - the tests check which ones
             error = raised
         seconds = time.process_time() - began
         yield Outcome(row["path"], row["outcome"], row["fmt"], image, error, seconds)
@@ -92,27 +92,27 @@ def test_no_decompression_bomb_is_decoded(results: list[Outcome]) -> None:
     assert [(r.path, r.error) for r in bombs if not isinstance(r.error, refused)] == []
 
 
-def test_no_file_that_is_no_image_is_decoded(results: list[Outcome]) -> None:
+def test_no_file_that_is_not_an_image_is_decoded(results: list[Outcome]) -> None:
     unknown = [r for r in results if r.expected == "unidentified"]
     assert unknown
     refused = (NotAnImage, UnsupportedFormat)
     assert [(r.path, r.error) for r in unknown if not isinstance(r.error, refused)] == []
 
 
-def test_a_damaged_file_is_never_taken_for_a_picture(results: list[Outcome]) -> None:
+def test_a_damaged_file_is_never_accepted(results: list[Outcome]) -> None:
     assert [r.path for r in results if r.expected == "truncated" and r.image] == []
 
 
-def test_nearly_every_odd_but_good_file_of_a_usual_format_is_a_picture(
+def test_nearly_every_unusual_but_valid_file_is_decoded(
     results: list[Outcome],
 ) -> None:
     good = [r for r in results if r.expected == "ok" and r.format in Limits().formats]
     assert len(good) > 100
-    # Five PNGs that the manifest calls good hold pixel data that does not unpack.
+    # Five PNGs that the manifest calls good have pixel data that cannot be decompressed.
     assert sum(r.image is not None for r in good) / len(good) > 0.95
 
 
-def test_every_picture_among_them_has_a_finite_vector_or_no_detail(results: list[Outcome]) -> None:
+def test_every_decoded_file_has_a_finite_vector_or_no_detail(results: list[Outcome]) -> None:
     embedder = Embedder(REPOSITORY / "tests" / "models" / "fixed-filters")
     tensors = []
     for result in results:

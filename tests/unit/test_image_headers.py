@@ -1,4 +1,4 @@
-"""Files that are small, or have few pixels, and would take seconds to minutes to read."""
+"""Files that are small, or have few pixels, and would need seconds to minutes to read."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ COSTLY: dict[str, tuple[bytes, type[ImageError]]] = {
 
 
 @pytest.mark.parametrize(("data", "error"), COSTLY.values(), ids=COSTLY)
-def test_a_costly_file_is_refused_before_it_is_read(data: bytes, error: type[ImageError]) -> None:
+def test_a_file_that_is_slow_to_read_is_refused(data: bytes, error: type[ImageError]) -> None:
     start_s = time.process_time()
     with pytest.raises(error):
         decode(data, Limits(), 224)
@@ -114,12 +114,12 @@ HONEST = {
 
 
 @pytest.mark.parametrize("data", HONEST.values(), ids=HONEST)
-def test_an_honest_file_is_taken(data: bytes) -> None:
+def test_an_unusual_but_valid_file_is_accepted(data: bytes) -> None:
     decode(data, Limits(), 224)
 
 
-def test_transparency_is_laid_on_white_as_pillow_composes_it() -> None:
-    """By a paste, which takes half of the memory: the pixels must be the same."""
+def test_transparency_is_composited_onto_white_as_by_alpha_composite() -> None:
+    """By a paste, which needs half the memory: the pixels must be the same."""
     rows = [bytes((v, 255 - v, v ^ a, a)) for a in range(256) for v in range(256)]
     clear = Image.frombytes("RGBA", (256, 256), b"".join(rows))
     white = Image.new("RGBA", clear.size, "white")

@@ -1,4 +1,4 @@
-"""Networks that others trained go through the same loader: only their model.json differs."""
+"""Pretrained networks of others work with the same loader: only their model.json differs."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ NETWORKS: dict[str, tuple[int, dict[str, Any]]] = {
 
 
 def write(folder: Path, network: Path) -> Path:
-    """A bundle folder as people make one: the file, and a model.json beside it."""
+    """A minimal bundle folder: the network and model.json."""
     dim, fields = NETWORKS[network.stem]
     data = network.read_bytes()
     (folder / network.name).write_bytes(data)

@@ -1,4 +1,4 @@
-"""golden.json: a picture, and what the bundle's network makes of it."""
+"""golden.json: an image and its vector by the bundle's network."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from likeness.settings import Limits
 from tests.service import BUNDLED, FIXED_FILTERS
 
 
-def seen(bundle: Path, golden: Golden) -> Any:
+def embed(bundle: Path, golden: Golden) -> Any:
     embedder = Embedder(bundle)
     image, _ = decode(golden.image, Limits(), embedder.decode_size)
     return embedder.embed([embedder.to_tensor(image)])[0]
 
 
-def test_the_bundled_model_still_sees_its_golden_picture_so() -> None:
+def test_the_bundled_model_still_computes_its_golden_vector() -> None:
     """Tolerance: cosine .9999, as for the golden vectors of the embedder's own tests."""
     golden = load_golden(BUNDLED, load_spec(BUNDLED))
-    assert seen(BUNDLED, golden) @ np.array(golden.vector) >= 0.9999
+    assert embed(BUNDLED, golden) @ np.array(golden.vector) >= 0.9999
 
 
-def test_any_bundle_gets_a_pair_of_its_own(tmp_path: Path) -> None:
+def test_any_bundle_can_get_a_golden_pair(tmp_path: Path) -> None:
     bundle = shutil.copytree(FIXED_FILTERS, tmp_path / "bundle")
     write_golden(bundle)
     golden = load_golden(bundle, load_spec(bundle))
-    np.testing.assert_allclose(seen(bundle, golden), golden.vector, atol=1e-6)
+    np.testing.assert_allclose(embed(bundle, golden), golden.vector, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_any_bundle_gets_a_pair_of_its_own(tmp_path: Path) -> None:
         ({"more": 1}, "more"),
     ],
 )
-def test_a_pair_of_another_bundle_is_refused(
+def test_a_golden_pair_of_another_bundle_is_refused(
     tmp_path: Path, change: dict[str, Any], why: str
 ) -> None:
     pair = json.loads((BUNDLED / GOLDEN).read_text()) | change
@@ -57,6 +57,6 @@ def test_a_pair_of_another_bundle_is_refused(
         load_golden(tmp_path, load_spec(BUNDLED))
 
 
-def test_a_missing_pair_is_named(tmp_path: Path) -> None:
+def test_the_error_for_a_missing_golden_pair_names_the_file(tmp_path: Path) -> None:
     with pytest.raises(ModelBundleError, match=GOLDEN):
         load_golden(tmp_path, load_spec(BUNDLED))

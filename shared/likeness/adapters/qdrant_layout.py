@@ -1,0 +1,86 @@
+"""The collections in Qdrant: their names, vectors, payload indexes and metadata."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from msgspec import Struct
+
+from likeness.errors import ConfigurationError
+from likeness.filters import Schema
+
+VECTOR, PATCHES = "image", "patches"
+# A note has no vector; its payload holds its kind and its values.
+NOTE_KIND, NOTE_VALUES = "kind", "note"
+# A fingerprint, as `model.ModelSpec` computes it.
+_MODEL = re.compile(r"[0-9a-f]{16}")
+# What reconciliation and listings filter by: strict mode refuses conditions on unindexed fields.
+# These get no HNSW links, which would take longer to build than those of all other fields. Searches
+# filter by none of them but `tenant`, which every search filters by where there are tenants; what
+# the missing links cost there has not been measured (decision 0082).
+SYSTEM_INDEXES = {
+    "state": "keyword",
+    "v_hi": "integer",
+    "v_lo": "integer",
+    "rev": "integer",
+    "indexed_at": "float",
+    "group": "keyword",
+    "original": "keyword",
+    "tenant": "keyword",
+}
+
+
+class Layout(Struct, frozen=True):
+    """Names and payload indexes of the collections of one alias."""
+
+    alias: str
+    schema: Schema
+
+    def collection(self, model: str) -> str:
+        return f"{self.alias}-{model}"
+
+    def models(self, collections: Iterable[str]) -> list[str]:
+        """The models that have one of these collections; those of other services are skipped."""
+        suffixes = (name.removeprefix(f"{self.alias}-") for name in collections)
+        return [model for model in suffixes if _MODEL.fullmatch(model)]
+
+    @property
+    def notes(self) -> str:
+        """The collection of notes. No model can have this name: fingerprints are hexadecimal."""
+        return f"{self.alias}-notes"
+
+    @property
+    def indexes(self) -> dict[str, str]:
+        """Payload path → index type."""
+        return {**SYSTEM_INDEXES, **self.schema.indexes}
+
+
+def collection_metadata(model: str, dim: int, patches: int | None) -> dict[str, Any]:
+    """The metadata stored with a collection."""
+    return {"model": model, "dim": dim, **({"patches": patches} if patches else {})}
+
+
+def check_collection(
+    name: str, metadata: Mapping[str, Any] | None, expected: dict[str, Any]
+) -> None:
+    """Raises ConfigurationError where an existing collection belongs to another model."""
+    stored = {key: (metadata or {}).get(key) for key in ("model", "dim", "patches")}
+    if (stored["model"], stored["dim"]) != (expected["model"], expected["dim"]):
+        raise ConfigurationError(
+            f"collection {name} holds model {stored['model']} with {stored['dim']} dimensions, "
+            f"not {expected['model']} with {expected['dim']}"
+        )
+    if stored["patches"] != expected.get("patches"):
+        raise ConfigurationError(
+            f"collection {name} stores patches of {stored['patches']} dimensions, but the settings "
+            f"require {expected.get('patches')}: remove the collection and index again, or restore "
+            "the previous value of LIKENESS_KEEP_PATCHES"
+        )
+
+
+def check_droppable(name: str, aliased: str | None) -> None:
+    """Raises ConfigurationError for the collection that the alias points at."""
+    if name == aliased:
+        raise ConfigurationError(f"collection {name} is searched at present: it cannot be removed")

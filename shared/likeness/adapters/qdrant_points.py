@@ -1,0 +1,192 @@
+"""Points as Qdrant stores them: payloads, vectors, and the conditions of their writes."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import uuid
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from likeness.adapters.qdrant_layout import PATCHES, VECTOR
+from likeness.errors import IndexUnavailable
+from likeness.filters import META
+from likeness.records import (
+    POINT_NAMESPACE,
+    DuplicateMatch,
+    ImageInfo,
+    ObjectRef,
+    ObjectState,
+    OlderThan,
+    Payload,
+    Point,
+    PointWrite,
+    State,
+    Vector,
+    Version,
+)
+
+# Base64 that only reranking reads: excluded from answers unless requested.
+_LOCAL, _COLOURS = "local", "colours"
+BULKY = [_LOCAL, _COLOURS]
+_MALFORMED = (KeyError, TypeError, AttributeError, ValueError, IndexError)
+
+
+@contextlib.contextmanager
+def response_parsing() -> Iterator[None]:
+    """Around code that reads a response: raises IndexUnavailable for an unexpected shape."""
+    try:
+        yield
+    except _MALFORMED as error:
+        raise IndexUnavailable("unexpected response from Qdrant") from error
+
+
+def note_point_id(kind: str, note_id: str) -> str:
+    return str(uuid.uuid5(POINT_NAMESPACE, f"{kind}\0{note_id}"))
+
+
+def to_payload(point: Point) -> dict[str, Any]:
+    payload: dict[str, Any] = {
+        "bucket": point.ref.bucket,
+        "key": point.ref.key,
+        "state": point.state.value,
+        "v_hi": point.version.hi,
+        "v_lo": point.version.lo,
+        "rev": point.version.rev,
+        "model": point.model,
+        "settings": point.settings,
+        "indexed_at": point.indexed_at_s,
+    }
+    if point.object:
+        payload |= {
+            "etag": point.object.etag,
+            "version_id": point.object.version_id,
+            "size": point.object.size,
+            "content_type": point.object.content_type,
+            "last_modified": point.object.last_modified_s,
+        }
+    if point.image:
+        payload |= {
+            "format": point.image.format,
+            "width": point.image.width,
+            "height": point.image.height,
+            "sha256": point.image.sha256,
+        }
+    if point.reason:
+        payload["reason"] = point.reason
+    if point.detail:
+        payload["detail"] = point.detail
+    if point.meta:
+        payload[META] = dict(point.meta)
+    if point.local is not None:
+        payload[_LOCAL] = base64.b64encode(point.local).decode()
+    if point.colours is not None:
+        payload[_COLOURS] = base64.b64encode(point.colours).decode()
+    if point.partners:
+        payload["partners"] = msgspec.to_builtins(point.partners)
+    if point.original:
+        payload["original"] = point.original
+    if point.group:
+        payload["group"] = point.group
+    if point.tenant:
+        payload["tenant"] = point.tenant
+    return payload
+
+
+def to_vectors(point: Point) -> dict[str, list[Any]]:
+    vectors = {VECTOR: point.vector, PATCHES: point.patches}
+    return {name: to_numbers(rows) for name, rows in vectors.items() if rows is not None}
+
+
+def to_numbers(rows: Vector) -> list[Any]:
+    """Unit rows as JSON numbers, with no more digits than the index stores.
+
+    Patches are stored in half precision; with all digits they would be 65 kB of text.
+    """
+    digits = 7 if rows.ndim == 1 else 4
+    rounded: list[Any] = np.round(rows.astype(np.float64), digits).tolist()
+    return rounded
+
+
+def from_payload(payload: Payload, vector: Sequence[float] | None = None) -> Point:
+    local, colours = (
+        None if encoded is None else binascii.a2b_base64(encoded)
+        for encoded in (payload.get(_LOCAL), payload.get(_COLOURS))
+    )
+    return Point(
+        ref=ObjectRef(payload["bucket"], payload["key"]),
+        state=State(payload["state"]),
+        version=Version.from_halves(payload["v_hi"], payload["v_lo"], payload["rev"]),
+        model=payload["model"],
+        indexed_at_s=payload["indexed_at"],
+        settings=payload.get("settings", ""),
+        object=_object_state(payload),
+        image=_image_info(payload),
+        reason=payload.get("reason"),
+        detail=payload.get("detail"),
+        meta=payload.get(META) or {},
+        vector=None if vector is None else np.asarray(vector, np.float32),
+        local=local,
+        colours=colours,
+        partners=msgspec.convert(payload.get("partners", ()), tuple[DuplicateMatch, ...]),
+        original=payload.get("original"),
+        group=payload.get("group"),
+        tenant=payload.get("tenant"),
+    )
+
+
+def _object_state(payload: Payload) -> ObjectState | None:
+    if "etag" not in payload:
+        return None
+    return ObjectState(
+        etag=payload["etag"],
+        version_id=payload["version_id"],
+        size=payload["size"],
+        content_type=payload["content_type"],
+        last_modified_s=payload["last_modified"],
+    )
+
+
+def _image_info(payload: Payload) -> ImageInfo | None:
+    if "width" not in payload:
+        return None
+    names = ("format", "width", "height", "sha256")
+    return ImageInfo(*(payload[name] for name in names))
+
+
+def update_filter(writes: Sequence[PointWrite]) -> dict[str, Any]:
+    """One filter for a whole batch, with a condition for each point's id."""
+    return {
+        "should": [{"must": [{"has_id": [write.point.id]}, *_condition(write)]} for write in writes]
+    }
+
+
+def tombstone_filter(ids: Sequence[str], before_s: float) -> dict[str, Any]:
+    """A filter for those of these points that are tombstones written before a time."""
+    return {
+        "must": [
+            {"has_id": list(ids)},
+            {"key": "state", "match": {"value": State.GONE.value}},
+            {"key": "indexed_at", "range": {"lt": before_s}},
+        ]
+    }
+
+
+def _condition(write: PointWrite) -> list[dict[str, Any]]:
+    version = write.condition.version
+    same_hi = _match("v_hi", version.hi)
+    if isinstance(write.condition, OlderThan):
+        older = [
+            {"key": "v_hi", "range": {"lt": version.hi}},
+            {"must": [same_hi, {"key": "v_lo", "range": {"lt": version.lo}}]},
+        ]
+        return [{"should": older}]
+    return [same_hi, _match("v_lo", version.lo), _match("rev", version.rev)]
+
+
+def _match(key: str, value: int) -> dict[str, Any]:
+    return {"key": key, "match": {"value": value}}
