@@ -1,8 +1,8 @@
 """The images of the quality gate, and its baseline, which `make baseline` writes again.
 
 The bundled model is measured offline, through the real command, on edited copies of real
-photographs and of drawn products. The products differ only by colour, so each looks like a recoloured copy of
-another: ranking them is hard, and verdicts on them are not meaningful.
+photographs and of drawn products. The products differ only by colour, so each looks like a
+recoloured copy of another: ranking them is hard, and verdicts on them are not meaningful.
 """
 
 from __future__ import annotations
