@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from likeness.drift import Audit
+from likeness.drift import DriftConfig, DriftDetector
 from likeness.records import (
     CollectionInfo,
     ListedObject,
@@ -97,7 +97,9 @@ def main() -> None:
 
     start_s = time.perf_counter()
     differences: list[Any] = []
-    report = Audit(stores, stores, "photos", "", "s", differences.extend, tell=watch).run()  # type: ignore[arg-type]
+    config = DriftConfig("photos", "", "s")
+    detector = DriftDetector(stores, stores, config, differences.extend, watch)  # type: ignore[arg-type]
+    report = detector.run()
     elapsed_s = time.perf_counter() - start_s
     bytes_per_point = (peak - before) / arguments.count
     assert report.changed == len(differences) == -(-arguments.count // 100_000)

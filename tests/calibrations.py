@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from console.evaluation.edits import EDITS
+from console.evaluation.logistic_regression import fit
 from likeness.embedding import Embedder
 from likeness.feature_extraction import extract_features
 from likeness.features import ImageFeatures
 from likeness.images import decode
 from likeness.model import ModelSpec, load_spec
-from likeness.proof.verdicts import FITTED, Calibration, Level, fit
+from likeness.proof.verdicts import FITTED, Calibration, Level
 from likeness.rerank.profiles import Ranker
 from likeness.settings import Limits
 from tests.pictures import encoded, picture
@@ -57,7 +58,7 @@ def _fitted(folder: Path) -> Calibration:
     # nothing here is just similar: what is called that is the same item at least
     return Calibration(
         embedder.fingerprint,
-        {level: fit(features, order <= n, most_false=0.0) for n, level in enumerate(FITTED)},
+        {level: fit(features, order <= n, max_false_rate=0.0) for n, level in enumerate(FITTED)},
         made_from="drawn pictures",
     )
 

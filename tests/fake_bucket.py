@@ -1,4 +1,4 @@
-"""An ObjectStore in memory that behaves as S3 does, versioned or not, and emits its events."""
+"""An ObjectStore in memory that behaves like S3, with or without versioning, and emits events."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Stored:
 
 
 class FakeBucket:
-    """`events` collects one hint for each change, in order; nothing is ever sent by itself."""
+    """`events` collects one hint for each change, in order; nothing delivers them."""
 
     def __init__(self, name: str = "photos", versioned: bool = True) -> None:
         self.name = name
@@ -30,7 +30,7 @@ class FakeBucket:
         self._versions: dict[str, list[Stored]] = {}
         self._clock = itertools.count(1)
 
-    # what the owner of the bucket does
+    # changes by the owner of the bucket
 
     def put(
         self,

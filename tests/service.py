@@ -19,7 +19,7 @@ from likeness.adapters.qdrant_layout import Layout
 from likeness.embedding import Embedder, TextEmbedder
 from likeness.filters import Schema
 from likeness.gallery import Gallery
-from likeness.indexing import Indexer
+from likeness.indexing import Indexer, IndexerConfig
 from likeness.records import ObjectRef
 from likeness.search import Searcher
 from likeness.searchers import Searchers
@@ -104,14 +104,12 @@ class Service:
 
     def _reconcile(self) -> None:
         hints, self.bucket.events = self.bucket.events, []
-        Indexer(
-            self.bucket,
-            self.index,
-            self.embedder,
+        config = IndexerConfig(
             self.settings.schema,
             calibration=self.calibration,
             tenants=Tenants(self.settings.prefix) if self.settings.tenant_claim else None,
-        ).reconcile(hints)
+        )
+        Indexer(self.bucket, self.index, self.embedder, config).reconcile(hints)
 
     def id(self, key: str) -> str:
         return ObjectRef("photos", key).point_id

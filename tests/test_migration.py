@@ -37,7 +37,7 @@ from likeness.errors import ConfigurationError, IndexMissing, IndexUnavailable, 
 from likeness.gallery import Gallery
 from likeness.images import decode
 from likeness.indexers import CachingReader, Indexers
-from likeness.indexing import Indexer
+from likeness.indexing import Indexer, IndexerConfig
 from likeness.model import load_spec
 from likeness.proof.verdicts import load_calibration
 from likeness.queries import ByImage, Query
@@ -85,10 +85,12 @@ class World:
                 store,
                 self.index.for_model(embedder.fingerprint),
                 embedder,
-                SCHEMA,
-                parallel=1,
-                calibration=structs.replace(calibration, model=embedder.fingerprint),
-                announce=self._announce,
+                IndexerConfig(
+                    SCHEMA,
+                    calibration=structs.replace(calibration, model=embedder.fingerprint),
+                    parallel=1,
+                ),
+                self._announce,
             )
             for embedder in self.embedders
         ]
@@ -491,7 +493,7 @@ def test_what_is_missing_is_counted_and_hinted_at(world: World) -> None:
     for key, data in {"overwritten": drawn(53), "late": drawn(54)}.items():
         world.bucket.put(key, data)
     world.bucket.remove("deleted")
-    alone = Indexer(world.bucket, world.index, world.embedders[0], SCHEMA)
+    alone = Indexer(world.bucket, world.index, world.embedders[0], IndexerConfig(SCHEMA))
     hints = [Hint(ObjectRef("photos", key)) for key in ("overwritten", "late", "deleted")]
     assert not any(outcome.error for outcome in alone.reconcile(hints).values())
 

@@ -20,11 +20,12 @@ from rich.progress import (
 )
 
 from likeness.errors import ModelBundleError
-from likeness.model import ModelSpec, load_bundle
+from likeness.model import ModelSpec
 
 from ..diagnostics.doctor import Finding
 from . import builder, checks
 from .builder import About, Choice, Preset, Text
+from .bundle_reader import load_bundle
 from .hub import Hub, HubError, LockFile
 from .quantization import quantised
 from .registry import KNOWN, Known

@@ -16,12 +16,13 @@ from msgspec import Struct
 from likeness.embedding import Embedder
 from likeness.errors import ConfigurationError
 from likeness.images import decode
-from likeness.model import GOLDEN, MANIFEST, Golden, ModelSpec, load_bundle
+from likeness.model import GOLDEN, MANIFEST, Golden, ModelSpec
 from likeness.proof.verdicts import CALIBRATION
 from likeness.settings import Limits
 
 from ..demo import sample_images
 from .builder import put_in_place
+from .bundle_reader import load_bundle
 
 MIB = 1024 * 1024
 # AWS Lambda's quota for a deployment package with its layers, unzipped: 262,144,000 bytes.

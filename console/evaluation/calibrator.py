@@ -34,7 +34,6 @@ from likeness.proof.verdicts import (
     Fitted,
     Level,
     chances,
-    fit,
     judge,
     load_calibration,
 )
@@ -43,6 +42,7 @@ from likeness.settings import Limits
 
 from .datasets import DatasetError, Item, load
 from .edits import EDITS, START_SIDE
+from .logistic_regression import fit
 from .metrics import Reliability, reliability
 
 LEAST_PICTURES = 20

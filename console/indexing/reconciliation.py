@@ -15,7 +15,7 @@ from rich.table import Table
 from likeness.adapters.index import open_index
 from likeness.adapters.s3 import S3Store
 from likeness.adapters.sqs import SqsQueue
-from likeness.drift import Audit, Difference, Kind
+from likeness.drift import Difference, DriftConfig, DriftDetector, Kind
 from likeness.errors import ConfigurationError, IndexMissing
 from likeness.feeding import HintFeeder
 from likeness.ports import VectorIndex
@@ -80,7 +80,7 @@ def run(wanted: Wanted, side: Side, out: Console) -> dict[str, Any]:
     differences: list[Difference] = []
     send = None if wanted.dry_run else _feeder(side).send
 
-    def mend(found: list[Difference]) -> None:
+    def repair(found: list[Difference]) -> None:
         if send:
             send([difference.ref for difference in found])
         differences.extend(found[: _KEPT - len(differences)])
@@ -93,16 +93,19 @@ def run(wanted: Wanted, side: Side, out: Console) -> dict[str, Any]:
             "points": shown.add_task("index", total=total),
             "objects": shown.add_task("bucket", total=None),
         }
-        report = Audit(
-            S3Store(),
-            side.index,
+        config = DriftConfig(
             bucket,
             wanted.prefix or side.prefix,
             side.settings,
-            mend,
             wanted.lag_s,
             sweep=not wanted.dry_run,
-            tell=lambda what, count: shown.advance(tasks[what], count),
+        )
+        report = DriftDetector(
+            S3Store(),
+            side.index,
+            config,
+            repair,
+            on_progress=lambda what, count: shown.advance(tasks[what], count),
         ).run()
     return {
         "bucket": bucket,

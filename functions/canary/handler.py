@@ -1,8 +1,8 @@
-"""On schedule: ask what we know the answer to, and see whether answers still look as they did.
+"""On a schedule: search with known answers, and compare all answers with a reference period.
 
-The queries are pictures of the index itself, cropped and encoded anew: each must find its own. They
-are those with the lowest ids. An id is a hash, so they are a random sample, the same at every run,
-that mends itself where one is deleted; nobody has to make it or keep it.
+The queries are indexed images, cropped and encoded again: each must find its original. They are the
+images with the lowest ids. An id is a hash, so they are a random sample that is the same in every
+run, replaces deleted images by itself and needs no upkeep.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from likeness.settings import Limits
 
 NOTE, NOTE_ID = "health", "reference"
 WINDOW_HOURS = 24
-# With fewer answers a shift may be chance: for 18 classes and twice 500, 0.07 of it.
-LEAST_ANSWERS = 500
-_QUERIES, _SHOWN = 20, 10
+# With fewer answers a shift may be chance: for 18 classes and twice 500 answers, 0.07 is.
+MIN_ANSWERS = 500
+_QUERIES, _RESULTS = 20, 10
 _LIVE = {"must": [{"key": "state", "match": {"value": State.LIVE.value}}]}
-_SIDE = 640  # pixels that a query is made of
+_QUERY_SIDE = 640  # pixels
 _CROP, _QUALITY = 0.1, 60
 
 
 class Canary:
-    """Lambda's entry. An event {"reference": "renew"} takes the last day's answers for good."""
+    """Lambda's entry point. {"reference": "renew"} makes the last day's answers the reference."""
 
     def __init__(
         self,
@@ -45,61 +45,61 @@ class Canary:
         index: VectorIndex,
         store: ObjectStore,
         limits: Limits,
-        count: Callable[[int], AnswerDistribution],
+        count_answers: Callable[[int], AnswerDistribution],
         logger: Logger,
         metrics: Metrics,
     ) -> None:
-        """`count` counts the answers of the last so many hours."""
+        """`count_answers` takes a number of hours and returns the answers in them."""
         self._searchers = searchers
         self._index = index
         self._store = store
         self._limits = limits
-        self._count = count
+        self._count_answers = count_answers
         self._logger = logger
         self._metrics = metrics
 
     def __call__(self, event: Mapping[str, Any], context: Any) -> dict[str, Any]:
-        """Raises Unavailable where the index, the bucket or CloudWatch does not answer."""
-        told = {**self._recall(), **self._shift(event.get("reference") == "renew")}
-        self._logger.info("canary", **told)
-        return told
+        """Raises Unavailable if the index, the bucket or CloudWatch does not answer."""
+        facts = {**self._recall(), **self._shift(event.get("reference") == "renew")}
+        self._logger.info("canary", **facts)
+        return facts
 
     def _recall(self) -> dict[str, Any]:
         try:
             points = self._index.scroll(_QUERIES, filter=_LIVE).points
         except IndexMissing:  # a new stack, before its first image
             return {"asked": 0}
-        found: dict[str, bool] = {}
+        hits: dict[str, bool] = {}
         for point in points:
-            query = self._query(point)
+            query = self._make_query(point)
             if query is not None:
-                found[point.id] = self._finds(point, query)
-        if not found:
+                hits[point.id] = self._finds(point, query)
+        if not hits:
             return {"asked": 0}
-        recall = sum(found.values()) / len(found)
+        recall = sum(hits.values()) / len(hits)
         self._publish("CanaryRecall", recall)
         return {
-            "asked": len(found),
+            "asked": len(hits),
             "recall": recall,
-            "missed": [point_id for point_id, right in found.items() if not right],
+            "missed": [point_id for point_id, hit in hits.items() if not hit],
         }
 
-    def _query(self, point: Point) -> bytes | None:
-        """None where the object is no longer there, or no picture is left when it is cropped."""
+    def _make_query(self, point: Point) -> bytes | None:
+        """A JPEG; None if the object was deleted or replaced, or is not a valid image."""
         state = self._store.head(point.ref)
         if state is None:
             return None
         try:
             body = self._store.read(point.ref, state.etag, self._limits.max_bytes)
-            return _edited(decode(body.data, self._limits, _SIDE)[0])
+            return _crop(decode(body.data, self._limits, _QUERY_SIDE)[0])
         except (ObjectChanged, ImageError):
             return None
 
     def _finds(self, point: Point, query: bytes) -> bool:
-        """Itself, or a file with the same bytes, is among the first results."""
+        """Whether the image, or a file with the same bytes, is among the first results."""
         try:
-            wanted = Query(ByImage(query), limit=_SHOWN)
-            answer = self._searchers.run(lambda searcher: searcher.search(wanted))
+            search = Query(ByImage(query), limit=_RESULTS)
+            answer = self._searchers.run(lambda searcher: searcher.search(search))
         except ImageError:
             return False
         return any(
@@ -107,18 +107,18 @@ class Canary:
         )
 
     def _shift(self, renew: bool) -> dict[str, Any]:
-        """How far the last day's answers are from the reference: the first day that had enough."""
-        now = self._count(WINDOW_HOURS)
-        if now.answers < LEAST_ANSWERS:
+        """The shift of the last day's answers against the reference: the first day with enough."""
+        now = self._count_answers(WINDOW_HOURS)
+        if now.answers < MIN_ANSWERS:
             return {"answers": now.answers}
         reference = None if renew else self._reference()
         if reference is None:
-            kept = {**msgspec.to_builtins(now), "at_s": round(time.time())}
-            self._index.put_note(NOTE, NOTE_ID, kept)
+            note = {**msgspec.to_builtins(now), "at_s": round(time.time())}
+            self._index.put_note(NOTE, NOTE_ID, note)
             return {"answers": now.answers, "reference": "taken"}
-        found = shift(reference, now)
-        self._publish("AnswerShift", found)
-        return {"answers": now.answers, "shift": round(found, 4), **msgspec.to_builtins(now)}
+        distance = shift(reference, now)
+        self._publish("AnswerShift", distance)
+        return {"answers": now.answers, "shift": round(distance, 4), **msgspec.to_builtins(now)}
 
     def _reference(self) -> AnswerDistribution | None:
         notes, _ = self._index.list_notes(NOTE, 1)
@@ -130,9 +130,10 @@ class Canary:
         self._metrics.clear_metrics()
 
 
-def _edited(picture: Image.Image) -> bytes:
-    width, height = picture.size
-    sides = (width * _CROP, height * _CROP, width * (1 - _CROP), height * (1 - _CROP))
+def _crop(image: Image.Image) -> bytes:
+    """The image without its margins, as a JPEG."""
+    width, height = image.size
+    box = (width * _CROP, height * _CROP, width * (1 - _CROP), height * (1 - _CROP))
     out = io.BytesIO()
-    picture.crop(tuple(map(round, sides))).save(out, "JPEG", quality=_QUALITY)  # type: ignore[arg-type]
+    image.crop(tuple(map(round, box))).save(out, "JPEG", quality=_QUALITY)  # type: ignore[arg-type]
     return out.getvalue()

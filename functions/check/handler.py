@@ -1,8 +1,8 @@
-"""Before traffic reaches new versions: do they start, and see a picture as the model should?
+"""The pre-traffic check: do new versions start, and embed the golden image as the model should?
 
-CodeDeploy calls this ahead of each function's deployment, and waits an hour for a word; so it is
-told in every case. Both functions are checked each time: CodeDeploy does not say whose turn it is.
-Called by hand, with any other event, it only answers.
+CodeDeploy invokes this before each function's deployment and waits up to an hour for the result, so
+a result is reported in every case. Both functions are checked each time: CodeDeploy does not say
+which one is being deployed. Invoked by hand, with any other event, it only returns the result.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ from likeness.records import Vector
 from likeness.settings import Settings
 
 _OK, _UNAVAILABLE = 200, 503
-# Processors agree to .999999 (decision 0024), and a query_id keeps half precision.
-_SAME_COSINE = 0.999
-# What S3 sends when a notification is set: it names no object, so nothing is read or written.
+# Processors agree to .999999 (decision 0024), and a query_id has half precision.
+_MIN_COSINE = 0.999
+# S3 sends it when a notification is configured. It names no object: nothing is read or written.
 _TEST_EVENT = {"Service": "Amazon S3", "Event": "s3:TestEvent"}
 _SEARCH_PATH = "/v1/search"
 _NOTHING_INDEXED = "urn:likeness:problem:index-missing"
 
 
-class Unexpected(Exception):
-    """A new version answers otherwise than it should."""
+class UnexpectedAnswer(Exception):
+    """A new version gives a wrong answer."""
 
 
-class _Answer(msgspec.Struct):
-    """Of a function behind API Gateway."""
+class _Response(msgspec.Struct):
+    """The response of a function behind API Gateway."""
 
-    statusCode: int  # noqa: N815 - its name in the gateway's format
+    statusCode: int  # noqa: N815 - API Gateway's name
     body: str
 
 
-class _Found(msgspec.Struct):
+class _SearchResponse(msgspec.Struct):
     query_id: str
     results: list[Any]
 
@@ -59,17 +59,17 @@ class Handler:
         self._logger = logger
 
     def __call__(self, event: Mapping[str, Any], context: Any) -> dict[str, Any]:
-        """Whether both versions are good, and what is wrong. Raises Unavailable where CodeDeploy
-        cannot be told.
+        """Whether both versions passed, and if not, why. Raises Unavailable if CodeDeploy cannot be
+        reached.
         """
         passed, why = False, ""
         try:
             self._check()
             passed = True
-        except (Unexpected, LikenessError, msgspec.MsgspecError) as error:
+        except (UnexpectedAnswer, LikenessError, msgspec.MsgspecError) as error:
             why = str(error)
-            self._logger.error("the new versions are not good", why=why)
-        finally:  # whatever else went wrong: without a word the deployment would hang
+            self._logger.error("pre-traffic check failed", why=why)
+        finally:  # even after an unknown error: without a result the deployment would hang
             if "DeploymentId" in event:
                 self._deployment.report(
                     event["DeploymentId"], event["LifecycleEventHookExecutionId"], passed
@@ -79,15 +79,17 @@ class Handler:
     def _check(self) -> None:
         search, index = self._settings.search_version, self._settings.index_version
         if not (search and index):
-            raise ConfigurationError("LIKENESS_SEARCH_VERSION, LIKENESS_INDEX_VERSION: set both")
+            raise ConfigurationError(
+                "LIKENESS_SEARCH_VERSION and LIKENESS_INDEX_VERSION must be set"
+            )
         self._check_search(search)
-        told = self._deployment.invoke(index, _TEST_EVENT)
-        if told != {"indexed": 0}:
-            raise Unexpected(f"the index function answers a test event with {told}")
+        answer = self._deployment.invoke(index, _TEST_EVENT)
+        if answer != {"indexed": 0}:
+            raise UnexpectedAnswer(f"the index function answers a test event with {answer}")
 
     def _check_search(self, arn: str) -> None:
-        """The model that answers sees its own golden picture as it should. Once a migration is
-        switched that is the next one.
+        """Check the model that answers with its own golden image. Once a migration is switched,
+        that is the next model.
         """
         current, *others = self._settings.model_dirs
         try:
@@ -95,41 +97,43 @@ class Handler:
         except ModelMismatch:
             if not others:
                 raise
-            [following] = others
-            if (following / GOLDEN).exists():
-                self._check_model(arn, following)
-            else:  # any picture shows that it is this model, none how it should see it
+            [next_model] = others
+            if (next_model / GOLDEN).exists():
+                self._check_model(arn, next_model)
+            else:  # any image shows that this model answers, but not that its vector is right
                 image = load_golden(current, load_spec(current)).image
-                self._seen(arn, image, load_spec(following))
+                self._search_vector(arn, image, load_spec(next_model))
                 self._logger.warning(f"the next model has no {GOLDEN}: its vector is not checked")
 
     def _check_model(self, arn: str, model_dir: Path) -> None:
         spec = load_spec(model_dir)
         golden = load_golden(model_dir, spec)
-        seen = self._seen(arn, golden.image, spec)
-        if seen is None:
+        vector = self._search_vector(arn, golden.image, spec)
+        if vector is None:
             return  # a new stack, before its first image
-        cosine = float(seen @ np.array(golden.vector)) / float(np.linalg.norm(seen))
-        if not cosine >= _SAME_COSINE:
-            raise Unexpected(f"the golden picture has another vector: cosine {cosine:.4f}")
+        cosine = float(vector @ np.array(golden.vector)) / float(np.linalg.norm(vector))
+        if not cosine >= _MIN_COSINE:
+            raise UnexpectedAnswer(f"the golden image has another vector: cosine {cosine:.4f}")
 
-    def _seen(self, arn: str, image: bytes, spec: ModelSpec) -> Vector | None:
-        """A picture's vector after one whole search: decode, embed, ask Qdrant, rerank. None where
-        nothing is indexed. Raises ModelMismatch where another model answers.
+    def _search_vector(self, arn: str, image: bytes, spec: ModelSpec) -> Vector | None:
+        """An image's vector after one complete search: decode, embed, query Qdrant, rerank. None if
+        nothing is indexed. Raises ModelMismatch if another model answers.
         """
-        answer = msgspec.convert(self._deployment.invoke(arn, search_event(image)), _Answer)
+        answer = msgspec.convert(self._deployment.invoke(arn, search_event(image)), _Response)
         if answer.statusCode == _UNAVAILABLE:
             problem = msgspec.json.decode(answer.body, type=_Problem)
             if problem.type == _NOTHING_INDEXED:
                 return None
         if answer.statusCode != _OK:
-            raise Unexpected(f"a search is answered with {answer.statusCode}: {answer.body[:500]}")
-        found = msgspec.json.decode(answer.body, type=_Found)
-        return decode_query_token(found.query_id, spec)[0].vector
+            raise UnexpectedAnswer(
+                f"a search is answered with {answer.statusCode}: {answer.body[:500]}"
+            )
+        response = msgspec.json.decode(answer.body, type=_SearchResponse)
+        return decode_query_token(response.query_id, spec)[0].vector
 
 
 def search_event(image: bytes) -> dict[str, Any]:
-    """A search with a picture, as API Gateway passes it on."""
+    """A search by image, as API Gateway passes it on."""
     headers = {"content-type": "image/jpeg", "host": "check.invalid"}
     parameters = {"limit": "1"}
     return {

@@ -1,4 +1,4 @@
-"""On a schedule: hints at what drifted, metrics, and where the next run goes on."""
+"""On a schedule: finds drift, sends hints for it, publishes metrics, notes the next start."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import msgspec
 from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
 
-from likeness.drift import Audit, Difference
+from likeness.drift import Difference, DriftConfig, DriftDetector
 from likeness.errors import ConfigurationError
 from likeness.feeding import HintFeeder
 from likeness.ports import HintQueue, ObjectListing, VectorIndex
 from likeness.settings import Settings
 from likeness.sync import settings_digest
 
-# Of the note that says where the next run goes on.
+# The kind of the note that holds where the next run starts.
 _NOTE = "drift"
 
 
 class Handler:
-    """Lambda's entry. The event is the schedule's, and says nothing."""
+    """Lambda's entry point. The event is the schedule's, and is not read."""
 
     def __init__(
         self,
@@ -40,36 +40,29 @@ class Handler:
         self._metrics = metrics
 
     def __call__(self, event: Any, context: Any) -> Mapping[str, Any]:
-        """Raises Unavailable where S3, SQS or Qdrant is down; the next run begins where this did.
+        """Raises Unavailable if S3, SQS or Qdrant is down; the next run starts where this one did.
 
-        Raises ConfigurationError where no bucket is named.
+        Raises ConfigurationError if no bucket is set.
         """
-        if not self._settings.bucket:
+        settings = self._settings
+        if not settings.bucket:
             raise ConfigurationError("LIKENESS_BUCKET is not set")
 
         def left_s() -> float:
             return float(context.get_remaining_time_in_millis()) / 1000
 
-        feeder = HintFeeder(self._queue, self._settings.max_waiting, left_s)
+        feeder = HintFeeder(self._queue, settings.max_waiting, left_s)
 
-        def mend(found: list[Difference]) -> None:
+        def repair(found: list[Difference]) -> None:
             feeder.send([difference.ref for difference in found])
             for difference in found[:10]:
                 self._logger.info("drift", key=difference.ref.key, kind=difference.kind.value)
 
-        audit = Audit(
-            self._store,
-            self._index,
-            self._settings.bucket,
-            self._settings.prefix,
-            settings_digest(
-                self._settings.schema, self._settings.limits, self._settings.tenant_prefix
-            ),
-            mend,
-            self._settings.event_lag_s,
-        )
+        digest = settings_digest(settings.schema, settings.limits, settings.tenant_prefix)
+        config = DriftConfig(settings.bucket, settings.prefix, digest, settings.event_lag_s)
+        detector = DriftDetector(self._store, self._index, config, repair)
         start = self._start()
-        report = audit.run(start, left_s)
+        report = detector.run(start, left_s)
         if report.next_start != start:
             self._index.put_note(_NOTE, "next", {"start": report.next_start})
         facts = {**msgspec.to_builtins(report), "drift": report.drift}

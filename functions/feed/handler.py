@@ -1,4 +1,4 @@
-"""A batch of a bucket's listing → hints on the queue. A step of the backfill's state machine."""
+"""A batch of a bucket's listing → hints on the queue; a step of the backfill state machine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from likeness.settings import Settings
 
 
 class Handler:
-    """Lambda's entry. The event is as the Distributed Map's ItemBatcher makes it:
+    """Lambda's entry point. The event comes from the Distributed Map's ItemBatcher:
 
     {"BatchInput": {"all": false}, "Items": [{"Key": "a.jpg", "Size": 7}]}
     """
@@ -26,20 +26,20 @@ class Handler:
         self._logger = logger
 
     def __call__(self, event: Mapping[str, Any], context: Any) -> dict[str, int]:
-        """Raises QueueFull where enough hints wait: the state machine comes again, ever later.
+        """Raises QueueFull if enough hints wait: the state machine retries, at growing intervals.
 
-        Raises StoreUnavailable where the queue did not take all, InvalidRequest for other events.
+        Raises StoreUnavailable if the queue refused a hint, InvalidRequest for other events.
         """
         bucket = self._settings.bucket
         if not bucket:
             raise ConfigurationError("LIKENESS_BUCKET is not set")
         try:
             items = [(str(item["Key"]), int(item["Size"])) for item in event["Items"]]
-            takes_all = bool(event.get("BatchInput", {}).get("all"))
+            include_all = bool(event.get("BatchInput", {}).get("all"))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise InvalidRequest(f"not a batch of a listing: {error!r}") from error
-        refs = [ObjectRef(bucket, k) for k, size in items if takes_all or may_be_image(k, size)]
-        # no time to wait: a function that waits is paid for, a state machine is not
+        refs = [ObjectRef(bucket, k) for k, size in items if include_all or may_be_image(k, size)]
+        # Do not wait here: a waiting function costs money, a waiting state machine does not.
         HintFeeder(self._queue, self._settings.max_waiting, left_s=lambda: 0.0).send(refs)
         skipped = len(items) - len(refs)
         self._logger.info("hinted", sent=len(refs), skipped=skipped)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 
-gc.disable()  # importing leaves no garbage, and looking for it takes 7 % of a cold start
+gc.disable()  # importing leaves no garbage, and searching for it takes 7 % of a cold start
 
 import os
 import random
@@ -12,21 +12,33 @@ import random
 from aws_lambda_powertools import Logger, Metrics
 from snapshot_restore_py import register_after_restore
 
+from likeness.adapters.eventbridge import EventBus
 from likeness.adapters.index import open_index
+from likeness.adapters.s3 import S3Store
+from likeness.duplicates import no_announcement
+from likeness.embedding import open_embedders
+from likeness.indexers import open_indexers
 from likeness.settings import Settings
 from likeness.stopwatch import Stopwatch
 
 from .handler import Handler
-from .indexers import open_indexers
 
 settings = Settings.from_env(os.environ)
-# a batch that fails at once makes room for the next: the whole queue would use up its tries
+# A batch that fails at once makes room for the next: the whole queue would use up its retries.
 index = open_index(settings, patient=True)
 register_after_restore(index.reconnect)
-register_after_restore(random.seed)  # or all that one snapshot becomes would wait alike
+register_after_restore(random.seed)  # otherwise all copies of a snapshot would back off alike
 watch = Stopwatch()
+indexers = open_indexers(
+    settings,
+    index,
+    open_embedders(settings.model_dirs, settings.threads),
+    S3Store(read_tags=settings.read_tags),
+    EventBus(settings.event_bus).announce if settings.event_bus else no_announcement,
+    watch.stage,
+)
 handler = Handler(
-    open_indexers(settings, index, watch.stage),
+    indexers,
     Logger(service="index"),
     Metrics(namespace=settings.metrics_namespace, service="index"),
     watch,

@@ -1,7 +1,7 @@
-"""Event → hints: which objects to look at. Nothing else in an event is believed.
+"""Event → hints: the objects to reconcile. Nothing else in an event is trusted.
 
-Taken are SQS messages that carry S3 notifications (plain, or wrapped by SNS), EventBridge events
-or our own hints, and each of these handed to the function directly.
+Accepted events: SQS messages that carry S3 notifications (plain, or wrapped by SNS), EventBridge
+events or our own hints, and each of these passed to the function directly.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from urllib.parse import unquote_plus
 from likeness.errors import InvalidRequest
 from likeness.records import Hint, ObjectRef
 
-# Two halves of 52 bits are what the index holds exactly; S3's sequencers have up to 72.
+# The index holds two halves of 52 bits exactly; S3's sequencers have up to 72 bits.
 _MAX_SEQUENCER = 1 << 104
 
 
 def parse_message(body: str) -> list[Hint]:
-    """The hints in one SQS message body. Raises InvalidRequest where it is none of ours."""
+    """The hints in one SQS message body. Raises InvalidRequest for an unknown format."""
     try:
         message = json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -42,7 +42,7 @@ def parse_event(event: Any) -> list[Hint]:
             return [_eventbridge_hint(event)]
         return [_s3_hint(record) for record in event["Records"]]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise InvalidRequest(f"not an event of an object: {error!r}") from error
+        raise InvalidRequest(f"not an event about an object: {error!r}") from error
 
 
 def is_queue_event(event: Mapping[str, Any]) -> bool:
@@ -71,7 +71,7 @@ def _eventbridge_hint(event: Mapping[str, Any]) -> Hint:
 def _text(value: Any) -> str:
     if not isinstance(value, str) or not value:
         raise ValueError("a name or key is missing")
-    value.encode()  # half a surrogate pair is no key that S3 could hold
+    value.encode()  # raises ValueError for half a surrogate pair, which no S3 key contains
     return value
 
 

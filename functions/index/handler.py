@@ -1,4 +1,4 @@
-"""A batch of messages → one reconciliation → which messages the queue must keep."""
+"""A batch of messages → one reconciliation → the messages that SQS must deliver again."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from likeness.stopwatch import Stopwatch
 from .events import is_queue_event, parse_event, parse_message
 
 Event = Mapping[str, Any]
-_NAMES = {Result.UNCHANGED: "Skipped"}
+_METRIC_NAMES = {Result.UNCHANGED: "Skipped"}
 _STAGES_MS = {"embed": "EmbedMs", "qdrant": "QdrantMs"}
 
 
 class Handler:
-    """Lambda's entry: an SQS batch is answered in part, a direct event as a whole."""
+    """Lambda's entry point: an SQS batch may fail in part, a direct event only as a whole."""
 
     def __init__(
         self, indexer: Indexer | Indexers, logger: Logger, metrics: Metrics, watch: Stopwatch
     ) -> None:
-        """`watch` is the one that the indexer's stages are timed with."""
+        """`watch` times the stages of this indexer."""
         self._indexer = indexer
         self._logger = logger
         self._metrics = metrics
@@ -36,32 +36,32 @@ class Handler:
         self._cold = True
 
     def __call__(self, event: Event, context: Any) -> dict[str, Any]:
-        """Raises Unavailable for a direct event that must be tried again: its sender repeats it."""
+        """Raises Unavailable for a direct event that failed, so that its sender retries it."""
         if is_queue_event(event):
-            return self._queue(event["Records"])
+            return self._process_queue(event["Records"])
         outcomes = self._reconcile(parse_event(event))
         failed = [outcome for outcome in outcomes.values() if outcome.error]
         if failed:
-            raise Unavailable(f"{len(failed)} objects must be tried again: {failed[0].error}")
+            raise Unavailable(f"{len(failed)} objects must be retried: {failed[0].error}")
         return {"indexed": sum(o.result is Result.INDEXED for o in outcomes.values())}
 
-    def _queue(self, records: list[Event]) -> dict[str, Any]:
+    def _process_queue(self, records: list[Event]) -> dict[str, Any]:
         hints: dict[str, list[Hint]] = {}
         failures = []
         for record in records:
             try:
                 hints[record["messageId"]] = parse_message(record["body"])
             except InvalidRequest as error:
-                # No object to record it at: after its retries it waits in the dead-letter queue.
+                # It names no object to reject: after its retries it goes to the dead-letter queue.
                 self._logger.error(
                     "unreadable message", message_id=record["messageId"], why=str(error)
                 )
                 failures.append(record["messageId"])
-        outcomes = self._reconcile([hint for listed in hints.values() for hint in listed])
+        outcomes = self._reconcile([hint for of_message in hints.values() for hint in of_message])
         failures += [
             message
-            for message, listed in hints.items()
-            if any(outcomes[hint.ref].error for hint in listed)
+            for message, of_message in hints.items()
+            if any(outcomes[hint.ref].error for hint in of_message)
         ]
         return {"batchItemFailures": [{"itemIdentifier": message} for message in failures]}
 
@@ -71,10 +71,10 @@ class Handler:
         for outcome in outcomes.values():
             self._report(outcome)
         if outcomes:
-            self._measure(hints)
+            self._publish_metrics(hints)
         return outcomes
 
-    def _measure(self, hints: list[Hint]) -> None:
+    def _publish_metrics(self, hints: list[Hint]) -> None:
         self._metrics.add_metric("ColdStart", MetricUnit.Count, int(self._cold))
         self._cold = False
         for stage, took_ms in self._watch.took_ms.items():
@@ -85,14 +85,14 @@ class Handler:
                 lag_s = max(0.0, now_s - hint.event_time_s)
                 self._metrics.add_metric("EventLagSeconds", MetricUnit.Seconds, lag_s)
         self._metrics.flush_metrics()
-        self._metrics.clear_metrics()  # flushing leaves them where metrics are switched off
+        self._metrics.clear_metrics()  # with metrics disabled, flushing keeps them
 
     def _count(self, outcome: Outcome) -> None:
-        name = _NAMES.get(outcome.result, outcome.result.value.capitalize())
+        name = _METRIC_NAMES.get(outcome.result, outcome.result.value.capitalize())
         self._metrics.add_metric(name, MetricUnit.Count, 1)
         self._metrics.add_metric("ReconcileLoops", MetricUnit.Count, outcome.loops)
         if outcome.result is Result.REJECTED:
-            # a line of its own: powertools gives a dimension to all metrics of a line
+            # logged separately: powertools adds a dimension to every metric of its log line
             by_reason = EphemeralMetrics(
                 namespace=self._metrics.namespace, service=self._metrics.service
             )

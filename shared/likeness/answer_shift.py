@@ -1,4 +1,4 @@
-"""Retrieval's own health: do answers still look as they did when all was well?"""
+"""Answer shift: how far the distribution of answers is from that of a reference period."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from msgspec import Struct
 
 from likeness.proof.verdicts import Level
 
-# The classes that answers are counted in: by the verdict and the cosine of their first result.
+# Answers are counted by the verdict of their first result, and by the band of its cosine.
 EMPTY, UNJUDGED = "empty", "unjudged"
 VERDICTS = (*(level.value for level in Level), UNJUDGED, EMPTY)
 BANDS = tuple(f"{tenth / 10:.1f}" for tenth in range(10))
-# Shares below this count as this much: an empty class would make the index infinite.
-_LEAST_SHARE = 1e-4
+# Smaller shares are raised to this: an empty class would make the index infinite.
+_MIN_SHARE = 1e-4
 
 
 class AnswerDistribution(Struct, frozen=True):
-    """How many answers of a time there were, by VERDICTS and by BANDS."""
+    """The number of answers in a period, by VERDICTS and by BANDS."""
 
     verdicts: Mapping[str, float]
     bands: Mapping[str, float]
@@ -29,12 +29,12 @@ class AnswerDistribution(Struct, frozen=True):
 
 
 def band(score: float) -> str:
-    """The one of BANDS that a cosine lies in; negative ones lie in the lowest."""
+    """The one of BANDS that contains a cosine; negative ones belong to the lowest."""
     return BANDS[max(0, min(int(score * 10), 9))]
 
 
 def shift(reference: AnswerDistribution, current: AnswerDistribution) -> float:
-    """The larger of the two distributions' stability indices; raises ValueError as they do."""
+    """The larger stability index of the two distributions. Raises ValueError if one is empty."""
     return max(
         population_stability_index(reference.verdicts, current.verdicts),
         population_stability_index(reference.bands, current.bands),
@@ -44,16 +44,16 @@ def shift(reference: AnswerDistribution, current: AnswerDistribution) -> float:
 def population_stability_index(
     reference: Mapping[str, float], current: Mapping[str, float]
 ) -> float:
-    """How far two distributions over the same classes are apart; 0 where they agree.
+    """The distance between two distributions over the same classes; 0 if they are equal.
 
     Σ (c − r) · ln(c / r) over the classes' shares: Siddiqi, Credit Risk Scorecards (2006), chapter
     6, whose rule of thumb is: below 0.1 no shift, above 0.25 one to act on. It is Jeffreys'
-    divergence, whose value by chance alone is about (classes − 1) · (1/n + 1/m) for n and m
+    divergence; its expected value by chance alone is about (classes − 1) · (1/n + 1/m) for n and m
     observations (Yurdakul, Statistical Properties of Population Stability Index, 2018): compare
     windows of some hundreds.
 
-    Counts or shares; a class that one side lacks counts as zero. Raises ValueError where either
-    side has nothing.
+    Accepts counts or shares; a class missing on one side counts as zero. Raises ValueError if
+    either side is empty.
     """
     classes = sorted(reference.keys() | current.keys())
     before, now = (_shares(side, classes) for side in (reference, current))
@@ -63,5 +63,5 @@ def population_stability_index(
 def _shares(counts: Mapping[str, float], classes: list[str]) -> list[float]:
     total = sum(counts.values())
     if not total > 0:
-        raise ValueError("a distribution of nothing")
-    return [max(counts.get(name, 0.0) / total, _LEAST_SHARE) for name in classes]
+        raise ValueError("the distribution is empty")
+    return [max(counts.get(name, 0.0) / total, _MIN_SHARE) for name in classes]

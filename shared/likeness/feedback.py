@@ -1,4 +1,4 @@
-"""Feedback of callers on results, kept as notes; `likeness evaluate --feedback` reads them."""
+"""Callers' feedback on results, stored as notes; `likeness evaluate --feedback` reads it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PAGE = 500
 
 
 class FeedbackEvent(Struct, frozen=True):
-    """One result of one request. `query_id`, where it was given, lets the query be asked again."""
+    """Feedback on one result of one request. With a `query_id` the query can be repeated."""
 
     request_id: str
     id: str
@@ -28,15 +28,15 @@ class Feedback:
     def __init__(self, index: IndexView) -> None:
         self._index = index
 
-    def add(self, opinion: FeedbackEvent) -> None:
-        """Kept once: the same again, or another judgement, replaces the first."""
-        kind = "click" if opinion.kind == "click" else "judgement"
-        # callers choose these texts: put together by any separator, two opinions could be one
-        note_id = msgspec.json.encode((opinion.request_id, opinion.id, kind)).decode()
-        self._index.put_note(_KIND, note_id, msgspec.to_builtins(opinion))
+    def add(self, event: FeedbackEvent) -> None:
+        """Store an event. A click or a judgement replaces an earlier one on the same result."""
+        kind = "click" if event.kind == "click" else "judgement"
+        # Callers choose these texts, so no separator is safe: JSON keeps different ids apart.
+        note_id = msgspec.json.encode((event.request_id, event.id, kind)).decode()
+        self._index.put_note(_KIND, note_id, msgspec.to_builtins(event))
 
     def all(self) -> Iterator[FeedbackEvent]:
-        """Every opinion, in no order."""
+        """Every event, in no particular order."""
         cursor = None
         while True:
             notes, cursor = self._index.list_notes(_KIND, _PAGE, cursor)

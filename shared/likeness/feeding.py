@@ -1,4 +1,4 @@
-"""Hints at objects that no event tells of, fed so slowly that live events hardly wait for them."""
+"""Hints for objects without an event, sent slowly enough that live events hardly wait."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from likeness.settings import MAX_WAITING
 
 T = TypeVar("T")
 
-# Of the files that are taken for pictures by their names.
+# Suffixes of image files.
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".heic", ".heif", ".avif"}
 )
-# SQS counts its messages approximately: what was just sent is not in the count at once.
+# SQS counts messages approximately: those just sent are missing from the count for a while.
 _SETTLE_S = 15.0
 
 
 def may_be_image(key: str, size: int) -> bool:
-    """Not folders' markers, empty objects and what has the suffix of another kind of file.
+    """False for folder markers, empty objects and files with the suffix of another type.
 
-    A key without a suffix may be a picture: only its bytes would tell.
+    A key without a suffix may hold an image: only its bytes would tell.
     """
     suffix = PurePosixPath(key).suffix.lower()
     return size > 0 and not key.endswith("/") and (not suffix or suffix in IMAGE_SUFFIXES)
@@ -39,10 +39,9 @@ def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 
 class HintFeeder:
-    """Sends hints while fewer than `max_waiting` messages wait, whoever sent them.
+    """Sends hints while fewer than `max_waiting` messages wait in the queue, whoever sent them.
 
-    Live events share the queue, which is worked off roughly in order: so long is what lies before
-    them.
+    Live events share the queue, which is processed roughly in order, so this bounds their delay.
     """
 
     def __init__(
@@ -52,27 +51,27 @@ class HintFeeder:
         left_s: Callable[[], float] = lambda: float("inf"),
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """`left_s` tells how long there is still to wait for room."""
+        """`left_s` returns for how many seconds there is still time to wait for room."""
         self._queue = queue
-        self._most_waiting = max_waiting
+        self._max_waiting = max_waiting
         self._left_s = left_s
         self._sleep = sleep
         self._room = 0
-        self._asked = False
+        self._depth_known = False
 
     def send(self, refs: Sequence[ObjectRef]) -> None:
-        """Returns once the queue has taken all of them: they are sent as a whole or not at all, but
-        for a fault of the queue.
+        """Returns once all hints are in the queue. Except for an error of the queue, either all of
+        them are sent or none.
 
-        Raises QueueFull where no room came in time, StoreUnavailable where a hint was not taken.
+        Raises QueueFull if there was no room in time, StoreUnavailable if the queue refused a hint.
         """
         if not refs:
             return
         while self._room <= 0:
-            if self._asked:
+            if self._depth_known:
                 if self._left_s() < _SETTLE_S:
-                    raise QueueFull(f"{self._most_waiting - self._room} hints wait in the queue")
+                    raise QueueFull(f"{self._max_waiting - self._room} hints wait in the queue")
                 self._sleep(_SETTLE_S)
-            self._room = self._most_waiting - self._queue.depth()
-            self._asked = True
+            self._room = self._max_waiting - self._queue.depth()
+            self._depth_known = True
         self._room -= self._queue.send(refs)

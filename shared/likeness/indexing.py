@@ -1,13 +1,13 @@
 """Indexer: make the index agree with the bucket, one batch of hints at a time.
 
-An event is only a hint: it may come late, twice, out of order or not at all. So reconciliation
-reads what the bucket says now, writes where the index differs, and looks again before it is done.
+An event is only a hint: it may arrive late, twice, out of order or never. Reconciliation therefore
+reads both sides, writes where they differ, and reads both again before a hint counts as done.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
 from typing import Any, TypeVar
@@ -52,17 +52,13 @@ from likeness.stopwatch import Stage, untimed
 from likeness.sync import settings_digest, sync_key
 from likeness.tenants import Tenants
 
-_WRITES = 3
-_PARALLEL = 4
-# One message may hold any number of records; what is under way at a time bounds the memory.
-CHUNK = 10
-
-T = TypeVar("T")
-R = TypeVar("R")
+_MAX_WRITES = 3
+# One message may hold any number of records; the chunk bounds the memory that is needed at a time.
+_CHUNK = 10
 
 
 class Result(StrEnum):
-    """What reconciling one object came to."""
+    """What happened to one object."""
 
     INDEXED = "indexed"
     UNCHANGED = "unchanged"
@@ -72,9 +68,11 @@ class Result(StrEnum):
 
 
 class Outcome(Struct, frozen=True):
-    """`loops` counts the writes it took; `error` is why it failed and must be tried again.
+    """The result for one object. `loops` counts its writes; an outcome with an `error` must be
+    retried.
 
-    `unannounced` is why nobody was told of its duplicates: the point names them all the same.
+    `unannounced` is why its duplicates were not announced; the stored point lists them all the
+    same.
     """
 
     ref: ObjectRef
@@ -85,8 +83,24 @@ class Outcome(Struct, frozen=True):
     unannounced: str | None = None
 
 
-class _Look(Struct, frozen=True):
-    """One object as the index and the bucket say it is, in that order of reading."""
+class IndexerConfig(Struct, frozen=True):
+    """How objects are indexed.
+
+    Duplicates are detected only with a `calibration`. `keep_patches` stores patch vectors, where
+    the model has them. With `tenants`, each point carries the tenant that its key names. Objects
+    are read from the store by `parallel` threads; 1 means the caller's own thread.
+    """
+
+    schema: Schema = Schema()
+    limits: Limits = Limits()
+    calibration: Calibration | None = None
+    keep_patches: bool = False
+    tenants: Tenants | None = None
+    parallel: int = 4
+
+
+class _Snapshot(Struct, frozen=True):
+    """One object as the index and the bucket hold it, read in that order."""
 
     hint: Hint
     point: Point | None
@@ -97,13 +111,18 @@ class _Look(Struct, frozen=True):
         return self.hint.ref
 
 
-class _Prepared(Struct, frozen=True):
-    """An object that was read and decoded, ready to be embedded."""
+class _DecodedImage(Struct, frozen=True):
+    """An object that was read and decoded, ready to be embedded. `texts` is its raw metadata."""
 
-    look: _Look
+    snapshot: _Snapshot
     prepared: Prepared
-    image: ImageInfo
+    info: ImageInfo
     texts: Mapping[str, str]
+
+
+Outcomes = dict[ObjectRef, Outcome]
+_Item = TypeVar("_Item", Hint, _Snapshot)
+_Done = TypeVar("_Done")
 
 
 class Indexer:
@@ -114,39 +133,30 @@ class Indexer:
         store: ObjectReader,
         index: VectorIndex,
         embedder: Embedder,
-        schema: Schema | None = None,
-        limits: Limits | None = None,
-        clock: Callable[[], float] = time.time,
-        parallel: int = _PARALLEL,
-        calibration: Calibration | None = None,
-        keep_patches: bool = False,
+        config: IndexerConfig | None = None,
         announce: Announce = no_announcement,
-        tenants: Tenants | None = None,
+        clock: Callable[[], float] = time.time,
         stage: Stage = untimed,
     ) -> None:
-        """`parallel` objects are read from the store at a time; 1 keeps it in this thread.
-
-        With a calibration, duplicates are found as they come in, and announced once written. With
-        tenants, each object is its tenant's. `stage` is entered for what is timed: embed, qdrant.
+        """`announce` gets new points with duplicates once they are stored. `stage` is entered for
+        each timed step: embed, qdrant.
         """
-        self._stage = stage
         self._store = store
         self._index = index
         self._embedder = embedder
-        self._schema = schema or Schema()
-        self._limits = limits or Limits()
+        self._config = config = config or IndexerConfig()
+        self._publish = announce
         self._clock = clock
-        self._pool = ThreadPoolExecutor(parallel) if parallel > 1 else None
-        self._prepared = False
-        patches = embedder.spec.patches
-        self._patches_dim = patches.dim if patches and keep_patches else None
+        self._stage = stage
+        self._pool = ThreadPoolExecutor(config.parallel) if config.parallel > 1 else None
+        self._collection_ready = False
+        spec, calibration = embedder.spec, config.calibration
+        self._patch_dim = spec.patches.dim if spec.patches and config.keep_patches else None
         self._duplicates = (
-            DuplicateDetector(index, embedder.spec, calibration, stage) if calibration else None
+            DuplicateDetector(index, spec, calibration, stage) if calibration else None
         )
-        self._tell = announce
-        self._tenants = tenants
-        tenant_prefix = tenants.prefix if tenants else None
-        self._settings = settings_digest(self._schema, self._limits, tenant_prefix)
+        tenant_prefix = config.tenants.prefix if config.tenants else None
+        self._settings = settings_digest(config.schema, config.limits, tenant_prefix)
 
     @property
     def model(self) -> str:
@@ -154,216 +164,209 @@ class Indexer:
 
     def reconcile(
         self, hints: Sequence[Hint], create: bool = True, announce: bool = True
-    ) -> dict[ObjectRef, Outcome]:
+    ) -> Outcomes:
         """Make the index agree with the bucket on these objects; never raises for one of them.
 
-        Bad images become points in the state “rejected” (a permanent fault, acknowledged). What
-        must be tried again has an `error`. One embedding run and one write serve the whole batch.
+        A file that cannot be indexed becomes a point in the state “rejected”: a permanent fault, so
+        its hint is done. An outcome with an `error` must be retried. Each chunk of hints needs one
+        embedding run and one write.
 
-        `create`: the collection, where there is none. `announce`: duplicates that are found.
+        `create` makes the collection where it is missing; `announce` publishes new duplicates.
         """
-        pending = newest(hints)
-        outcomes = {hint.ref: Outcome(hint.ref, Result.UNCHANGED) for hint in pending}
-        for at in range(0, len(pending), CHUNK):
-            self._reconcile_chunk(pending[at : at + CHUNK], outcomes, create, announce)
+        outcomes: Outcomes = {}
+        for chunk in chunks(hints):
+            outcomes |= self._reconcile_chunk(chunk, create, announce)
         return outcomes
 
-    def _reconcile_chunk(
-        self, hints: list[Hint], outcomes: dict[ObjectRef, Outcome], create: bool, announce: bool
-    ) -> None:
+    def _reconcile_chunk(self, hints: list[Hint], create: bool, announce: bool) -> Outcomes:
+        outcomes = {hint.ref: Outcome(hint.ref, Result.UNCHANGED) for hint in hints}
         try:
-            self._prepare_index(create)
-            self._reconcile(hints, outcomes, announce)
+            self._prepare_collection(create)
+            self._sync(hints, outcomes, announce)
         except LikenessError as error:
             if isinstance(error, IndexMissing):
-                self._prepared = False  # somebody dropped the collection: the retry makes it anew
-            # The index itself is down: nothing that was not seen to agree is acknowledged.
-            for ref in (hint.ref for hint in hints):
-                if not outcomes[ref].error:
+                self._collection_ready = False  # it was dropped: the next attempt creates it again
+            # The index itself failed, so no object is known to be in sync: retry all of them.
+            for ref, outcome in outcomes.items():
+                if not outcome.error:
                     outcomes[ref] = failed(ref, error)
+        return outcomes
 
-    def _prepare_index(self, create: bool) -> None:
-        if not self._prepared:
-            self._index.prepare(self.model, self._embedder.dim, self._patches_dim, create)
-            self._prepared = True
+    def _prepare_collection(self, create: bool) -> None:
+        if not self._collection_ready:
+            self._index.prepare(self.model, self._embedder.dim, self._patch_dim, create)
+            self._collection_ready = True
 
-    def _reconcile(
-        self, pending: list[Hint], outcomes: dict[ObjectRef, Outcome], announce: bool
-    ) -> None:
-        news: set[ObjectRef] = set()
-        for loop in range(_WRITES + 1):
-            looks: list[_Look] = []
-            agreed: list[_Look] = []
-            for look in self._look(pending, outcomes):
-                (agreed if self._agrees(look) else looks).append(look)
+    def _sync(self, pending: list[Hint], outcomes: Outcomes, announce: bool) -> None:
+        """Read both sides, write the differences, and read again, until nothing differs."""
+        new_images: set[ObjectRef] = set()
+        for writes in range(_MAX_WRITES + 1):
+            in_sync: list[_Snapshot] = []
+            differing: list[_Snapshot] = []
+            for snapshot in self._read_both(pending, outcomes):
+                (in_sync if self._is_in_sync(snapshot) else differing).append(snapshot)
             if announce:
-                self._announce([look for look in agreed if look.ref in news], outcomes)
-            if not looks:
+                self._announce([each for each in in_sync if each.ref in new_images], outcomes)
+            if not differing:
                 return
-            if loop < _WRITES:
-                pending = self._mend(looks, outcomes, loop + 1, news)
-        for look in looks:
-            error = IndexContended(f"{look.ref.key} kept changing while it was indexed")
-            outcomes[look.ref] = Outcome(look.ref, Result.FAILED, error.slug, _WRITES, error)
+            if writes < _MAX_WRITES:
+                new_images |= self._apply(differing, outcomes, writes + 1)
+                pending = [each.hint for each in differing if not outcomes[each.ref].error]
+        for snapshot in differing:
+            error = IndexContended(f"{snapshot.ref.key} kept changing while it was indexed")
+            outcomes[snapshot.ref] = failed(snapshot.ref, error, _MAX_WRITES)
 
-    def _look(self, hints: list[Hint], outcomes: dict[ObjectRef, Outcome]) -> list[_Look]:
-        # The index is read before the bucket: a write that comes between them is seen as a
-        # difference, never taken for agreement.
+    def _read_both(self, hints: list[Hint], outcomes: Outcomes) -> list[_Snapshot]:
+        # The index is read before the bucket: a change between the two reads shows as a
+        # difference and is never mistaken for agreement.
         ids = [hint.ref.point_id for hint in hints]
         with self._stage("qdrant"):
-            points = self._index.retrieve_payloads(self._embedder.fingerprint, ids)
+            points = self._index.retrieve_payloads(self.model, ids)
 
-        def look(hint: Hint) -> _Look:
-            return _Look(hint, points.get(hint.ref.point_id), self._store.head(hint.ref))
+        def read(hint: Hint) -> _Snapshot:
+            return _Snapshot(hint, points.get(hint.ref.point_id), self._store.head(hint.ref))
 
-        return self._each(look, hints, lambda hint: hint.ref, outcomes)
+        return self._for_each(hints, read, outcomes)
 
-    def _agrees(self, look: _Look) -> bool:
-        point, state = look.point, look.state
+    def _is_in_sync(self, snapshot: _Snapshot) -> bool:
+        point, state = snapshot.point, snapshot.state
         if point is None or point.object is None or state is None:
             return (point is None or point.object is None) and state is None
-        # a key declared or a limit raised since: a hint at the object takes it in anew
-        wanted = sync_key(self._embedder.fingerprint, self._settings, state)
-        found = sync_key(point.model, point.settings, point.object)
-        return found == wanted and point.object.version_id == state.version_id
+        # The settings are compared too: after a new metadata key or a higher limit, a hint
+        # indexes the object again.
+        wanted = sync_key(self.model, self._settings, state)
+        stored = sync_key(point.model, point.settings, point.object)
+        return stored == wanted and point.object.version_id == state.version_id
 
-    def _mend(
-        self,
-        looks: list[_Look],
-        outcomes: dict[ObjectRef, Outcome],
-        loop: int,
-        news: set[ObjectRef],
-    ) -> list[Hint]:
-        """Write what the bucket said; returns the hints that need another look. `news` gets those
-        whose picture was not there before.
-        """
-        writes = [self._write(look, State.GONE) for look in looks if look.state is None]
-        present = [look for look in looks if look.state]
-        prepared = []
-        # Decoded one at a time, in this thread: four at once, each in its thread's own arena,
-        # took 3.2 GB for ten RGBA pictures of 50 megapixels; so they take 0.9 GB.
-        for look, body in self._each(self._read, present, lambda look: look.ref, outcomes):
-            if body is None:
-                continue  # changed meanwhile: the next look says to what
-            try:
-                prepared.append(self._prepare(look, body))
-            except ImageError as error:
-                writes.append(self._rejected(look, error))
-            except (ConfigurationError, MemoryError) as error:
-                outcomes[look.ref] = failed(look.ref, error)
-        if prepared:
-            with self._stage("embed"):
-                found = self._embedder.extract([item.prepared.tensor for item in prepared])
-            writes += [self._live(item, found, row) for row, item in enumerate(prepared)]
+    def _apply(self, differing: list[_Snapshot], outcomes: Outcomes, loop: int) -> set[ObjectRef]:
+        """Write what the bucket holds. Returns the objects whose image was not stored before."""
+        writes = [self._write(each, State.GONE) for each in differing if each.state is None]
+        writes += self._image_writes([each for each in differing if each.state], outcomes)
         if self._duplicates:
             writes = self._duplicates.annotate(writes)
         if writes:
             with self._stage("qdrant"):
-                self._index.write(self._embedder.fingerprint, writes)
-        before = {look.ref: look.point.sha256 for look in looks if look.point}
+                self._index.write(self.model, writes)
         for point in (write.point for write in writes):
-            if point.sha256 != before.get(point.ref):
-                news.add(point.ref)
             outcomes[point.ref] = Outcome(point.ref, _RESULTS[point.state], point.reason, loop)
-        return [look.hint for look in looks if not outcomes[look.ref].error]
+        before = {each.ref: each.point.sha256 for each in differing if each.point}
+        return {w.point.ref for w in writes if w.point.sha256 != before.get(w.point.ref)}
 
-    def _announce(self, looks: list[_Look], outcomes: dict[ObjectRef, Outcome]) -> None:
-        """Tell of duplicates that stand in the index now: a write may have lost to another.
+    def _image_writes(self, present: list[_Snapshot], outcomes: Outcomes) -> list[PointWrite]:
+        """Read, decode and embed objects that exist: a live or a rejected point for each."""
+        writes: list[PointWrite] = []
+        decoded: list[_DecodedImage] = []
+        # Decoded one at a time, in this thread: four threads, each with its own malloc arena,
+        # took 3.2 GB for ten RGBA images of 50 megapixels; one takes 0.9 GB.
+        for snapshot, body in self._for_each(present, self._read, outcomes):
+            if body is None:
+                continue  # changed since it was compared: the next loop reads it again
+            try:
+                decoded.append(self._decode(snapshot, body))
+            except ImageError as error:
+                writes.append(self._rejected(snapshot, error))
+            except (ConfigurationError, MemoryError) as error:
+                outcomes[snapshot.ref] = failed(snapshot.ref, error)
+        if decoded:
+            with self._stage("embed"):
+                features = self._embedder.extract([each.prepared.tensor for each in decoded])
+            writes += [self._live(each, features, row) for row, each in enumerate(decoded)]
+        return writes
 
-        A bus that does not take them must not hold the index up: the points say it too.
+    def _read(self, snapshot: _Snapshot) -> tuple[_Snapshot, ObjectBody | ImageError | None]:
+        """The object's bytes, the error if they are too many, or None if the object changed."""
+        assert snapshot.state is not None
+        limit = self._config.limits.max_bytes
+        if snapshot.state.size > limit:
+            return snapshot, ImageTooLarge(
+                f"{snapshot.state.size / MIB:.1f} MiB; at most {limit / MIB:.1f} MiB are indexed"
+            )
+        try:
+            return snapshot, self._store.read(snapshot.ref, snapshot.state.etag, limit)
+        except ObjectChanged:
+            return snapshot, None
+        except ImageTooLarge as error:
+            return snapshot, error
+
+    def _decode(self, snapshot: _Snapshot, body: ObjectBody | ImageError) -> _DecodedImage:
+        """Raises ImageError for bytes that can never be indexed."""
+        assert snapshot.state is not None
+        if isinstance(body, ImageError):
+            raise body
+        image, info = decode(body.data, self._config.limits, self._embedder.decode_size)
+        texts = {**body.tags, **snapshot.state.metadata}
+        return _DecodedImage(snapshot, self._embedder.preprocess(image), info, texts)
+
+    def _live(self, image: _DecodedImage, features: BatchFeatures, row: int) -> PointWrite:
+        try:
+            check_vector(features.vectors[row])
+        except ImageError as error:
+            return self._rejected(image.snapshot, error)
+        meta, invalid = self._config.schema.parse(image.texts)
+        detail = f"metadata ignored, not of its type: {', '.join(invalid)}" if invalid else None
+        fields: dict[str, Any] = {
+            "image": image.info,
+            "meta": meta,
+            "detail": detail,
+            "vector": features.vectors[row],
+            "colours": image.prepared.colours.tobytes(),
+        }
+        if features.local is not None:
+            salience = None if features.salience is None else features.salience[row]
+            fields["local"] = pack(features.local[row], salience)
+        if features.patches is not None and self._patch_dim:
+            fields["patches"] = features.patches[row]
+        return self._write(image.snapshot, State.LIVE, **fields)
+
+    def _rejected(self, snapshot: _Snapshot, error: ImageError) -> PointWrite:
+        return self._write(snapshot, State.REJECTED, reason=error.slug, detail=str(error))
+
+    def _write(self, snapshot: _Snapshot, state: State, **fields: Any) -> PointWrite:
+        stored = snapshot.point.version if snapshot.point else Version()
+        condition: OlderThan | Exactly
+        if snapshot.hint.sequencer > stored.sequencer:
+            version = Version(snapshot.hint.sequencer)
+            condition = OlderThan(version)
+        else:
+            # The bucket differs although the stored version is as new: an undelete, sequencers
+            # out of order, or drift.
+            version = Version(stored.sequencer, stored.rev + 1)
+            condition = Exactly(stored)
+        tenants = self._config.tenants
+        point = Point(
+            ref=snapshot.ref,
+            state=state,
+            version=version,
+            model=self.model,
+            settings=self._settings,
+            indexed_at_s=self._clock(),
+            object=snapshot.state,
+            tenant=tenants.owner(snapshot.ref.key) if tenants else None,
+            **fields,
+        )
+        return PointWrite(point, condition)
+
+    def _announce(self, snapshots: list[_Snapshot], outcomes: Outcomes) -> None:
+        """Publish duplicates as they are stored: this indexer's write may have lost to another.
+
+        A failing event bus must not stop indexing: the stored points list the duplicates too.
         """
-        points = [look.point for look in looks if look.point and look.point.partners]
+        points = [each.point for each in snapshots if each.point and each.point.partners]
         if not points:
             return
         try:
-            self._tell(points)
+            self._publish(points)
         except Unavailable as error:
             for point in points:
                 outcome = outcomes[point.ref]
                 outcomes[point.ref] = msgspec.structs.replace(outcome, unannounced=str(error))
 
-    def _read(self, look: _Look) -> tuple[_Look, ObjectBody | ImageError | None]:
-        """The object's bytes, why they are too many, or None where the object has changed."""
-        assert look.state is not None
-        limit = self._limits.max_bytes
-        if look.state.size > limit:
-            return look, ImageTooLarge(
-                f"{look.state.size / MIB:.1f} MiB; at most {limit / MIB:.1f} MiB are indexed"
-            )
-        try:
-            return look, self._store.read(look.ref, look.state.etag, limit)
-        except ObjectChanged:
-            return look, None
-        except ImageTooLarge as error:
-            return look, error
+    def _for_each(
+        self, items: Sequence[_Item], work: Callable[[_Item], _Done], outcomes: Outcomes
+    ) -> list[_Done]:
+        """Do the work for each item, in parallel; an error of the store fails that item alone."""
 
-    def _prepare(self, look: _Look, body: ObjectBody | ImageError) -> _Prepared:
-        """Raises ImageError for bytes that can never be indexed."""
-        assert look.state is not None
-        if isinstance(body, ImageError):
-            raise body
-        image, info = decode(body.data, self._limits, self._embedder.decode_size)
-        texts = {**body.tags, **look.state.metadata}
-        return _Prepared(look, self._embedder.preprocess(image), info, texts)
-
-    def _live(self, item: _Prepared, found: BatchFeatures, row: int) -> PointWrite:
-        try:
-            check_vector(found.vectors[row])
-        except ImageError as error:
-            return self._rejected(item.look, error)
-        meta, misfits = self._schema.parse(item.texts)
-        detail = f"metadata left out, not of its type: {', '.join(misfits)}" if misfits else None
-        facts: dict[str, Any] = {
-            "image": item.image,
-            "meta": meta,
-            "detail": detail,
-            "vector": found.vectors[row],
-            "colours": item.prepared.colours.tobytes(),
-        }
-        if found.local is not None:
-            salience = None if found.salience is None else found.salience[row]
-            facts["local"] = pack(found.local[row], salience)
-        if found.patches is not None and self._patches_dim:
-            facts["patches"] = found.patches[row]
-        return self._write(item.look, State.LIVE, **facts)
-
-    def _rejected(self, look: _Look, error: ImageError) -> PointWrite:
-        return self._write(look, State.REJECTED, reason=error.slug, detail=str(error))
-
-    def _write(self, look: _Look, state: State, **rest: Any) -> PointWrite:
-        stored = look.point.version if look.point else Version()
-        condition: OlderThan | Exactly
-        if look.hint.sequencer > stored.sequencer:
-            version = Version(look.hint.sequencer)
-            condition = OlderThan(version)
-        else:
-            # S3 disagrees although the stored version is as new: undelete, misordered sequencers,
-            # drift
-            version = Version(stored.sequencer, stored.rev + 1)
-            condition = Exactly(stored)
-        point = Point(
-            ref=look.ref,
-            state=state,
-            version=version,
-            model=self._embedder.fingerprint,
-            settings=self._settings,
-            indexed_at_s=self._clock(),
-            object=look.state,
-            tenant=self._tenants.owner(look.ref.key) if self._tenants else None,
-            **rest,
-        )
-        return PointWrite(point, condition)
-
-    def _each(
-        self,
-        work: Callable[[T], R],
-        items: Sequence[T],
-        ref: Callable[[T], ObjectRef],
-        outcomes: dict[ObjectRef, Outcome],
-    ) -> list[R]:
-        """Do the work for each item, side by side; a store's fault fails that item alone."""
-
-        def guarded(item: T) -> R | StoreUnavailable | ConfigurationError:
+        def guarded(item: _Item) -> _Done | StoreUnavailable | ConfigurationError:
             try:
                 return work(item)
             except (StoreUnavailable, ConfigurationError) as error:
@@ -373,20 +376,10 @@ class Indexer:
         results = self._pool.map(guarded, items) if self._pool else map(guarded, items)
         for item, result in zip(items, results, strict=True):
             if isinstance(result, StoreUnavailable | ConfigurationError):
-                outcomes[ref(item)] = failed(ref(item), result)
+                outcomes[item.ref] = failed(item.ref, result)
             else:
                 done.append(result)
         return done
-
-
-def newest(hints: Sequence[Hint]) -> list[Hint]:
-    """One hint for each object, the latest."""
-    found: dict[ObjectRef, Hint] = {}
-    for hint in hints:
-        known = found.get(hint.ref)
-        if known is None or hint.sequencer > known.sequencer:
-            found[hint.ref] = hint
-    return list(found.values())
 
 
 _RESULTS = {
@@ -396,7 +389,19 @@ _RESULTS = {
 }
 
 
-def failed(ref: ObjectRef, error: LikenessError | MemoryError) -> Outcome:
+def chunks(hints: Sequence[Hint]) -> Iterator[list[Hint]]:
+    """The newest hint for each object, a limited number at a time."""
+    newest: dict[ObjectRef, Hint] = {}
+    for hint in hints:
+        known = newest.get(hint.ref)
+        if known is None or hint.sequencer > known.sequencer:
+            newest[hint.ref] = hint
+    pending = list(newest.values())
+    for at in range(0, len(pending), _CHUNK):
+        yield pending[at : at + _CHUNK]
+
+
+def failed(ref: ObjectRef, error: LikenessError | MemoryError, loops: int = 0) -> Outcome:
     if isinstance(error, MemoryError):
         error = ConfigurationError("the function's memory is too small for this image")
-    return Outcome(ref, Result.FAILED, error.slug, error=error)
+    return Outcome(ref, Result.FAILED, error.slug, loops, error)

@@ -192,12 +192,6 @@ def read_file(folder: Path, spec: ModelSpec, name: str) -> bytes:
     return data
 
 
-def load_bundle(folder: Path) -> tuple[ModelSpec, dict[str, bytes]]:
-    """The spec and all its files. Raises ModelBundleError naming the file or field."""
-    spec = load_spec(folder)
-    return spec, {name: read_file(folder, spec, name) for name in spec.files}
-
-
 def _read(folder: Path, name: str) -> bytes:
     try:
         return (folder / name).read_bytes()

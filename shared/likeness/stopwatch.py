@@ -1,4 +1,4 @@
-"""How long the stages of one piece of work take."""
+"""Times the stages of a request or a batch."""
 
 from __future__ import annotations
 
@@ -10,14 +10,12 @@ Stage = Callable[[str], AbstractContextManager[None]]
 
 
 def untimed(name: str) -> AbstractContextManager[None]:
-    """A stage whose time nobody asks for."""
+    """A stage that is not timed."""
     return nullcontext()
 
 
 class Stopwatch:
-    """`took_ms` has the milliseconds of each stage that ran, those of its repetitions added up, and
-    of those that failed too.
-    """
+    """`took_ms` holds the milliseconds of each stage, summed over runs, failed ones included."""
 
     def __init__(self) -> None:
         self.took_ms: dict[str, float] = {}

@@ -1,4 +1,4 @@
-"""When the index agrees with the bucket on an object: one notion, for reconciliation and drift."""
+"""When index and bucket are in sync: one definition for reconciliation and drift detection."""
 
 from __future__ import annotations
 
@@ -10,31 +10,33 @@ from likeness.filters import Schema
 from likeness.records import ListedObject, ObjectState
 from likeness.settings import Limits
 
-# Raised when points hold more than they did: a hint then takes an object in anew.
-_CONTENT = 2
+# Increased when points hold more than before: a hint then indexes an object again.
+_CONTENT_VERSION = 2
 
 
 def settings_digest(schema: Schema, limits: Limits, tenant_prefix: str | None = None) -> str:
-    """Of what decides on a point's content, so that a key declared since is noticed.
+    """A digest of the settings that determine a point's content, such as the metadata schema.
 
-    `tenant_prefix`: what tenants' names in keys come after, None without tenants.
+    `tenant_prefix` is the key prefix before a tenant's name, None without tenants.
     """
     tenants = [] if tenant_prefix is None else [tenant_prefix]
-    decisive = msgspec.json.encode((_CONTENT, schema, limits, *tenants), order="deterministic")
-    return hashlib.sha256(decisive).hexdigest()[:8]
+    content = (_CONTENT_VERSION, schema, limits, *tenants)
+    encoded = msgspec.json.encode(content, order="deterministic")
+    return hashlib.sha256(encoded).hexdigest()[:8]
 
 
 def sync_key(
-    model: str, settings: str, found: ObjectState | ListedObject
+    model: str, settings: str, state: ObjectState | ListedObject
 ) -> tuple[str, str, str, int]:
-    """What must be equal on both sides. All of it stands in a listing, too.
+    """The values that must be equal on both sides. A bucket's listing has all of them.
 
-    S3 tells when an object was written in whole seconds; its version is known to HeadObject alone.
+    S3 gives the time of writing in whole seconds. The version id is left out: only HeadObject has
+    it.
     """
-    return model, settings, found.etag, int(found.last_modified_s)
+    return model, settings, state.etag, int(state.last_modified_s)
 
 
-def sync_fingerprint(model: str, settings: str, found: ObjectState | ListedObject) -> bytes:
-    """The agreement in 8 bytes: two that differ share them once in 2^64."""
-    text = "\0".join(map(str, sync_key(model, settings, found)))
+def sync_fingerprint(model: str, settings: str, state: ObjectState | ListedObject) -> bytes:
+    """The sync key hashed to 8 bytes: two different keys collide once in 2^64."""
+    text = "\0".join(map(str, sync_key(model, settings, state)))
     return hashlib.blake2b(text.encode(), digest_size=8).digest()

@@ -18,7 +18,8 @@ import numpy as np
 import onnx
 import pytest
 
-from likeness.model import ModelSpec, load_bundle
+from console.bundles.bundle_reader import load_bundle
+from likeness.model import ModelSpec
 from tests import lambda_runtime
 from tests.fault_server import Answer, FaultServer, Request, closed_port, serve
 from tests.networks import (

@@ -6,7 +6,9 @@ The REST adapter talks to the small test server, and to a real one where QDRANT_
 
 from __future__ import annotations
 
+import importlib
 import os
+import pkgutil
 import shutil
 import socket
 import subprocess
@@ -20,6 +22,7 @@ import numpy as np
 import pytest
 import urllib3
 
+from likeness import adapters
 from likeness.adapters.qdrant_embedded import EmbeddedIndex
 from likeness.adapters.qdrant_layout import Layout
 from likeness.adapters.qdrant_rest import RestIndex
@@ -49,7 +52,10 @@ SCHEMA = Schema.declare(
 )
 
 
-@pytest.fixture(params=["embedded", "rest", "server"])
+STORES = {"embedded": EmbeddedIndex, "rest": RestIndex, "server": RestIndex}
+
+
+@pytest.fixture(params=STORES)
 def index(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[VectorIndex]:
     layout = Layout(f"t{uuid.uuid4().hex[:8]}", SCHEMA)
     if request.param == "embedded":
@@ -94,6 +100,23 @@ def real_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     yield url
     process.kill()
     process.wait()
+
+
+def test_every_vector_store_is_tested_here() -> None:
+    """A store is a class of the adapters that has all methods of VectorIndex."""
+    methods = {name for name in dir(VectorIndex) if not name.startswith("_")}
+    modules = [
+        importlib.import_module(f"{adapters.__name__}.{module.name}")
+        for module in pkgutil.iter_modules(adapters.__path__)
+    ]
+    stores = {
+        value
+        for module in modules
+        for value in vars(module).values()
+        if isinstance(value, type) and value.__module__ == module.__name__
+        if methods <= set(dir(value))
+    }
+    assert stores == set(STORES.values())
 
 
 @pytest.fixture

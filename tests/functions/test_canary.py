@@ -1,4 +1,4 @@
-"""The canary over a bucket in memory, the real engine and the real network."""
+"""The canary with a bucket in memory, the real engine and the real network."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from aws_lambda_powertools import Logger, Metrics
 
-from functions.canary.handler import LEAST_ANSWERS, NOTE, NOTE_ID, WINDOW_HOURS, Canary
+from functions.canary.handler import MIN_ANSWERS, NOTE, NOTE_ID, WINDOW_HOURS, Canary
 from likeness.answer_shift import AnswerDistribution
 from likeness.errors import IndexUnavailable
 from likeness.searchers import Searchers
@@ -25,7 +25,7 @@ EMPTIER = AnswerDistribution({"copy": 500.0, "empty": 500.0}, {"0.9": 400.0, "0.
 
 
 class Watched(Service):
-    """A service that a canary watches. `counts`: what CloudWatch would say of its last day."""
+    """A service with a canary. `counts` are the answers of the last day, as from CloudWatch."""
 
     counts = GOOD
 
@@ -51,7 +51,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
 
 @pytest.fixture
 def service(filled: Watched) -> Iterator[Watched]:
-    """With the pictures that were indexed, and without a reference."""
+    """The service with its indexed images in the bucket, and without a reference."""
     yield filled
     filled.counts = GOOD
     filled.index.delete_note(NOTE, NOTE_ID)
@@ -66,25 +66,25 @@ def published(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     return {name: line[name][0] for line in lines for name in names if name in line}
 
 
-def test_pictures_of_the_index_find_themselves_when_they_are_edited(
+def test_edited_images_of_the_index_find_their_originals(
     service: Watched, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told = service.run()
-    assert (told["asked"], told["recall"], told["missed"]) == (20, 1.0, [])
+    answer = service.run()
+    assert (answer["asked"], answer["recall"], answer["missed"]) == (20, 1.0, [])
     assert published(capsys)["CanaryRecall"] == 1
 
 
-def test_an_index_that_holds_other_pictures_than_it_says_has_no_recall(
+def test_an_index_that_differs_from_the_bucket_loses_recall(
     service: Watched, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for n in range(PICTURES):  # replaced in the bucket, and no event reached the index
+    for n in range(PICTURES):  # replaced in the bucket, without an event
         service.bucket.put(f"{n}.png", png(100 + n))
-    told = service.run()
-    assert told["recall"] < 0.9 and len(told["missed"]) == round(20 * (1 - told["recall"]))
-    assert published(capsys)["CanaryRecall"] == told["recall"]
+    answer = service.run()
+    assert answer["recall"] < 0.9 and len(answer["missed"]) == round(20 * (1 - answer["recall"]))
+    assert published(capsys)["CanaryRecall"] == answer["recall"]
 
 
-def test_the_queries_are_the_same_at_every_run(service: Watched) -> None:
+def test_the_queries_are_the_same_in_every_run(service: Watched) -> None:
     service.fill({"99.png": b"no picture"})
     sampled = [point.id for point in service.index.scroll(20, filter=LIVE).points]
     assert service.run()["asked"] == 20
@@ -95,14 +95,14 @@ def test_the_queries_are_the_same_at_every_run(service: Watched) -> None:
     assert service.run()["missed"] == missed
 
 
-def test_a_copy_with_the_same_bytes_is_a_right_answer(service: Watched) -> None:
+def test_a_copy_with_the_same_bytes_counts_as_found(service: Watched) -> None:
     service.fill({f"again {n}.png": png(3) for n in range(12)})
     assert service.run()["recall"] == 1
 
 
-def test_a_deleted_object_is_not_asked_for(service: Watched) -> None:
+def test_a_deleted_object_is_no_query(service: Watched) -> None:
     first = service.index.scroll(1, filter=LIVE).points[0].ref.key
-    service.bucket.remove(first)  # and no event reached the index
+    service.bucket.remove(first)  # without an event
     assert service.run()["asked"] == 19
 
 
@@ -116,7 +116,7 @@ def test_an_empty_index_publishes_no_recall(
     assert "CanaryRecall" not in published(capsys)
 
 
-def test_an_index_that_is_down_is_an_error_not_a_recall(
+def test_an_index_that_is_down_is_an_error_and_not_a_recall_of_zero(
     service: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def down(queries: Any) -> Any:
@@ -127,27 +127,29 @@ def test_an_index_that_is_down_is_an_error_not_a_recall(
         service.run()
 
 
-def test_the_first_day_with_enough_answers_is_the_reference(
+def test_the_first_day_with_enough_answers_becomes_the_reference(
     service: Watched, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert service.run()["reference"] == "taken"
     assert "AnswerShift" not in published(capsys)
     assert service.run()["shift"] == 0
     service.counts = EMPTIER
-    told = service.run()
-    assert told["shift"] > 0.25
-    assert published(capsys)["AnswerShift"] == pytest.approx(told["shift"], abs=1e-4)
+    answer = service.run()
+    assert answer["shift"] > 0.25
+    assert published(capsys)["AnswerShift"] == pytest.approx(answer["shift"], abs=1e-4)
 
 
-def test_a_wanted_change_becomes_the_new_reference(service: Watched) -> None:
+def test_the_reference_can_be_renewed_after_an_intended_change(service: Watched) -> None:
     service.run()
     service.counts = EMPTIER
     assert service.run({"reference": "renew"})["reference"] == "taken"
     assert service.run()["shift"] == 0
 
 
-def test_a_few_answers_say_nothing(service: Watched, capsys: pytest.CaptureFixture[str]) -> None:
-    service.counts = AnswerDistribution({"copy": LEAST_ANSWERS - 1.0}, {"0.9": LEAST_ANSWERS - 1.0})
+def test_too_few_answers_give_no_shift(
+    service: Watched, capsys: pytest.CaptureFixture[str]
+) -> None:
+    service.counts = AnswerDistribution({"copy": MIN_ANSWERS - 1.0}, {"0.9": MIN_ANSWERS - 1.0})
     assert "shift" not in service.run()
     assert service.index.list_notes(NOTE, 1) == ([], None)
     assert "AnswerShift" not in published(capsys)

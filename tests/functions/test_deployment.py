@@ -1,4 +1,4 @@
-"""How template.yaml and samconfig.toml move traffic to a new version, and take it back."""
+"""How template.yaml and samconfig.toml shift traffic to a new version, and roll back."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def stages() -> Any:
 
 
 def parameters(stages: Any, stage: str) -> dict[str, str]:
-    told = stages[stage]["deploy"]["parameters"]["parameter_overrides"]
-    return dict(text.split("=", 1) for text in told)
+    overrides = stages[stage]["deploy"]["parameters"]["parameter_overrides"]
+    return dict(text.split("=", 1) for text in overrides)
 
 
 def policy(template: Any, role: str) -> dict[str, Any]:
-    """Each statement's resources, under its one action."""
+    """The resources of each statement, by its action."""
     [document] = properties(template, role)["Policies"]
     return {
         action: statement["Resource"]
@@ -41,7 +41,7 @@ def policy(template: Any, role: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", SHIFTED)
-def test_a_new_version_is_tried_before_it_gets_traffic(template: Any, name: str) -> None:
+def test_a_new_version_is_checked_before_it_gets_traffic(template: Any, name: str) -> None:
     preference = properties(template, name)["DeploymentPreference"]
     assert preference["Hooks"] == {"PreTraffic": {"Ref": "CheckFunction"}}
     assert preference["Alarms"] == [{"Ref": f"New{name.replace('Function', 'Alarm')}"}]
@@ -50,7 +50,7 @@ def test_a_new_version_is_tried_before_it_gets_traffic(template: Any, name: str)
         assert preference[key] == {"Fn::FindInMap": ["Deployments", {"Ref": "Deployment"}, of]}
 
 
-def test_by_itself_a_stack_does_without_codedeploy(template: Any) -> None:
+def test_by_default_a_stack_does_not_use_codedeploy(template: Any) -> None:
     parameter = template["Parameters"]["Deployment"]
     ways = template["Mappings"]["Deployments"]
     assert list(ways) == parameter["AllowedValues"]
@@ -59,7 +59,7 @@ def test_by_itself_a_stack_does_without_codedeploy(template: Any) -> None:
 
 
 @pytest.mark.parametrize("name", SHIFTED)
-def test_errors_of_the_new_version_alone_take_it_back(template: Any, name: str) -> None:
+def test_only_errors_of_the_new_version_roll_it_back(template: Any, name: str) -> None:
     alarm = properties(template, f"New{name.replace('Function', 'Alarm')}")
     dimensions = {each["Name"]: each["Value"] for each in alarm["Dimensions"]}
     assert (alarm["Namespace"], alarm["MetricName"]) == ("AWS/Lambda", "Errors")
@@ -68,7 +68,7 @@ def test_errors_of_the_new_version_alone_take_it_back(template: Any, name: str) 
     assert alarm["TreatMissingData"] == "notBreaching"
 
 
-def test_the_check_tries_the_versions_that_wait_for_traffic(template: Any) -> None:
+def test_the_check_invokes_the_versions_that_wait_for_traffic(template: Any) -> None:
     variables = environment(template, "CheckFunction")
     versions = [{"Ref": "SearchFunction.Version"}, {"Ref": "IndexFunction.Version"}]
     asked = [variables[f"LIKENESS_{name}_VERSION"] for name in ("SEARCH", "INDEX")]
@@ -76,7 +76,7 @@ def test_the_check_tries_the_versions_that_wait_for_traffic(template: Any) -> No
     assert policy(template, "CheckRole")["lambda:InvokeFunction"] == versions
 
 
-def test_the_check_reports_for_this_stack_only(template: Any) -> None:
+def test_the_check_may_report_for_this_stack_only(template: Any) -> None:
     allowed = policy(template, "CheckRole")
     reported = allowed["codedeploy:PutLifecycleEventHookExecutionStatus"]["Fn::Sub"]
     group = reported.rpartition(":deploymentgroup:")[2]
@@ -89,7 +89,7 @@ def test_the_check_reports_for_this_stack_only(template: Any) -> None:
     }
 
 
-def test_codedeploy_moves_these_two_aliases_and_asks_the_check(template: Any) -> None:
+def test_codedeploy_may_update_two_aliases_and_invoke_the_check(template: Any) -> None:
     allowed = policy(template, "DeploymentRole")
     moved = allowed["lambda:UpdateAlias"]
     names = {text.split(".")[0].strip("${") for text in texts(moved) if "Function" in text}
@@ -106,7 +106,7 @@ def test_the_check_waits_longer_than_a_search_may_take(template: Any) -> None:
     assert _CONFIG.read_timeout > properties(template, "SearchFunction")["Timeout"]
 
 
-def test_production_shifts_in_steps_and_asks_first(stages: Any) -> None:
+def test_production_shifts_in_steps_and_confirms_change_sets(stages: Any) -> None:
     assert parameters(stages, "prod")["Deployment"] == "Canary10Percent5Minutes"
     assert parameters(stages, "dev")["Deployment"] == "AllAtOnce"
     confirmed = [stages[s]["deploy"]["parameters"]["confirm_changeset"] for s in ("dev", "prod")]
@@ -114,16 +114,16 @@ def test_production_shifts_in_steps_and_asks_first(stages: Any) -> None:
 
 
 @pytest.mark.parametrize("stage", ["dev", "prod"])
-def test_a_stage_sets_parameters_that_the_template_has(
+def test_a_stage_sets_existing_parameters_to_allowed_values(
     template: Any, stages: Any, stage: str
 ) -> None:
     for name, value in parameters(stages, stage).items():
         parameter = template["Parameters"][name]
         assert value in parameter.get("AllowedValues", [value])
-        assert "NoEcho" not in parameter  # no key stands in a file
+        assert "NoEcho" not in parameter  # no secret in a file
     assert f"stage={stage}" in stages[stage]["deploy"]["parameters"]["tags"]
 
 
-def test_the_handler_is_the_one_that_the_template_names(template: Any) -> None:
+def test_the_template_names_the_handler(template: Any) -> None:
     name = properties(template, "CheckFunction")["Handler"]
     assert name == f"{Handler.__module__.rpartition('.')[0]}.app.handler"

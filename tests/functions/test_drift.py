@@ -1,4 +1,4 @@
-"""The drift function: over a bucket in memory, and as Lambda runs it, killed in the middle."""
+"""The drift function: with a bucket in memory, and as a Lambda process that is killed."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ DRIFT, INDEX = "functions.drift.app.handler", "functions.index.app.handler"
 
 
 class Context:
-    """Lambda's. What an invocation may still take falls with each time it is asked."""
+    """Lambda's context, whose remaining time falls with each call."""
 
     function_name = "drift"
 
@@ -112,7 +112,7 @@ def emitted(capsys: pytest.CaptureFixture[str]) -> dict[str, float]:
     return {name: found[name][0] for name in ("Drift", "Swept", "DriftUnfinished")}
 
 
-def test_differences_are_hinted_at_and_counted(
+def test_differences_are_counted_and_sent_as_hints(
     service: Service, capsys: pytest.CaptureFixture[str]
 ) -> None:
     answer = service.handle()
@@ -123,7 +123,7 @@ def test_differences_are_hinted_at_and_counted(
     assert service.handle()["drift"] == 0
 
 
-def test_a_run_without_enough_time_goes_on_in_the_next(
+def test_a_run_without_enough_time_is_continued_by_the_next(
     service: Service, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("likeness.drift._PAGE", 5)
@@ -136,7 +136,7 @@ def test_a_run_without_enough_time_goes_on_in_the_next(
     assert service.handle()["points"] == 12
 
 
-def test_a_full_queue_ends_the_run_which_says_so(
+def test_a_full_queue_ends_the_run_as_unfinished(
     service: Service, capsys: pytest.CaptureFixture[str]
 ) -> None:
     service.waiting = 100
@@ -157,12 +157,12 @@ def test_a_bucket_that_does_not_answer_is_an_error_and_no_drift(service: Service
     assert service.sent == []
 
 
-def test_a_function_that_was_told_no_bucket_says_so(service: Service) -> None:
+def test_a_missing_bucket_setting_is_named(service: Service) -> None:
     with pytest.raises(ConfigurationError, match="LIKENESS_BUCKET"):
         service.handle(bucket=None)
 
 
-# As Lambda runs it
+# As a Lambda process
 
 
 @pytest.fixture
@@ -174,7 +174,7 @@ def qdrant() -> Iterator[ThreadingHTTPServer]:
 
 
 def interrupt(server: ThreadingHTTPServer, call: str, action: Any) -> None:
-    """Do the action at the first call like this one, before it is applied."""
+    """Perform the action at the first matching call, before the call is applied."""
     engine = server.RequestHandlerClass.engine  # type: ignore[attr-defined]
     original = engine.call
 
@@ -196,9 +196,7 @@ def interrupt(server: ThreadingHTTPServer, call: str, action: Any) -> None:
     ],
     ids=["while it reads the index", "after it has sent hints"],
 )
-def test_a_process_killed_in_the_middle_loses_nothing(
-    aws: str, qdrant: ThreadingHTTPServer, call: str
-) -> None:
+def test_a_killed_process_loses_nothing(aws: str, qdrant: ThreadingHTTPServer, call: str) -> None:
     s3, sqs = client("s3", aws), client("sqs", aws)
     bucket = f"pictures-{uuid.uuid4().hex[:8]}"
     s3.create_bucket(Bucket=bucket)

@@ -1,4 +1,4 @@
-"""Every kind of event, from the same files that people invoke the functions with."""
+"""Every kind of event, from the files that `sam local invoke` uses."""
 
 from __future__ import annotations
 
@@ -33,29 +33,29 @@ def bodies(name: str) -> list[Hint]:
 
 
 @pytest.mark.parametrize("name", ["sqs_s3", "sqs_sns_s3", "sqs_s3_test", "sqs_hint"])
-def test_a_queue_event_is_told_from_a_direct_one(name: str) -> None:
+def test_a_queue_event_is_recognised(name: str) -> None:
     assert is_queue_event(event(name))
 
 
 @pytest.mark.parametrize("name", ["s3_put", "s3_test", "eventbridge", "hint"])
-def test_a_direct_event_is_told_from_a_queue_s(name: str) -> None:
+def test_a_direct_event_is_no_queue_event(name: str) -> None:
     assert not is_queue_event(event(name))
 
 
-def test_a_classic_key_is_decoded_once() -> None:
+def test_a_key_in_an_s3_notification_is_decoded_once() -> None:
     [hint] = parse_event(event("s3_put"))
     assert hint.ref == CAFE
     assert hint.sequencer == 0x0055AED6DCD90281E5
     assert hint.event_time_s == pytest.approx(1795341600)
 
 
-def test_an_eventbridge_key_is_taken_as_it_is() -> None:
+def test_a_key_in_an_eventbridge_event_is_not_decoded() -> None:
     [hint] = parse_event(event("eventbridge"))
     assert hint.ref == ObjectRef("photos", "a+b 100%25.jpg")
     assert hint.sequencer == 0x617F08299329D189
 
 
-def test_a_removal_is_a_hint_like_any_other() -> None:
+def test_a_removal_becomes_a_hint() -> None:
     [hint] = parse_event(event("s3_delete"))
     assert hint.ref == ObjectRef("photos", "holiday/old.jpg")
 
@@ -64,7 +64,7 @@ def test_one_message_may_hold_several_records() -> None:
     assert [hint.ref.key for hint in bodies("sqs_s3")] == [CAFE.key, "a.jpg", "b.jpg"]
 
 
-def test_an_sns_envelope_is_opened() -> None:
+def test_an_sns_envelope_is_unwrapped() -> None:
     assert [hint.ref for hint in bodies("sqs_sns_s3")] == [CAFE]
 
 
@@ -72,7 +72,7 @@ def test_an_eventbridge_event_may_come_through_the_queue() -> None:
     assert [hint.ref.key for hint in bodies("sqs_eventbridge")] == ["a+b 100%25.jpg"]
 
 
-def test_the_test_event_is_no_hint() -> None:
+def test_the_s3_test_event_gives_no_hint() -> None:
     assert parse_event(event("s3_test")) == []
     assert bodies("sqs_s3_test") == []
 
@@ -82,7 +82,7 @@ def test_our_own_hint_has_no_sequencer() -> None:
 
 
 @given(st.text(min_size=1, max_size=200).filter(lambda key: key.isprintable()))
-def test_any_key_survives_both_ways(key: str) -> None:
+def test_any_key_survives_encoding_and_decoding(key: str) -> None:
     ref = ObjectRef("photos", key)
     assert parse_message(hint_message(ref)) == [Hint(ref)]
     record = event("s3_put")
@@ -114,7 +114,7 @@ def test_any_key_survives_both_ways(key: str) -> None:
         '{"detail": {"bucket": {"name": "b"}, "object": {"key": "\\ud800"}}}',
     ],
 )
-def test_anything_else_is_refused(body: str) -> None:
+def test_any_other_message_is_refused(body: str) -> None:
     with pytest.raises(InvalidRequest):
         parse_message(body)
 
@@ -134,7 +134,7 @@ JSON = st.recursive(
 
 
 @given(JSON)
-def test_no_message_breaks_the_parser(message: Any) -> None:
+def test_every_json_message_is_parsed_or_refused(message: Any) -> None:
     try:
         hints = parse_message(json.dumps(message))
     except InvalidRequest:

@@ -43,19 +43,19 @@ def handle(queue: Any, event: Any, bucket: str | None = "photos") -> Any:
     return Handler(queue, settings, logger)(event, None)
 
 
-def test_a_batch_of_a_listing_becomes_hints_at_its_pictures() -> None:
+def test_a_batch_of_a_listing_becomes_hints_for_its_images() -> None:
     queue = Queue()
     assert handle(queue, EVENT) == {"sent": 2, "skipped": 2}
     assert queue.sent == [ObjectRef("photos", "in/a+b ü%.jpg"), ObjectRef("photos", "in/5f3a")]
 
 
-def test_who_asks_for_all_gets_hints_at_all() -> None:
+def test_with_the_option_all_every_object_gets_a_hint() -> None:
     queue = Queue()
     event = {**EVENT, "BatchInput": {"all": True}}
     assert handle(queue, event) == {"sent": 4, "skipped": 0}
 
 
-def test_a_full_queue_gets_nothing_and_the_state_machine_comes_again() -> None:
+def test_a_full_queue_gets_nothing_and_the_state_machine_retries() -> None:
     queue = Queue(waiting=100)
     with pytest.raises(QueueFull):
         handle(queue, EVENT)
@@ -64,12 +64,12 @@ def test_a_full_queue_gets_nothing_and_the_state_machine_comes_again() -> None:
     assert handle(queue, EVENT)["sent"] == 2
 
 
-def test_a_batch_without_pictures_needs_no_room() -> None:
+def test_a_batch_without_images_needs_no_room() -> None:
     items = [{"Key": "in/", "Size": 0}]
     assert handle(Queue(waiting=10**6), {**EVENT, "Items": items}) == {"sent": 0, "skipped": 1}
 
 
-def test_a_queue_that_fails_is_told() -> None:
+def test_an_error_of_the_queue_is_raised() -> None:
     class Failing(Queue):
         def send(self, refs: Iterable[ObjectRef]) -> int:
             raise StoreUnavailable("the queue refused a hint")
@@ -83,11 +83,11 @@ def test_a_queue_that_fails_is_told() -> None:
     [{}, [], "no", {"Items": [{"Key": "a.jpg"}]}, {"Items": [{"Key": "a", "Size": "x"}]},
      {"Items": 7}, {"Items": [], "BatchInput": []}],
 )  # fmt: skip
-def test_what_is_no_batch_of_a_listing_is_refused(event: Any) -> None:
+def test_an_event_that_is_no_batch_of_a_listing_is_refused(event: Any) -> None:
     with pytest.raises(InvalidRequest, match="not a batch of a listing"):
         handle(Queue(), event)
 
 
-def test_a_function_that_was_told_no_bucket_says_so() -> None:
+def test_a_missing_bucket_setting_is_named() -> None:
     with pytest.raises(ConfigurationError, match="LIKENESS_BUCKET"):
         handle(Queue(), EVENT, bucket=None)

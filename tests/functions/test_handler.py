@@ -1,6 +1,6 @@
-"""The index function's handler over a bucket in memory and the real embedded engine.
+"""The index function's handler with a bucket in memory and the real embedded engine.
 
-What people and machines do to it: garbage, bombs, the same event five times, in any order.
+Invalid files, decompression bombs, repeated and reordered events, and failing dependencies.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from likeness.errors import (
     Unavailable,
 )
 from likeness.filters import Schema
-from likeness.indexing import Indexer, Result
+from likeness.indexing import Indexer, IndexerConfig, Result
 from likeness.records import Hint, NearestQuery, ObjectRef, Point, State
 from likeness.stopwatch import Stopwatch
 from tests.fake_bucket import FakeBucket
@@ -55,7 +55,8 @@ class Service:
 
     def handle(self, event: dict[str, Any]) -> dict[str, Any]:
         watch = Stopwatch()
-        indexer = Indexer(self.store, self.index, self.embedder, self.schema, stage=watch.stage)
+        config = IndexerConfig(self.schema)
+        indexer = Indexer(self.store, self.index, self.embedder, config, stage=watch.stage)
         logger = Logger(service="index", logger_handler=logging.NullHandler())
         metrics = Metrics(namespace="Test", service="index")
         return Handler(indexer, logger, metrics, watch)(event, None)
@@ -108,16 +109,16 @@ def test_an_upload_becomes_searchable_with_its_metadata(service: Service) -> Non
     assert found.point.ref.key == "a.png"
 
 
-def test_metadata_that_does_not_fit_its_type_is_named(service: Service) -> None:
+def test_metadata_of_another_type_is_ignored_and_named(service: Service) -> None:
     service.bucket.put("a.png", png(1), {"brand": "acme", "price": "cheap"})
     service.deliver("a.png")
     point = service.point("a.png")
     assert point is not None and point.state is State.LIVE
     assert point.meta == {"brand": "acme"}
-    assert point.detail == "metadata left out, not of its type: price"
+    assert point.detail == "metadata ignored, not of its type: price"
 
 
-def test_tags_are_metadata_too_but_metadata_wins(service: Service) -> None:
+def test_tags_are_metadata_too_but_metadata_takes_precedence(service: Service) -> None:
     service.bucket.put("a.png", png(1), {"price": "2"}, tags={"brand": "zeta", "price": "1"})
     service.deliver("a.png")
     point = service.point("a.png")
@@ -141,7 +142,7 @@ def test_a_bad_file_is_recorded_as_rejected_and_acknowledged(
     assert good is not None and good.state is State.LIVE
 
 
-def test_a_huge_object_is_rejected_unread(service: Service) -> None:
+def test_a_huge_object_is_rejected_without_being_read(service: Service) -> None:
     service.bucket.put("huge.jpg", bytes(100_000_000))
     service.store = FailingReads(service.bucket)
     assert service.deliver("huge.jpg") == {"batchItemFailures": []}
@@ -174,7 +175,7 @@ def test_the_same_event_five_times_stores_one_point(service: Service) -> None:
     assert service.index.info().points == 1
 
 
-def test_shuffled_events_of_overwrites_and_deletes_end_right(service: Service) -> None:
+def test_shuffled_events_of_overwrites_and_deletes_leave_the_right_points(service: Service) -> None:
     keys = [f"k{i}.png" for i in range(6)]
     for round_ in range(3):
         for i, key in enumerate(keys):
@@ -207,7 +208,7 @@ def test_an_overwritten_rejected_file_becomes_live(service: Service) -> None:
     assert point is not None and (point.state, point.reason) == (State.LIVE, None)
 
 
-def test_a_store_fault_fails_its_record_alone(service: Service) -> None:
+def test_an_error_of_the_store_fails_its_record_alone(service: Service) -> None:
     for key in ("a.png", "b.png", "c.png"):
         service.bucket.put(key, png(ord(key[0])))
     service.store = FailingReads(service.bucket, only="b.png")
@@ -218,7 +219,7 @@ def test_a_store_fault_fails_its_record_alone(service: Service) -> None:
     assert service.point("a.png") and service.point("c.png")
 
 
-def test_a_declared_key_reaches_what_was_indexed_before(service: Service) -> None:
+def test_a_newly_declared_key_is_added_to_points_indexed_before(service: Service) -> None:
     service.bucket.put("a.png", png(1), {"colour": "red"})
     service.deliver("a.png")
     service.schema = Schema.declare({"colour": "keyword"})
@@ -227,7 +228,7 @@ def test_a_declared_key_reaches_what_was_indexed_before(service: Service) -> Non
     assert point is not None and point.meta == {"colour": "red"}
 
 
-def test_the_same_bytes_with_new_metadata_are_taken_in_on_an_unversioned_bucket(
+def test_new_metadata_on_the_same_bytes_is_indexed_in_an_unversioned_bucket(
     service: Service,
 ) -> None:
     service.bucket.versioned = False
@@ -239,7 +240,7 @@ def test_the_same_bytes_with_new_metadata_are_taken_in_on_an_unversioned_bucket(
     assert point is not None and point.meta == {"brand": "new"}
 
 
-def test_a_dropped_collection_is_made_anew_by_the_next_try(service: Service) -> None:
+def test_a_dropped_collection_is_created_again_by_the_retry(service: Service) -> None:
     service.bucket.put("a.png", png(1))
     indexer = Indexer(service.bucket, DroppedOnce(service.index), service.embedder)
     hints = [Hint(service.bucket.ref("a.png"))]
@@ -247,7 +248,7 @@ def test_a_dropped_collection_is_made_anew_by_the_next_try(service: Service) -> 
     assert indexer.reconcile(hints)[hints[0].ref].result is Result.INDEXED
 
 
-def test_a_message_of_many_records_is_worked_off_in_parts(service: Service) -> None:
+def test_a_message_with_many_records_is_processed_in_chunks(service: Service) -> None:
     keys = [f"{i}.png" for i in range(25)]
     for i, key in enumerate(keys):
         service.bucket.put(key, png(i, 24, 18))
@@ -258,18 +259,18 @@ def test_a_message_of_many_records_is_worked_off_in_parts(service: Service) -> N
 
 
 @pytest.mark.parametrize("fault", [ConfigurationError("a decoder is missing"), MemoryError()])
-def test_an_image_that_fails_by_our_own_fault_fails_alone(
+def test_an_image_that_fails_by_a_server_error_fails_alone(
     service: Service, monkeypatch: pytest.MonkeyPatch, fault: Exception
 ) -> None:
     service.bucket.put("a.png", png(1))
     service.bucket.put("b.png", png(2))
-    look = service.embedder.preprocess
+    preprocess = service.embedder.preprocess
     faults = [fault]
 
     def failing_first(image: Image.Image) -> Any:
         if faults:
             raise faults.pop()
-        return look(image)
+        return preprocess(image)
 
     monkeypatch.setattr(service.embedder, "preprocess", failing_first)
     assert len(service.deliver("a.png", "b.png")["batchItemFailures"]) == 1
@@ -282,12 +283,12 @@ def test_an_image_without_a_vector_is_rejected_alone(
 ) -> None:
     service.bucket.put("a.png", png(1))
     service.bucket.put("b.png", png(2))
-    describe = service.embedder.extract
+    extract = service.embedder.extract
 
     def nan_first(tensors: Any) -> Any:
-        found = describe(tensors)
-        found.vectors[0] = np.nan
-        return found
+        features = extract(tensors)
+        features.vectors[0] = np.nan
+        return features
 
     monkeypatch.setattr(service.embedder, "extract", nan_first)
     assert service.deliver("a.png", "b.png") == {"batchItemFailures": []}
@@ -296,7 +297,7 @@ def test_an_image_without_a_vector_is_rejected_alone(
     assert b is not None and b.state is State.LIVE
 
 
-def test_a_dead_index_fails_every_record(service: Service) -> None:
+def test_an_index_that_is_down_fails_every_record(service: Service) -> None:
     service.bucket.put("a.png", png(1))
     service.index.close()
     event = service.batch(notification("photos", "a.png"), notification("photos", "b.png"))
@@ -317,13 +318,13 @@ def test_the_test_event_is_acknowledged(service: Service) -> None:
     assert service.handle(event) == {"batchItemFailures": []}
 
 
-def test_a_direct_event_answers_with_what_it_did(service: Service) -> None:
+def test_a_direct_event_returns_the_number_of_indexed_objects(service: Service) -> None:
     service.bucket.put("holiday/café + sun 100% 😀.jpg", jpeg(1))
     event = json.loads((EVENTS / "s3_put.json").read_text())
     assert service.handle(event) == {"indexed": 1}
 
 
-def test_a_direct_event_that_failed_raises_so_that_lambda_repeats_it(service: Service) -> None:
+def test_a_direct_event_that_failed_raises_so_that_lambda_retries_it(service: Service) -> None:
     service.bucket.put("holiday/café + sun 100% 😀.jpg", jpeg(1))
     service.index.close()
     with pytest.raises(Unavailable):
@@ -338,7 +339,7 @@ def test_a_direct_event_that_failed_raises_so_that_lambda_repeats_it(service: Se
         if not path.stem.startswith(("api_", "map_", "schedule"))  # other functions'
     ),
 )
-def test_every_event_file_is_one_that_the_function_takes(service: Service, name: str) -> None:
+def test_the_function_accepts_every_event_file(service: Service, name: str) -> None:
     event = json.loads((EVENTS / f"{name}.json").read_text())
     answer = service.handle(event)
     if name.startswith("sqs_"):
@@ -347,7 +348,7 @@ def test_every_event_file_is_one_that_the_function_takes(service: Service, name:
         assert answer == {"indexed": 0}  # the bucket holds none of their objects
 
 
-def test_logs_and_metrics_tell_what_happened(
+def test_metrics_count_results_and_measure_times(
     service: Service, capsys: pytest.CaptureFixture[str]
 ) -> None:
     service.bucket.put("a.png", png(1))
@@ -362,7 +363,7 @@ def test_logs_and_metrics_tell_what_happened(
     assert emitted["EmbedMs"][0] > 0 and emitted["QdrantMs"][0] > 0
 
 
-def test_what_agrees_already_counts_as_skipped(
+def test_an_object_in_sync_counts_as_skipped(
     service: Service, capsys: pytest.CaptureFixture[str]
 ) -> None:
     service.bucket.put("a.png", png(1))
@@ -378,7 +379,7 @@ def emitted_metrics(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
 
 
 class DroppedOnce:
-    """An index whose collection is gone after it was prepared for the first time."""
+    """An index whose collection is dropped after it was prepared for the first time."""
 
     def __init__(self, index: EmbeddedIndex) -> None:
         self._index = index
@@ -398,7 +399,7 @@ class DroppedOnce:
 
 
 class FailingReads:
-    """A store whose reads fail, all or those of one key."""
+    """A store whose reads fail: all of them, or those of one key."""
 
     def __init__(self, bucket: FakeBucket, only: str | None = None) -> None:
         self._bucket = bucket

@@ -1,4 +1,4 @@
-"""Both functions as Lambda runs them: real processes, killed and restored, and a real S3 API."""
+"""The functions as Lambda processes, killed and restored from snapshots, with a real S3 API."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ from tests.service import FIXED_FILTERS
 
 INDEX, SEARCH = "functions.index.app.handler", "functions.search.app.handler"
 CANARY = "functions.canary.app.handler"
-# Qdrant's calls that change something, in the order in which a first batch makes them
+# Qdrant's write requests, in the order in which the first batch sends them
 CREATE = r"PUT /collections/[^/]+"
 NAME = r"POST /collections/aliases"
 WRITE = r"PUT /collections/[^/]+/points\?.*"
 
 
 class Bucket:
-    """A bucket of this test's own. Its later changes have larger sequencers, as in S3."""
+    """A bucket for one test. Later changes have larger sequencers, as in S3."""
 
     def __init__(self, s3: Any) -> None:
         self.name = f"pictures-{uuid.uuid4().hex[:8]}"
@@ -63,7 +63,7 @@ class Bucket:
         s3.create_bucket(Bucket=self.name)
 
     def put(self, **files: bytes) -> dict[str, Any]:
-        """Returns the event that tells of it."""
+        """Returns the event of this upload."""
         for key, data in files.items():
             self._s3.put_object(Bucket=self.name, Key=key, Body=data, ContentType="image/jpeg")
         return self._event(*files)
@@ -113,7 +113,7 @@ def points(server: ThreadingHTTPServer, api_key: str | None = None) -> dict[str,
 
 
 def indexed_etags(server: ThreadingHTTPServer) -> dict[str, str]:
-    """Of the objects that the index takes to be in the bucket."""
+    """The etags of the objects that the index considers present, by key."""
     return {key: point.object.etag for key, point in points(server).items() if point.object}
 
 
@@ -143,7 +143,7 @@ def test_search_finds_what_the_index_function_wrote(
     assert [cold["took_ms"]["cold_start"], warm["took_ms"]["cold_start"]] == [True, False]
 
 
-def test_a_model_is_changed_while_both_functions_run(
+def test_a_migration_runs_while_both_functions_are_used(
     aws: str, bucket: Bucket, qdrant: ThreadingHTTPServer
 ) -> None:
     url, old, new = qdrant_server.url_of(qdrant), load_spec(MODEL_DIR), load_spec(FIXED_FILTERS)
@@ -160,7 +160,7 @@ def test_a_model_is_changed_while_both_functions_run(
         indexing.invoke(bucket.put(a=jpeg(1), b=jpeg(2)))
         assert lifecycle.filling(index, migration, lambda done: None).share == 1
         lifecycle.switch(index, new.fingerprint)
-        # the search function has seen the alias a moment ago: its collection is gone meanwhile
+        # the search function read the alias a moment ago; its collection has been dropped since
         lifecycle.end(index, migration)
         status, answer = search(searching, jpeg(3))
         assert (status, answer["model"], answer["results"][0]["key"]) == (200, new.fingerprint, "c")
@@ -169,7 +169,7 @@ def test_a_model_is_changed_while_both_functions_run(
         assert index.models() == [new.fingerprint]
 
 
-def test_duplicates_and_opinions_travel_through_both_functions(
+def test_duplicates_and_feedback_work_through_both_functions(
     aws: str, bucket: Bucket, qdrant: ThreadingHTTPServer
 ) -> None:
     url = qdrant_server.url_of(qdrant)
@@ -210,7 +210,7 @@ def test_the_search_function_answers_health_and_refuses_a_body_that_is_not_base6
     assert "base64" in json.loads(refused["body"])["detail"]
 
 
-def test_a_warm_index_function_answers_each_batch_in_part(
+def test_a_warm_index_function_reports_partial_batch_failures(
     aws: str, bucket: Bucket, qdrant: ThreadingHTTPServer
 ) -> None:
     with index_function(aws, qdrant_server.url_of(qdrant)) as function:
@@ -231,8 +231,8 @@ def test_a_warm_index_function_answers_each_batch_in_part(
 
 
 @pytest.mark.parametrize("handler", [INDEX, SEARCH])
-def test_a_damaged_model_ends_the_start_and_is_named(handler: str, tmp_path: Path) -> None:
-    # the runtime's client sends this error as Latin-1, which knows no №
+def test_a_damaged_model_fails_the_start_and_is_named(handler: str, tmp_path: Path) -> None:
+    # the runtime's client sends this error as Latin-1, which has no №
     bundle = shutil.copytree(MODEL_DIR, tmp_path / "model №1")
     weights = bytearray((bundle / "image.onnx").read_bytes())
     weights[len(weights) // 2] ^= 1
@@ -246,7 +246,7 @@ def test_a_damaged_model_ends_the_start_and_is_named(handler: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize("handler", [INDEX, SEARCH])
-def test_a_missing_setting_ends_the_start_and_is_named(handler: str) -> None:
+def test_a_missing_setting_fails_the_start_and_is_named(handler: str) -> None:
     with (
         LambdaProcess(handler, {}) as function,
         pytest.raises(InitError, match="QDRANT_URL is not set"),
@@ -256,7 +256,7 @@ def test_a_missing_setting_ends_the_start_and_is_named(handler: str) -> None:
 
 def test_a_batch_that_timed_out_is_reconciled_by_the_next_process(aws: str, bucket: Bucket) -> None:
     event = bucket.put(a=jpeg(1), b=jpeg(2))
-    # the kernel takes the connections, and nobody ever answers
+    # the kernel accepts connections, but nothing ever responds
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         function = index_function(aws, f"http://127.0.0.1:{port}")
@@ -274,12 +274,12 @@ def test_a_write_that_is_applied_but_never_confirmed_is_reconciled_by_the_next_p
     aws: str, bucket: Bucket, qdrant: ThreadingHTTPServer
 ) -> None:
     event = bucket.put(a=jpeg(1), b=jpeg(2))
-    over = threading.Event()
-    interrupt(qdrant, WRITE, applied=True, action=over.wait)
+    timed_out = threading.Event()
+    interrupt(qdrant, WRITE, applied=True, action=timed_out.wait)
     with index_function(aws, qdrant_server.url_of(qdrant)) as function:
         with pytest.raises(TimedOut):
             function.invoke(event, timeout_s=3)
-        over.set()
+        timed_out.set()
         written = points(qdrant)
         assert written.keys() == {"a", "b"}
         assert function.invoke(event) == {"batchItemFailures": []}
@@ -368,7 +368,7 @@ def test_a_restored_process_signs_with_the_credentials_of_now(
         }
         with LambdaProcess(INDEX, env, snap_start=True) as function:
             function.snapshot()
-            assert role.requests  # or the snapshot holds none that could be stale
+            assert role.requests  # otherwise the snapshot would hold no credentials
             given |= {"AccessKeyId": "AFTER", "Expiration": now + timedelta(hours=1)}
             function.restore()
             assert function.invoke(queue_event("b", ["k"])) == {"batchItemFailures": []}
@@ -387,7 +387,7 @@ def test_processes_restored_from_one_snapshot_do_not_wait_alike(handler: str) ->
     code = f"""
 import random, snapshot_restore_py, {handler.rpartition(".")[0]}
 def restored():
-    random.seed(1)  # what the snapshot holds
+    random.seed(1)  # the state in the snapshot
     for hook, arguments, options in snapshot_restore_py.get_after_restore():
         hook(*arguments, **options)
     return random.random()
@@ -400,9 +400,7 @@ assert restored() != restored()
     assert done.returncode == 0, done.stderr
 
 
-def test_a_secret_that_is_gone_when_a_snapshot_is_restored_is_told(
-    aws: str, bucket: Bucket
-) -> None:
+def test_a_secret_that_was_deleted_before_a_restore_is_named(aws: str, bucket: Bucket) -> None:
     secrets = client("secretsmanager", aws)
     secret = secrets.create_secret(Name=bucket.name, SecretString="old")["ARN"]
     env = {
@@ -437,22 +435,22 @@ def test_the_functions_log_explains_an_answer_by_its_request_id(
         assert line["_aws"]["CloudWatchMetrics"][0]["Namespace"] == namespace
 
 
-def test_the_canary_runs_as_lambda_runs_it(
+def test_the_canary_runs_as_a_lambda_process(
     aws: str, bucket: Bucket, qdrant: ThreadingHTTPServer
 ) -> None:
     url = qdrant_server.url_of(qdrant)
     with index_function(aws, url) as index:
         index.invoke(bucket.put(a=jpeg(1), b=jpeg(2), c=jpeg(3)))
     with LambdaProcess(CANARY, {"AWS_ENDPOINT_URL": aws, "QDRANT_URL": url}) as canary:
-        told = canary.invoke({})
-        assert (told["asked"], told["recall"], told["answers"]) == (3, 1.0, 0)
+        answer = canary.invoke({})
+        assert (answer["asked"], answer["recall"], answer["answers"]) == (3, 1.0, 0)
         assert '"CanaryRecall":[1.0]' in canary.log
 
 
 def interrupt(
     server: ThreadingHTTPServer, call: str, applied: bool, action: Callable[[], object]
 ) -> None:
-    """Do the action at the first call like this one, before or after the engine applies it."""
+    """Perform the action at the first matching call, before or after the engine applies it."""
     engine = server.RequestHandlerClass.engine  # type: ignore[attr-defined]
     original = engine.call
 

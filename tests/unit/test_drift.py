@@ -1,4 +1,4 @@
-"""Drift is found, whatever is different, and mended, wherever a run is killed."""
+"""Every kind of drift is found and repaired, even when a run is killed at any step."""
 
 from __future__ import annotations
 
@@ -16,11 +16,19 @@ from hypothesis import given
 
 from likeness.adapters.qdrant_embedded import EmbeddedIndex
 from likeness.adapters.qdrant_layout import Layout
-from likeness.drift import TOMBSTONE_S, Audit, Difference, IndexSnapshot, Kind, Report
+from likeness.drift import (
+    TOMBSTONE_S,
+    Difference,
+    DriftConfig,
+    DriftDetector,
+    IndexSnapshot,
+    Kind,
+    Report,
+)
 from likeness.embedding import Embedder
 from likeness.errors import QueueFull, StoreUnavailable
 from likeness.filters import Schema
-from likeness.indexing import Indexer
+from likeness.indexing import Indexer, IndexerConfig
 from likeness.records import (
     Hint,
     ObjectRef,
@@ -51,23 +59,23 @@ def test_the_join_is_the_difference_of_the_sets(
     index: dict[bytes, int], bucket: dict[bytes, int], page: int
 ) -> None:
     ordered = sorted(index)
-    held = IndexSnapshot(np.array(ordered, "S16"), np.array([index[i] for i in ordered], np.uint64))
+    fingerprints = np.array([index[i] for i in ordered], np.uint64)
+    snapshot = IndexSnapshot(np.array(ordered, "S16"), fingerprints)
     missing, changed = set(), set()
     listed = list(bucket)
     for at in range(0, len(listed), page):
         part = listed[at : at + page]
-        marks = np.array([bucket[i] for i in part], np.uint64)
-        for found, flags in zip(
-            (missing, changed), held.join(np.array(part, "S16"), marks), strict=True
-        ):
+        listed_fingerprints = np.array([bucket[i] for i in part], np.uint64)
+        masks = snapshot.join(np.array(part, "S16"), listed_fingerprints)
+        for found, flags in zip((missing, changed), masks, strict=True):
             found |= {i for i, flag in zip(part, flags, strict=True) if flag}
     assert missing == bucket.keys() - index.keys()
     assert changed == {i for i in bucket.keys() & index.keys() if bucket[i] != index[i]}
-    assert {uuid.UUID(i).bytes for i in held.unseen()} == index.keys() - bucket.keys()
+    assert {uuid.UUID(i).bytes for i in snapshot.unmatched()} == index.keys() - bucket.keys()
 
 
 class World:
-    """A bucket, an index of it, and hints that nobody has worked off yet."""
+    """A bucket, its index, and hints that were not processed yet."""
 
     def __init__(self, folder: Path) -> None:
         self.bucket = FakeBucket()
@@ -76,38 +84,41 @@ class World:
         self.queue: list[ObjectRef] = []
 
     def reconcile(self, *refs: ObjectRef) -> None:
-        indexer = Indexer(self.bucket, self.index, self.embedder, parallel=1)
+        indexer = Indexer(self.bucket, self.index, self.embedder, IndexerConfig(parallel=1))
         hints = [Hint(ref) for ref in refs]
         assert not [o.error for o in indexer.reconcile(hints).values() if o.error]
 
     def deliver(self) -> None:
-        """Events reach the index."""
+        """Index the objects that events name."""
         self.reconcile(*(event.ref for event in self.bucket.events))
         self.bucket.events.clear()
 
-    def work_off(self) -> None:
-        """Hints reach the index."""
+    def process_hints(self) -> None:
         self.reconcile(*self.queue)
         self.queue.clear()
 
     def send(self, found: list[Difference]) -> None:
         self.queue += [difference.ref for difference in found]
 
-    def audit(self, **options: Any) -> Audit:
-        given: dict[str, Any] = {
-            "store": self.bucket,
-            "index": self.index,
-            "bucket": self.bucket.name,
-            "prefix": "",
-            "settings": SETTINGS,
-            "mend": self.send,
-            "clock": lambda: NOW_S,
-        }
-        return Audit(**given | options)
+    def detector(
+        self,
+        store: Any = None,
+        index: Any = None,
+        repair: Callable[[list[Difference]], None] | None = None,
+        clock: Callable[[], float] = lambda: NOW_S,
+        **options: Any,
+    ) -> DriftDetector:
+        """`options` are those of a DriftConfig."""
+        config = DriftConfig(
+            **{"bucket": self.bucket.name, "prefix": "", "settings": SETTINGS, **options}
+        )
+        return DriftDetector(
+            store or self.bucket, index or self.index, config, repair or self.send, clock=clock
+        )
 
     def found(self, **options: Any) -> dict[str, Kind]:
         differences: list[Difference] = []
-        report = self.audit(mend=differences.extend, **options).run()
+        report = self.detector(repair=differences.extend, **options).run()
         assert report.drift == len(differences)
         return {difference.ref.key: difference.kind for difference in differences}
 
@@ -128,7 +139,7 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 
 def drifted(world: World) -> World:
-    """One difference of each kind among what agrees, and an old tombstone."""
+    """One difference of each kind among objects in sync, and an old tombstone."""
     for seed, key in enumerate(("same.png", "changed.png", "deleted.png", "swept.png", "bad.png")):
         world.bucket.put(key, png(seed, 24, 18) if key != "bad.png" else b"no picture")
     world.deliver()
@@ -153,22 +164,22 @@ def test_each_kind_of_difference_is_found_and_nothing_else(world: World) -> None
     }
     drifted(world)
     assert world.found(sweep=False) == expected
-    report = world.audit(sweep=False, mend=lambda found: None).run()
+    report = world.detector(sweep=False, repair=lambda found: None).run()
     assert (report.objects, report.points, report.swept) == (4, 4, 1)
     assert report.finished and report.next_start == ""
 
 
-def test_once_the_hints_are_worked_off_nothing_differs(world: World) -> None:
+def test_once_the_hints_are_processed_nothing_differs(world: World) -> None:
     drifted(world)
-    report = world.audit().run()
+    report = world.detector().run()
     assert (report.drift, report.swept) == (3, 1)
-    world.work_off()
+    world.process_hints()
     world.assert_equal()
     assert "swept.png" not in world.points()
-    assert world.audit().run().drift == 0
+    assert world.detector().run().drift == 0
 
 
-def test_an_index_that_was_never_made_misses_every_picture(world: World) -> None:
+def test_without_an_index_every_image_is_missing(world: World) -> None:
     for key in ("a.png", "b.png", "c.txt"):
         world.bucket.put(key, png(1, 24, 18))
     assert world.found() == dict.fromkeys(("a.png", "b.png"), Kind.MISSING)
@@ -178,10 +189,10 @@ def test_an_object_that_changed_a_moment_ago_is_left_to_its_event(world: World) 
     drifted(world)
     just_after = max(e.last_modified_s for e in world.bucket.entries("photos", "")) + 1
     assert world.found(clock=lambda: just_after) == {"deleted.png": Kind.EXTRA}
-    assert world.audit(clock=lambda: just_after).run().young == 2
+    assert world.detector(clock=lambda: just_after).run().young == 2
 
 
-def test_other_settings_differ_in_rejected_files_too(world: World) -> None:
+def test_other_settings_change_live_and_rejected_points(world: World) -> None:
     for key, data in {"a.png": png(1, 24, 18), "bad.png": b"no picture"}.items():
         world.bucket.put(key, data)
     world.deliver()
@@ -202,8 +213,8 @@ def test_only_the_prefix_of_the_bucket_is_compared(world: World) -> None:
     assert world.found(bucket="other", store=FakeBucket("other")) == {}
 
 
-def test_hints_that_come_late_undo_nothing_that_live_events_did(world: World) -> None:
-    """A backfill listed these objects; then they changed, and the events overtook the hints."""
+def test_late_hints_undo_nothing_that_live_events_did(world: World) -> None:
+    """Objects change after a backfill listed them, and their events overtake its hints."""
     for key in ("replaced.png", "deleted.png", "same.png"):
         world.bucket.put(key, png(1, 24, 18))
     world.queue = [entry.ref for entry in world.bucket.entries("photos", "")]
@@ -213,7 +224,7 @@ def test_hints_that_come_late_undo_nothing_that_live_events_did(world: World) ->
     world.deliver()
     before = world.points()
     assert before["deleted.png"].state is State.GONE
-    world.work_off()
+    world.process_hints()
     after = world.points()
     assert after.pop("same.png") == before.pop("same.png")
     assert after == before
@@ -225,7 +236,7 @@ class Killed(BaseException):
 
 
 class Steps:
-    """Kills the process at its n-th call of the outside world, before or after it took effect."""
+    """Kills the process at its n-th external call, before or after the call takes effect."""
 
     def __init__(self, until: int, after: bool) -> None:
         self._left = until
@@ -251,7 +262,7 @@ class _Guarded:
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         method = getattr(self._inner, name)
-        if name == "of":
+        if name == "for_model":
             return lambda model: _Guarded(method(model), self._step)
         return lambda *given, **named: self._step(lambda: method(*given, **named))
 
@@ -263,18 +274,18 @@ def test_a_run_killed_at_any_step_does_no_harm(world: World, after: bool) -> Non
         world.bucket = FakeBucket(f"bucket-{until}")
         drifted(world)
         steps = Steps(until, after)
-        audit = world.audit(
+        detector = world.detector(
             store=steps.guard(world.bucket),
             index=steps.guard(world.index),
-            mend=lambda found, steps=steps: steps.step(lambda: world.send(found)),
+            repair=lambda found, steps=steps: steps.step(lambda: world.send(found)),
             parallel=1,
         )
         try:
-            audit.run()
+            detector.run()
             killed = False
         except Killed:
-            world.audit().run()
-        world.work_off()
+            world.detector().run()
+        world.process_hints()
         world.assert_equal()
         assert world.found() == {}
         if not killed:
@@ -292,62 +303,62 @@ def many(world: World, count: int) -> World:
     return world
 
 
-def test_ranges_of_the_index_that_are_compared_one_by_one_find_the_same(
+def test_comparing_the_index_range_by_range_finds_the_same_differences(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("likeness.drift._PAGE", 4)
     expected = many(world, 30).found()
     assert len(expected) == 6
     found: list[Difference] = []
-    audit = world.audit(mend=found.extend, most_points=7)
-    reports = [audit.run()]
+    detector = world.detector(repair=found.extend, max_points=7)
+    reports = [detector.run()]
     while start := reports[-1].next_start:
-        reports.append(audit.run(start))
+        reports.append(detector.run(start))
     assert len(reports) > 3
     assert sum(report.objects for report in reports) == 24
     assert {d.ref.key: d.kind for d in found} == expected
     assert len(found) == len(expected)
 
 
-def test_a_run_that_reads_the_index_for_too_long_goes_on_in_the_next(
+def test_an_index_too_large_for_one_run_is_continued_in_the_next(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("likeness.drift._PAGE", 4)
     many(world, 30)
     left_s = iter([900.0, 800.0, 500.0, *[400.0] * 100])
-    report = world.audit().run(left_s=lambda: next(left_s))
+    report = world.detector().run(left_s=lambda: next(left_s))
     assert report.finished and report.points == 8
     assert report.next_start == world.index.scroll(9).points[8].id
 
 
-def test_a_run_without_time_for_the_bucket_begins_its_range_anew(world: World) -> None:
+def test_a_run_without_time_for_the_bucket_repeats_its_range(world: World) -> None:
     many(world, 10)
     start = world.index.scroll(9).points[4].id
-    report = world.audit().run(start, left_s=lambda: 1.0)
+    report = world.detector().run(start, left_s=lambda: 1.0)
     assert (report.finished, report.next_start, report.drift) == (False, start, 0)
 
 
-def test_a_queue_that_is_full_ends_the_run_and_loses_nothing(world: World) -> None:
+def test_a_full_queue_ends_the_run_and_loses_nothing(world: World) -> None:
     def refuse(found: list[Difference]) -> None:
         raise QueueFull("full")
 
-    report = drifted(world).audit(mend=refuse).run()
+    report = drifted(world).detector(repair=refuse).run()
     assert (report.finished, report.drift) == (False, 0)
     assert len(world.found()) == 3
 
 
-def test_a_listing_that_fails_is_told_and_not_taken_for_an_empty_bucket(world: World) -> None:
+def test_a_failing_listing_raises_and_does_not_count_as_an_empty_bucket(world: World) -> None:
     class Failing(FakeBucket):
         def entries(self, bucket: str, prefix: str, start_after: str = "") -> Any:
             raise StoreUnavailable("S3 answered SlowDown")
 
     drifted(world)
     with pytest.raises(StoreUnavailable):
-        world.audit(store=Failing()).run()
+        world.detector(store=Failing()).run()
     assert world.queue == []
 
 
-def test_a_report_says_how_much_drifted() -> None:
+def test_drift_is_the_sum_of_all_differences() -> None:
     assert (
         Report(
             9, 9, missing=1, changed=2, extra=3, young=4, ignored=5, swept=6, finished=True

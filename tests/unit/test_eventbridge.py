@@ -1,4 +1,4 @@
-"""The event bus: every answer that botocore's stub can give, then a real API of a local AWS."""
+"""The event bus: with botocore's stub, then with the API of a local AWS."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def stub() -> Iterator[Stubber]:
         stubber.assert_no_pending_responses()
 
 
-def taken(count: int) -> dict[str, Any]:
+def accepted(count: int) -> dict[str, Any]:
     return {"FailedEntryCount": 0, "Entries": [{"EventId": f"{n}"} for n in range(count)]}
 
 
@@ -81,7 +81,7 @@ def announce(stub: Stubber, points: Sequence[Point]) -> None:
 def test_an_event_names_the_image_its_group_and_its_duplicates(stub: Stubber) -> None:
     found = point(key=" ü+😀.jpg", partners=2)
     first = msgspec.structs.replace(found, original=None)
-    stub.add_response("put_events", taken(2), {"Entries": [entry(found), entry(first)]})
+    stub.add_response("put_events", accepted(2), {"Entries": [entry(found), entry(first)]})
     announce(stub, [found, first])
 
 
@@ -89,7 +89,7 @@ def test_an_event_names_the_tenant_where_there_are_any(stub: Stubber) -> None:
     plain = entry(point())
     detail = {**json.loads(plain["Detail"]), "tenant": "acme"}
     wanted = {**plain, "Detail": json.dumps(detail, separators=(",", ":"))}
-    stub.add_response("put_events", taken(1), {"Entries": [wanted]})
+    stub.add_response("put_events", accepted(1), {"Entries": [wanted]})
     announce(stub, [msgspec.structs.replace(point(), tenant="acme")])
 
 
@@ -97,24 +97,24 @@ def test_events_are_sent_ten_at_a_time(stub: Stubber) -> None:
     points = [point(n) for n in range(23)]
     for at, count in ((0, 10), (10, 10), (20, 3)):
         wanted = {"Entries": [entry(found) for found in points[at : at + count]]}
-        stub.add_response("put_events", taken(count), wanted)
+        stub.add_response("put_events", accepted(count), wanted)
     announce(stub, points)
 
 
-def test_for_no_points_nothing_is_sent(stub: Stubber) -> None:
+def test_without_points_nothing_is_sent(stub: Stubber) -> None:
     announce(stub, [])
 
 
 def test_the_longest_events_fit_into_one_request(stub: Stubber) -> None:
-    # eleven keys of 1,024 bytes in each; 256 KB was PutEvents' limit before it was raised
+    # eleven keys of 1,024 bytes each; the limit of PutEvents was 256 KB before it was raised
     points = [point(n, "€" * 341, partners=10) for n in range(10)]
     assert sum(len(text.encode()) for p in points for text in entry(p).values()) < 256_000
-    stub.add_response("put_events", taken(10), {"Entries": [entry(found) for found in points]})
+    stub.add_response("put_events", accepted(10), {"Entries": [entry(found) for found in points]})
     announce(stub, points)
 
 
-def test_an_event_that_is_refused_is_told_with_its_reason(stub: Stubber) -> None:
-    answer = taken(3)
+def test_a_refused_event_raises_with_its_reason(stub: Stubber) -> None:
+    answer = accepted(3)
     answer["FailedEntryCount"] = 1
     answer["Entries"][1] = {"ErrorCode": "ThrottlingException", "ErrorMessage": "slow down"}
     stub.add_response("put_events", answer)
@@ -123,13 +123,13 @@ def test_an_event_that_is_refused_is_told_with_its_reason(stub: Stubber) -> None
 
 
 @pytest.mark.parametrize("code", ["AccessDeniedException", "InternalException"])
-def test_a_call_that_fails_is_told_with_its_reason(stub: Stubber, code: str) -> None:
+def test_a_failing_call_raises_with_its_reason(stub: Stubber, code: str) -> None:
     stub.add_client_error("put_events", code, http_status_code=400)
     with pytest.raises(Unavailable, match=f"the event bus is not answering.*{code}"):
         announce(stub, [point()])
 
 
-def test_a_bus_that_cannot_be_reached_is_told() -> None:
+def test_an_unreachable_bus_raises() -> None:
     client = boto3.client(
         "events",
         "us-east-1",
@@ -146,7 +146,7 @@ def test_a_bus_that_cannot_be_reached_is_told() -> None:
 
 
 class Bus:
-    """A bus of its own, and a queue that gets its events."""
+    """An event bus, and a queue that receives its events."""
 
     def __init__(self, url: str) -> None:
         self.client = lambda_runtime.client("events", url)
@@ -161,7 +161,7 @@ class Bus:
         self.client.put_targets(Rule="all", EventBusName=self.name, Targets=[target])
 
     def received(self) -> list[Any]:
-        """What has come in, in any order."""
+        """All received events, in any order."""
         bodies: list[Any] = []
         while True:
             answer = self._sqs.receive_message(
@@ -182,7 +182,7 @@ def bus(aws: str) -> Bus:
 
 
 @pytest.mark.parametrize("by", ["name", "arn"])
-def test_a_rule_on_the_bus_gets_the_events(bus: Bus, by: str) -> None:
+def test_a_rule_on_the_bus_receives_the_events(bus: Bus, by: str) -> None:
     points = [point(n, key=" ü+😀.jpg") for n in range(12)]
     EventBus(getattr(bus, by), bus.client).announce(points)
     received = bus.received()
@@ -192,7 +192,7 @@ def test_a_rule_on_the_bus_gets_the_events(bus: Bus, by: str) -> None:
 
 
 @pytest.mark.parametrize("reachable", [True, False])
-def test_the_index_function_tells_the_bus_of_a_duplicate_or_goes_on_without_it(
+def test_the_index_function_announces_duplicates_and_works_without_the_bus(
     aws: str, bus: Bus, tmp_path: Path, reachable: bool
 ) -> None:
     bundle = tmp_path / "model"
@@ -218,8 +218,8 @@ def test_the_index_function_tells_the_bus_of_a_duplicate_or_goes_on_without_it(
         [event] = bus.received()
         assert event["detail"]["key"] == "b.jpg"
         assert event["detail"]["original"] == ObjectRef(bus.name, "a.png").point_id
-        [partner] = event["detail"]["duplicates"]
-        assert (partner["key"], partner["verdict"]) == ("a.png", "copy")
+        [match] = event["detail"]["duplicates"]
+        assert (match["key"], match["verdict"]) == ("a.png", "copy")
         assert "Unannounced" not in log
     else:
         assert bus.received() == []

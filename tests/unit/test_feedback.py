@@ -1,4 +1,4 @@
-"""Feedback over the real engine: what is kept of what callers say."""
+"""Feedback with the real engine: which events are stored, and what evaluation makes of them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Opener = Callable[[], EmbeddedIndex]
 
 @pytest.fixture
 def open_index(tmp_path: Path) -> Iterator[Opener]:
-    """Opens one folder, as often as wanted."""
+    """Opens the same index again at each call."""
     opened: list[EmbeddedIndex] = []
 
     def reopen() -> EmbeddedIndex:
@@ -40,68 +40,68 @@ def feedback(open_index: Opener) -> Feedback:
     return Feedback(open_index())
 
 
-def kept(feedback: Feedback) -> set[FeedbackEvent]:
+def stored(feedback: Feedback) -> set[FeedbackEvent]:
     listed = list(feedback.all())
     assert len(listed) == len(set(listed))
     return set(listed)
 
 
-def test_where_nothing_was_said_there_is_nothing(feedback: Feedback) -> None:
-    assert kept(feedback) == set()
+def test_without_feedback_nothing_is_listed(feedback: Feedback) -> None:
+    assert stored(feedback) == set()
 
 
-def test_what_was_said_is_there_after_a_restart(open_index: Opener) -> None:
+def test_feedback_survives_a_restart(open_index: Opener) -> None:
     judged = FeedbackEvent("request-1", "image-2", "not_relevant", 13.0)
     feedback = Feedback(open_index())
     feedback.add(CLICK)
     feedback.add(judged)
-    assert kept(Feedback(open_index())) == {CLICK, judged}
+    assert stored(Feedback(open_index())) == {CLICK, judged}
 
 
-def test_the_same_again_is_kept_once_as_it_was_said_last(feedback: Feedback) -> None:
+def test_a_repeated_event_is_stored_once_with_its_last_time(feedback: Feedback) -> None:
     for at_s in (1.0, 2.0, 3.0):
         feedback.add(replace(CLICK, at_s=at_s))
-    assert kept(feedback) == {replace(CLICK, at_s=3.0)}
+    assert stored(feedback) == {replace(CLICK, at_s=3.0)}
 
 
-def test_another_judgement_replaces_the_first_and_leaves_the_click(feedback: Feedback) -> None:
+def test_a_second_judgement_replaces_the_first_but_not_the_click(feedback: Feedback) -> None:
     feedback.add(CLICK)
     feedback.add(replace(CLICK, kind="relevant"))
     feedback.add(replace(CLICK, kind="not_relevant"))
-    assert kept(feedback) == {CLICK, replace(CLICK, kind="not_relevant")}
+    assert stored(feedback) == {CLICK, replace(CLICK, kind="not_relevant")}
 
 
-def test_what_is_said_of_other_results_and_requests_is_kept_apart(feedback: Feedback) -> None:
-    said = {
+def test_events_on_other_results_and_requests_are_stored_separately(feedback: Feedback) -> None:
+    events = {
         replace(CLICK, request_id=request, id=image)
-        # callers choose both: any separator may stand in them
+        # callers choose both, so they may contain any separator
         for request, image in [
             *[("a", "b c"), ("a b", "c"), ("a b c", ""), ("", "a b c")],
             *[("a\0b", "c"), ("a", "b\0c"), ('a","b', "c"), ("a", 'b","c')],
             *[("ü", "😀"), ("a", "b")],
         ]
     }
-    for opinion in said:
-        feedback.add(opinion)
-    assert kept(feedback) == said
+    for event in events:
+        feedback.add(event)
+    assert stored(feedback) == events
 
 
-def test_more_than_a_page_is_listed_whole(feedback: Feedback) -> None:
-    said = {replace(CLICK, request_id=f"request-{n}") for n in range(501)}
-    for opinion in said:
-        feedback.add(opinion)
-    assert kept(feedback) == said
+def test_more_than_one_page_is_listed_completely(feedback: Feedback) -> None:
+    events = {replace(CLICK, request_id=f"request-{n}") for n in range(501)}
+    for event in events:
+        feedback.add(event)
+    assert stored(feedback) == events
 
 
-def test_other_notes_are_no_feedback(open_index: Opener) -> None:
+def test_other_kinds_of_notes_are_not_listed(open_index: Opener) -> None:
     index = open_index()
     feedback = Feedback(index)
     feedback.add(CLICK)
     index.put_note("not-duplicate", "1", {"group": "g", "image": "i"})
-    assert kept(feedback) == {CLICK}
+    assert stored(feedback) == {CLICK}
 
 
-def test_an_index_that_is_down_is_told(open_index: Opener) -> None:
+def test_an_index_that_is_down_raises(open_index: Opener) -> None:
     index = open_index()
     index.close()
     with pytest.raises(IndexUnavailable):
@@ -110,14 +110,14 @@ def test_an_index_that_is_down_is_told(open_index: Opener) -> None:
         list(Feedback(index).all())
 
 
-def test_a_query_that_was_asked_twice_is_one() -> None:
-    said = [
+def test_events_of_a_repeated_query_are_merged() -> None:
+    events = [
         CLICK,
         replace(CLICK, request_id="request-2", id="image-2", kind="relevant"),
         replace(CLICK, request_id="request-2", id="image-3", kind="not_relevant"),
         replace(CLICK, id="image-4", query_id="another"),
     ]
-    queries, without = by_query(said)
+    queries, without = by_query(events)
     assert without == 0
     assert {each.query_id: each for each in queries} == {
         "token": Judgements("token", {"image-2"}, {"image-3"}, {"image-1"}),
@@ -126,24 +126,24 @@ def test_a_query_that_was_asked_twice_is_one() -> None:
 
 
 @pytest.mark.parametrize("order", [1, -1])
-def test_the_later_judgement_holds_and_no_click_undoes_it(order: int) -> None:
-    said = [
+def test_the_last_judgement_counts_and_a_click_does_not_change_it(order: int) -> None:
+    events = [
         replace(CLICK, at_s=1.0, kind="relevant"),
         replace(CLICK, at_s=2.0, kind="not_relevant", request_id="request-2"),
         replace(CLICK, at_s=3.0, request_id="request-3"),
     ]
-    [query], _ = by_query(said[::order])
+    [query], _ = by_query(events[::order])
     assert query == Judgements("token", not_relevant={"image-1"})
 
 
-def test_one_opinion_of_a_request_can_name_the_query_for_all() -> None:
+def test_one_event_with_a_query_id_names_the_query_of_its_whole_request() -> None:
     unnamed = replace(CLICK, id="image-2", query_id=None)
     nowhere = replace(CLICK, request_id="request-2", query_id=None)
     queries, without = by_query([unnamed, CLICK, nowhere])
     assert (queries, without) == ([Judgements("token", clicked={"image-1", "image-2"})], 1)
 
 
-def test_clicks_are_right_where_nothing_was_judged_relevant() -> None:
+def test_clicks_count_as_relevant_if_nothing_was_judged_relevant() -> None:
     clicked = Judgements("token", not_relevant={"a"}, clicked={"b"})
     assert clicked.right == {"b"}
     assert Judgements("token", {"c"}, {"a"}, {"b"}).right == {"c"}

@@ -1,4 +1,4 @@
-"""Hints are fed only as fast as they are worked off."""
+"""Hints are sent only as fast as they are processed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from likeness.records import ObjectRef
 
 
 class Queue:
-    """Counts what waits; `work` is worked off during each pause."""
+    """Counts waiting messages; `work` of them are processed during each pause."""
 
     def __init__(self, work: int = 0) -> None:
         self.waiting = 0
@@ -38,7 +38,7 @@ def refs(count: int) -> list[ObjectRef]:
     return [ObjectRef("photos", f"{i}.jpg") for i in range(count)]
 
 
-def test_a_queue_is_never_fuller_than_its_bound_and_one_page() -> None:
+def test_the_queue_never_holds_more_than_its_limit_and_one_page() -> None:
     queue = Queue(work=7)
     feeder = HintFeeder(queue, max_waiting=40, sleep=queue.sleep)
     for _ in range(100):
@@ -47,7 +47,7 @@ def test_a_queue_is_never_fuller_than_its_bound_and_one_page() -> None:
     assert queue.waiting + 7 * queue.pauses >= 1000
 
 
-def test_messages_that_others_sent_count_too() -> None:
+def test_messages_of_other_senders_count_too() -> None:
     queue = Queue(work=30)
     queue.waiting = 65
     HintFeeder(queue, max_waiting=40, sleep=queue.sleep).send(refs(1))
@@ -64,7 +64,7 @@ def test_a_short_list_is_sent_without_a_pause() -> None:
     assert (queue.waiting, queue.pauses) == (40, 0)
 
 
-def test_who_has_no_time_is_told_that_the_queue_is_full_and_has_sent_nothing() -> None:
+def test_without_time_to_wait_a_full_queue_raises_and_gets_nothing() -> None:
     queue = Queue()
     queue.waiting = 40
     with pytest.raises(QueueFull, match="40 hints wait"):
@@ -85,10 +85,10 @@ def test_who_has_no_time_is_told_that_the_queue_is_full_and_has_sent_nothing() -
         ("folder.jpg/", 0, False),
         ("notes.txt", 9, False),
         ("a.jpg.bak", 9, False),
-        (".DS_Store", 9, True),  # a name without a suffix: its bytes tell
+        (".DS_Store", 9, True),  # a name without a suffix: only its bytes would tell
     ],
 )
-def test_what_can_be_no_picture_is_known_by_its_name_and_size(
+def test_files_that_cannot_be_images_are_recognised_by_name_and_size(
     key: str, size: int, expected: bool
 ) -> None:
     assert may_be_image(key, size) is expected

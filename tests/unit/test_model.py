@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from console.bundles.bundle_reader import load_bundle
 from likeness.errors import ConfigurationError, ModelBundleError
 from likeness.features import ImageFeatures
-from likeness.model import ModelSpec, load_bundle
+from likeness.model import ModelSpec
 from likeness.query_tokens import decode_query_token, encode_query_token
 from likeness.records import Box
 

@@ -16,13 +16,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
+from console.evaluation.logistic_regression import fit
 from likeness.descriptor_packing import cell_positions, pack
 from likeness.embedding import Embedder
 from likeness.feature_extraction import extract_features
 from likeness.features import ImageFeatures
 from likeness.model import Resize
 from likeness.preprocessing import input_box
-from likeness.proof.verdicts import FITTED, Calibration, Evidence, Fitted, Level, features, fit
+from likeness.proof.verdicts import FITTED, Calibration, Evidence, Fitted, Level, features
 from likeness.records import WHOLE, Box
 from likeness.rerank.profiles import Profile, Proof, Ranked, Ranker
 from likeness.rerank.refinement import refine

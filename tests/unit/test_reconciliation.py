@@ -1,8 +1,8 @@
-"""The index equals the bucket, whatever order, doubling or crash the events come with.
+"""The index equals the bucket, however events are reordered, doubled or interrupted by crashes.
 
 Real handler steps (the Indexer with the real decoder, model and embedded engine) are interleaved
-over a bucket in memory: hypothesis decides after every call to the store or the index which worker
-goes on, and which is killed there.
+over a bucket in memory: after every call to the store or the index, hypothesis decides which worker
+continues and which is killed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from likeness.adapters.qdrant_embedded import EmbeddedIndex
 from likeness.adapters.qdrant_layout import Layout
 from likeness.embedding import Embedder
 from likeness.filters import Schema
-from likeness.indexing import Indexer
+from likeness.indexing import Indexer, IndexerConfig
 from likeness.records import Hint, ObjectRef, Point, State
 from tests.fake_bucket import FakeBucket
 from tests.pictures import png
@@ -38,7 +38,7 @@ class Killed(BaseException):
 
 
 class Gate:
-    """Lets a worker's thread run from one call of the outside world to the next."""
+    """Lets a worker's thread run from one external call to the next."""
 
     def __init__(self) -> None:
         self._go = threading.Semaphore(0)
@@ -83,14 +83,19 @@ class Gated:
 
 
 class Worker:
-    """One invocation of the index function over a batch of messages."""
+    """One invocation of the index function with a batch of messages."""
 
     def __init__(self, batch: list[Hint], bucket: Any, index: Any, embedder: Embedder) -> None:
         self.batch = batch
         self.gate = Gate()
         self.acknowledged: list[Hint] = []
         self.ended = False
-        indexer = Indexer(Gated(bucket, self.gate), Gated(index, self.gate), embedder, parallel=1)
+        indexer = Indexer(
+            Gated(bucket, self.gate),
+            Gated(index, self.gate),
+            embedder,
+            IndexerConfig(parallel=1),
+        )
         self._thread = threading.Thread(target=self._run, args=(indexer,))
         self._thread.start()
         self.gate.wait()
@@ -98,7 +103,7 @@ class Worker:
     def _run(self, indexer: Indexer) -> None:
         try:
             outcomes = indexer.reconcile(self.batch)
-            # a process may also be killed after its last write, before it answers the queue
+            # a process may also be killed after its last write, before it acknowledges the messages
             self.gate.pause()
             self.acknowledged = [hint for hint in self.batch if not outcomes[hint.ref].error]
         except Killed:
@@ -143,7 +148,7 @@ class World:
         self.queue.append(Hint(self.bucket.ref(key)))
 
     def start(self, _: str, at: int, shift: int) -> None:
-        """A batch of one to three messages from anywhere in the queue: they come in any order."""
+        """A batch of one to three messages from anywhere in the queue: SQS keeps no order."""
         if self.queue and len(self.workers) < 3:
             at %= len(self.queue)
             batch = self.queue[at : at + shift + 2]
@@ -162,14 +167,14 @@ class World:
             self.step(self.workers[which % len(self.workers)], kill=True)
 
     def deliver(self, shift: int) -> None:
-        """Events' sequencers may be a little off."""
+        """Sequencers may be slightly out of order."""
         for event in self.bucket.events:
             sequencer = max(1, event.sequencer + shift * self.jitter)
             self.queue.append(Hint(event.ref, sequencer))
         self.bucket.events.clear()
 
     def step(self, worker: Worker, kill: bool = False) -> bool:
-        """Returns whether the worker has ended; what it did not acknowledge is queued again."""
+        """Returns whether the worker has ended; its unacknowledged hints are queued again."""
         worker.gate.step(kill)
         if worker.ended:
             self.workers.remove(worker)
@@ -177,7 +182,9 @@ class World:
         return worker.ended
 
     def drain(self) -> None:
-        """To the end, the worst way: paused workers go on last, when no message can mend them."""
+        """Process everything in the worst order: paused workers continue last, when no message is
+        left to correct their writes.
+        """
         while self.queue or self.workers:
             while self.queue:
                 worker = Worker([self.queue.pop()], self.bucket, self.index, self.embedder)
@@ -188,7 +195,7 @@ class World:
                 pass
 
 
-# How often each is drawn: invocations that overlap changes are what finds faults.
+# Relative frequencies: invocations that overlap with changes find faults.
 _WEIGHTS = {
     World.put: 4,
     World.remove: 1,
@@ -203,7 +210,7 @@ _WEIGHTS = {
 OPERATIONS = [operation for operation, weight in _WEIGHTS.items() for _ in range(weight)]
 
 
-def assert_agrees(index: EmbeddedIndex, embedder: Embedder, bucket: FakeBucket, key: str) -> None:
+def assert_in_sync(index: EmbeddedIndex, embedder: Embedder, bucket: FakeBucket, key: str) -> None:
     ref = bucket.ref(key)
     state = bucket.head(ref)
     point = stored(index, embedder, ref)
@@ -212,11 +219,11 @@ def assert_agrees(index: EmbeddedIndex, embedder: Embedder, bucket: FakeBucket, 
     else:
         assert point is not None and point.object is not None
         assert (point.object.etag, point.object.version_id) == (state.etag, state.version_id)
-        is_picture = bucket.read(ref, state.etag, 10**9).data != b"no picture"
-        assert point.state is (State.LIVE if is_picture else State.REJECTED)
+        is_image = bucket.read(ref, state.etag, 10**9).data != b"no picture"
+        assert point.state is (State.LIVE if is_image else State.REJECTED)
         assert (
             index.retrieve_with_vectors([ref.point_id])[ref.point_id].vector is not None
-        ) == is_picture
+        ) == is_image
 
 
 def stored(index: EmbeddedIndex, embedder: Embedder, ref: ObjectRef) -> Point | None:
@@ -236,8 +243,8 @@ def index(embedder: Embedder, tmp_path_factory: pytest.TempPathFactory) -> Itera
     index.close()
 
 
-# Uniformly random schedules: hypothesis' own, biased towards few kinds of step, never found that
-# the second look had been taken out; of these, one in 150 does.
+# Uniformly random schedules. Hypothesis' own, biased towards few kinds of step, never found that
+# the second comparison had been removed; of these, one in 150 does.
 @pytest.mark.fault(
     "puts, deletes, undeletes and purges whose events are duplicated, reordered and late, while up "
     "to three functions process them and are killed: 800 random schedules",
@@ -257,4 +264,4 @@ def test_the_index_equals_the_bucket_after_any_schedule(
         chance.choice(OPERATIONS)(world, key, chance.randint(0, 5), chance.randint(-1, 1))
     world.drain()
     for key in KEYS:
-        assert_agrees(index, embedder, bucket, key)
+        assert_in_sync(index, embedder, bucket, key)

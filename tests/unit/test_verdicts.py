@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from console.evaluation.logistic_regression import fit
 from likeness.descriptor_packing import cell_positions
 from likeness.errors import ModelBundleError
 from likeness.proof.geometry import Verification
@@ -26,7 +27,6 @@ from likeness.proof.verdicts import (
     chances,
     evidence,
     features,
-    fit,
     judge,
     load_calibration,
 )

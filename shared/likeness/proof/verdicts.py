@@ -23,10 +23,6 @@ from likeness.proof.geometry import Verification
 CALIBRATION = "calibration.json"
 _FACTS = 12
 FEATURES = _FACTS + _FACTS * (_FACTS + 1) // 2
-# A little pull towards zero: pairs that can be told apart without error have no best weights.
-_RIDGE = 1e-2
-_STEPS = 50
-_ABOVE = 1e-9  # a threshold's distance from the first probability that it must not reach
 _FULL_SCORE = 32.0  # 64 descriptors, each with the weight 1 − 0.5 of a perfect match
 
 
@@ -204,40 +200,11 @@ def judge(calibration: Calibration, rows: NDArray[np.float64]) -> list[Verdict]:
 def chances(calibration: Calibration, rows: NDArray[np.float64]) -> NDArray[np.float64]:
     """Probabilities (K, 4) of being at least as close as each of FITTED: they rise along a row."""
     fitted = [calibration.levels[level] for level in FITTED]
-    each = np.stack([_sigmoid(rows @ np.array(f.weights) + f.bias) for f in fitted], axis=1)
+    each = np.stack([sigmoid(rows @ np.array(f.weights) + f.bias) for f in fitted], axis=1)
     return np.maximum.accumulate(each, axis=1)  # a copy is edited or closer too
 
 
-def fit(
-    rows: NDArray[np.float64], close: NDArray[np.bool_], most_false: float | None = None
-) -> Fitted:
-    """Maximum likelihood of `close` (N,) given features (N, F), by Newton's method.
-
-    Both sides count the same, however many pairs there are of each. `most_false`: the share of
-    pairs that are not close which may be claimed to be; the threshold rises until that holds.
-    """
-    design = np.column_stack([rows, np.ones(len(rows))])
-    target = close.astype(np.float64)
-    share = np.where(close, 0.5 / max(1, close.sum()), 0.5 / max(1, (~close).sum())) * len(rows)
-    weights = np.zeros(design.shape[1])
-    for _ in range(_STEPS):
-        chance = _sigmoid(design @ weights)
-        slope = design.T @ (share * (chance - target)) + _RIDGE * weights
-        bend = (design * (share * chance * (1 - chance))[:, None]).T @ design
-        step = np.linalg.solve(bend + _RIDGE * np.eye(len(weights)), slope)
-        weights -= step
-        if np.abs(step).max() < 1e-8:
-            break
-    threshold = 0.5
-    if most_false is not None and (~close).any():
-        chances = np.sort(_sigmoid(design[~close] @ weights))[::-1]
-        claimed = int(most_false * len(chances))
-        if claimed < len(chances):
-            threshold = max(threshold, float(chances[claimed]) + _ABOVE)
-    return Fitted(tuple(float(w) for w in weights[:-1]), float(weights[-1]), threshold)
-
-
-def _sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:
+def sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(1 / (1 + np.exp(-np.clip(x, -60, 60))), np.float64)
 
 
