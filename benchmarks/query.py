@@ -2,18 +2,20 @@
 
     ratio        a 12-megapixel JPEG, warm, `precise`, ten results, over its floor; lower is better
     ratio_small  the same with a JPEG of 640 × 480
-    ratio_full   the first over a floor that decodes all pixels, as one does who knows no better
-    frame_ms     ours without the look at the subject; search_ms and the like are stages of ours
+    ratio_full   the first over a floor that decodes at full resolution
+    frame_ms     ours without the subject's own pass; search_ms and the like are parts of ours
 
-The floor is what no visual search can save: the photo decoded and resized by Pillow, at reduced
-size as ours does it, and one run of the same network with onnxruntime. Ours adds checks, a second
-look at the subject where the photo has one, the search, verification of 100 candidates and proofs.
+The floor is the work that no visual search can avoid: the photo decoded and resized by Pillow, at
+reduced size as ours does it, and one run of the same network with onnxruntime. Ours adds checks, a
+second pass over the subject if the photo has one, the search, verification of 100 candidates, and
+proofs.
 
-The index is made once, in .likeness/: random unit vectors around those of real pictures, with these
-pictures' own descriptors, in the embedded engine, its graph built. No point is a picture that is
-asked for, so no query has the clear winner that would end verification early. All is on one core;
-times are processor time, which other programs disturb less than the clock, the least of several
-rounds in which ours and the floor take turns, and the mean of five photos. Stages are by the clock.
+The index is made once, in .likeness/: random unit vectors around those of real images, with these
+images' own descriptors, in the embedded engine, with its graph built. No query image is indexed, so
+no query has the clear winner that would end verification early. All runs on one core; times are
+processor time, which other programs disturb less than wall-clock time: the minimum of several
+rounds in which ours and the floor take turns, and the mean of five photos. Parts are wall-clock
+time.
 """
 # ruff: noqa: E402
 
@@ -58,8 +60,8 @@ PHONE, SMALL = (4000, 3000), (640, 480)
 TARGET = 1.5
 
 
-def made(folder: Path, count: int, embedder: Embedder) -> Path:
-    """The folder with an index of so many points, made if it is not there."""
+def open_or_make(folder: Path, count: int, embedder: Embedder) -> Path:
+    """The folder with an index of `count` points, made if it is missing."""
     collection = LAYOUT.collection(embedder.fingerprint)
     place = folder / f"{collection}-{count}"
     if place.exists():
@@ -94,7 +96,7 @@ def near(point: Point, number: int, rng: np.random.Generator) -> Point:
 
 
 def graph_size(place: Path, embedder: Embedder) -> int:
-    """Vectors that the engine's graph holds."""
+    """Number of vectors in the engine's graph."""
     shard = edge.EdgeShard.load(str(place / LAYOUT.collection(embedder.fingerprint)))
     count = shard.info().indexed_vectors_count
     shard.close()
@@ -102,12 +104,12 @@ def graph_size(place: Path, embedder: Embedder) -> int:
 
 
 def no_store() -> ObjectStore:
-    raise SystemExit("no query here reads the bucket")
+    raise SystemExit("no query of this benchmark reads the bucket")
 
 
 def measure(folder: Path, count: int, rounds: int) -> dict[str, float]:
     embedder = Embedder(MODEL)
-    place = made(folder, count, embedder)
+    place = open_or_make(folder, count, embedder)
     in_graph = graph_size(place, embedder)
     index = EmbeddedIndex(place, LAYOUT)
     searcher = Searcher(Gallery(index, no_store), embedder, calibration=calibrated(embedder))
@@ -128,7 +130,7 @@ def measure(folder: Path, count: int, rounds: int) -> dict[str, float]:
 def against_floor(
     searcher: Searcher, embedder: Embedder, photos: list[bytes], rounds: int
 ) -> dict[str, float]:
-    """Means over the photos: ours, the floor, and each of our stages."""
+    """Means over the photos: ours, the floor, and each part of ours."""
     session, spec = bare_session(), embedder.spec
     means: defaultdict[str, float] = defaultdict(float)
     for photo in photos:

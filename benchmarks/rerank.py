@@ -1,15 +1,17 @@
-"""Reranking: what each stage costs, how well geometry tells pictures apart, what is kept for it.
+"""Reranking: what each stage costs, how well geometry separates images, and the bytes it needs.
 
-    precise_ms_per_100   Ranker.rank with `precise`, 100 candidates as the index keeps them
+    fast_ms_per_100, precise_ms_per_100
+                         Ranker.rank with these profiles, 100 candidates as the index keeps them
+    STAGE_ms             one stage alone, on 100 candidates; at most its time budget
     geometry_ms_per_50   unpacking and verifying 50 of them
     ratio                our milliseconds for one pair over the peer's, lower is better
-    auc, peer_auc        how often a picture's edited copy scores above another picture
-    …_bytes              of one image, as stored and as the bodies of REST calls say it
+    auc, peer_auc        how often an image's edited copy scores above another image
+    …_bytes              of one image, as stored and in the bodies of REST calls
 
-The peer is what people use without a network: OpenCV's ORB, 500 features, cross-checked matches and
-a similarity by RANSAC, on the same pictures; its descriptors, too, are there beforehand. Truth is
-known because the edits are ours. Times are of one core, in processor time, which other programs
-disturb less than the clock; the least of several rounds counts, in which all take turns.
+The peer is a common method without a network: OpenCV's ORB, 500 features, cross-checked matches and
+a similarity by RANSAC, on the same images; its descriptors are computed beforehand, too. Ground
+truth is known because the edits are ours. Times are of one core, in processor time, which other
+programs disturb less than wall-clock time: the minimum of several rounds, run in turns.
 """
 # ruff: noqa: E402
 
@@ -25,6 +27,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -40,35 +43,27 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.embed import MODEL
 from console.demo import sample_images
 from console.evaluation.edits import EDITS
-from console.evaluation.k_reciprocal import reciprocal
 from console.evaluation.query_expansion import expand
+from console.evaluation.stages import TRIED
 from likeness.adapters.qdrant_embedded import EmbeddedIndex
 from likeness.adapters.qdrant_layout import Layout
 from likeness.adapters.qdrant_points import to_payload, to_vectors
-from likeness.descriptor_packing import unpack
+from likeness.descriptor_packing import cell_positions, unpack
 from likeness.embedding import Embedder
 from likeness.feature_extraction import extract_features
 from likeness.features import ImageFeatures, features_of_point
 from likeness.filters import Schema
 from likeness.images import decode
 from likeness.indexing import Indexer
-from likeness.preprocessing import COLOURS
-from likeness.proof.geometry import grid, verify
-from likeness.proof.verdicts import (
-    FEATURES,
-    FITTED,
-    Calibration,
-    Fitted,
-    Level,
-    evidence,
-    features,
-    judge,
-    load_calibration,
-)
+from likeness.proof.evidence import FEATURES
+from likeness.proof.geometry import verify
+from likeness.proof.proofs import verify_candidates
+from likeness.proof.verdicts import FITTED, Calibration, Fitted, Level, judge, load_calibration
 from likeness.records import Point
 from likeness.rerank.diversity import diversify
-from likeness.rerank.profiles import Profile, Ranker
-from likeness.rerank.refinement import refine
+from likeness.rerank.profiles import STAGES, Profile
+from likeness.rerank.ranker import Ranker
+from likeness.rerank.stage import Order, RankingTask, Stage
 from likeness.settings import Limits
 from tests.fake_bucket import FakeBucket
 
@@ -78,8 +73,8 @@ ORB_FEATURES, ORB_SIDE = 500, 640
 TARGETS = {
     "precise_ms_per_100": 15.0,
     "geometry_ms_per_50": 6.0,
-    "expansion_ms": 2.5,
-    "reciprocity_ms": 2.5,
+    "query_expansion_ms": 2.5,
+    "k_reciprocal_ms": 2.5,
     "diversity_ms": 2.5,
     "local_packed_bytes": 4096,
     "local_base64_bytes": 4096,
@@ -91,15 +86,21 @@ MISSING = (
 )
 
 
+def timed_stages() -> dict[str, Stage]:
+    """By the name of its figure, each stage of a profile and each that was tried."""
+    every = [*STAGES, *(tried.stage for tried in TRIED if tried.stage)]
+    return {f"{stage.name.replace(' ', '_').replace('-', '_')}_ms": stage for stage in every}
+
+
 class Copy(NamedTuple):
-    """An edited picture's file, and the number of the picture."""
+    """An edited image's file, and the number of the image."""
 
     of: int
     data: bytes
 
 
 def least_ms(works: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Processor milliseconds of each work, the least of its rounds; they take turns."""
+    """Processor milliseconds of each call, the minimum of its rounds; they take turns."""
     least = dict.fromkeys(works, float("inf"))
     for _ in range(rounds):
         for name, work in works.items():
@@ -109,10 +110,10 @@ def least_ms(works: Mapping[str, Callable[[], object]], rounds: int) -> dict[str
     return least
 
 
-def indexed(pictures: Sequence[bytes], embedder: Embedder) -> list[Point]:
+def indexed(images: Sequence[bytes], embedder: Embedder) -> list[Point]:
     """What the index keeps of these files, through the real indexer; rejected ones are left out."""
     bucket = FakeBucket("bench")
-    for number, data in enumerate(pictures):
+    for number, data in enumerate(images):
         bucket.put(f"{number:05}", data)
     with tempfile.TemporaryDirectory() as folder:
         index = EmbeddedIndex(Path(folder), Layout("bench", Schema()))
@@ -123,26 +124,26 @@ def indexed(pictures: Sequence[bytes], embedder: Embedder) -> list[Point]:
     return [point for point in points if point.vector is not None]
 
 
-def looked_at(data: bytes, embedder: Embedder) -> ImageFeatures:
-    """A query's picture, with all its descriptors."""
+def features_of(data: bytes, embedder: Embedder) -> ImageFeatures:
+    """A query's image, with all its descriptors."""
     image, info = decode(data, Limits(), embedder.decode_size)
     return extract_features(embedder, image, sha256=info.sha256)
 
 
 def calibrated(embedder: Embedder) -> Calibration:
-    """The bundle's, or where it has none one that says nothing, at the same cost."""
+    """The bundle's calibration, or an empty one of the same cost."""
     nothing = Fitted((0.0,) * FEATURES, 0.0)
     return load_calibration(MODEL, embedder.fingerprint) or Calibration(
         embedder.fingerprint, {level.value: nothing for level in FITTED}
     )
 
 
-def edited_copies(pictures: Sequence[bytes]) -> list[Copy]:
-    """Every picture with every edit after which it is the same picture still."""
+def edited_copies(images: Sequence[bytes]) -> list[Copy]:
+    """Every image with every edit that leaves it the same image."""
     rng = np.random.default_rng(0)
     edits = [edit for edit in EDITS if edit.level in (Level.COPY, Level.EDITED)]
     copies = []
-    for number, data in enumerate(track(pictures, "editing", transient=True)):
+    for number, data in enumerate(track(images, "editing", transient=True)):
         image = decode(data, Limits(), ORB_SIDE)[0]
         copies += [Copy(number, edit.make(image, image.copy, rng)) for edit in edits]
     return copies
@@ -151,41 +152,34 @@ def edited_copies(pictures: Sequence[bytes]) -> list[Copy]:
 # --- time ---
 
 
-def stages(
+def works(
     query: ImageFeatures, candidates: list[ImageFeatures], embedder: Embedder
 ) -> dict[str, Callable[[], object]]:
-    """Each stage as a call, on what the stages before it found."""
+    """Profiles, stages, and parts of them, as calls."""
     spec, calibration = embedder.spec, calibrated(embedder)
     assert spec.local is not None
     assert query.local is not None
     side, dim = spec.local.side, spec.local.dim
-    vectors = np.stack([candidate.vector for candidate in candidates])
-    cosines = vectors @ query.vector
-    order = np.argsort(-cosines)
-    local, at = unpack([c.packed or b"" for c in candidates], side, dim)
-    verified = verify(query.local, grid(side), local, at)
-    mine, *theirs = (
-        np.frombuffer(picture.colours or b"", np.uint8).reshape(COLOURS, COLOURS, 3)
-        for picture in (query, *candidates)
-    )
-    colours = np.stack(theirs)
+    # no index keeps patches: the query's own stand in
+    with_patches = [structs.replace(each, patches=query.patches) for each in candidates]
+    task = RankingTask.of([query], with_patches, SHOWN, spec, calibration)
+    order, cosines = Order.by_best_view(task.cosines), task.cosines[0]
+    nearest = task.vectors[order.rows()]
+    verified = verify_candidates(query, candidates, spec)
     packed = [candidate.packed or b"" for candidate in candidates[:VERIFIED]]
-    few, few_at = local[:VERIFIED], at[:VERIFIED]
-    ranker, local_of_query = Ranker(spec, calibration), query.local
+    few, few_at = unpack(packed, side, dim)
+    ranker, at = Ranker(spec, calibration), cell_positions(side)
     return {
-        "precise_ms_per_100": lambda: ranker.rank([query], candidates, Profile.PRECISE, SHOWN),
-        "fast_ms_per_100": lambda: ranker.rank([query], candidates, Profile.FAST, SHOWN),
-        "geometry_ms_per_50": lambda: verify(
-            local_of_query, grid(side), *unpack(packed, side, dim)
-        ),
-        "verify_ms_per_50": lambda: verify(local_of_query, grid(side), few, few_at),
-        "refinement_ms": lambda: refine(query.vector, vectors),
-        "verdicts_ms": lambda: judge(
-            calibration, features(evidence(cosines, verified, side, mine, colours))
-        ),
-        "expansion_ms": lambda: expand(query.vector, vectors[order]),
-        "reciprocity_ms": lambda: reciprocal(query.vector, vectors),
-        "diversity_ms": lambda: diversify(cosines, vectors, CANDIDATES, 0.5),
+        **{
+            f"{profile.value}_ms_per_100": partial(ranker.rank, [query], candidates, profile, SHOWN)
+            for profile in (Profile.PRECISE, Profile.FAST)
+        },
+        **{name: partial(stage.run, task, order) for name, stage in timed_stages().items()},
+        "geometry_ms_per_50": lambda: verify(query.local, at, *unpack(packed, side, dim)),
+        "verify_ms_per_50": lambda: verify(query.local, at, few, few_at),
+        "verdicts_ms": lambda: judge(calibration, verified.features(cosines)),
+        "query_expansion_ms": lambda: expand(query.vector, nearest),
+        "diversity_ms": lambda: diversify(cosines, task.vectors, CANDIDATES, 0.5),
     }
 
 
@@ -193,7 +187,7 @@ def stages(
 
 
 class Orb:
-    """OpenCV's features of a picture, and how many of two pictures' agree on a similarity."""
+    """OpenCV's features of a image, and how many of two images' agree on a similarity."""
 
     def __init__(self, cv2: ModuleType) -> None:
         cv2.setNumThreads(1)
@@ -203,7 +197,7 @@ class Orb:
         self._matcher = cv2.BFMatcher(cv2.NORM_HAMMING, crossCheck=True)
 
     def describe(self, data: bytes) -> tuple[NDArray[np.float32], Any]:
-        """Positions (n, 2) in pixels and descriptors (n, 32), or None for a blank picture."""
+        """Positions (n, 2) in pixels and descriptors (n, 32), or None for a blank one."""
         return self.detect(self.pixels(data))
 
     def pixels(self, data: bytes) -> NDArray[np.uint8]:
@@ -240,24 +234,24 @@ def open_peer() -> Orb | None:
 
 
 def separation(
-    copies: list[Copy], pictures: list[bytes], embedder: Embedder, orb: Orb | None
+    copies: list[Copy], images: list[bytes], embedder: Embedder, orb: Orb | None
 ) -> dict[str, float]:
-    """Each copy against its own picture and some others: AUC of our score and of the peer's."""
+    """Each copy against its own image and some others: AUC of our score and of the peer's."""
     spec = embedder.spec
     assert spec.local is not None
-    points = indexed(pictures, embedder)
-    if len(points) < len(pictures):
-        raise SystemExit("some of the pictures cannot be indexed")
+    points = indexed(images, embedder)
+    if len(points) < len(images):
+        raise SystemExit("some of the images cannot be indexed")
     packed = [point.local or b"" for point in points]
-    features = [orb.describe(data) for data in pictures] if orb else []
+    features = [orb.describe(data) for data in images] if orb else []
     ours, theirs = [], []
     for copy in track(copies, "comparing", transient=True):
-        wrong = [(copy.of + step) % len(pictures) for step in range(1, OTHERS + 1)]
+        wrong = [(copy.of + step) % len(images) for step in range(1, OTHERS + 1)]
         against = [copy.of, *wrong]
-        query = looked_at(copy.data, embedder)
+        query = features_of(copy.data, embedder)
         assert query.local is not None
         local, at = unpack([packed[n] for n in against], spec.local.side, spec.local.dim)
-        ours.append(verify(query.local, grid(spec.local.side), local, at).score)
+        ours.append(verify(query.local, cell_positions(spec.local.side), local, at).score)
         if orb:
             mine = orb.describe(copy.data)
             theirs.append([orb.inliers(mine, features[n]) for n in against])
@@ -296,38 +290,40 @@ def sizes(points: list[Point], patches: NDArray[np.float32]) -> dict[str, float]
     }
 
 
-def measure(data: Path | None, pictures: int, rounds: int) -> dict[str, float]:
+def measure(data: Path | None, images: int, rounds: int) -> dict[str, float]:
     embedder, orb = Embedder(MODEL), open_peer()
-    files = [item.data for item in taken(data, pictures)]
+    files = [item.data for item in sampled(data, images)]
     copies = edited_copies(files)
     fill = [item.data for item in sample_images.products()] if data is None else []
     listed = [*files, *fill, *(copy.data for copy in copies)][:CANDIDATES]
     points = indexed(listed, embedder)
-    query = looked_at(copies[0].data, embedder)
-    works = stages(query, [features_of_point(point, embedder.spec) for point in points], embedder)
+    query = features_of(copies[0].data, embedder)
+    timed = works(query, [features_of_point(point, embedder.spec) for point in points], embedder)
     if orb:
         pixels = orb.pixels(copies[0].data)
         mine, others = orb.detect(pixels), [orb.describe(file) for file in listed[:VERIFIED]]
-        works["peer_describe_ms"] = lambda: orb.detect(pixels)
-        works["peer_ms_per_50"] = lambda: [orb.inliers(mine, other) for other in others]
-    found = least_ms(works, rounds)
+        timed["peer_describe_ms"] = lambda: orb.detect(pixels)
+        timed["peer_ms_per_50"] = lambda: [orb.inliers(mine, other) for other in others]
+    found = least_ms(timed, rounds)
     if orb:
         found["ratio"] = found["geometry_ms_per_50"] / found["peer_ms_per_50"]
     assert query.patches is not None
     return found | separation(copies, files, embedder, orb) | sizes(points, query.patches)
 
 
-def taken(data: Path | None, most: int) -> list[sample_images.Item]:
-    """Evenly from a folder's pictures, or the photographs that scikit-image carries."""
+def sampled(data: Path | None, most: int) -> list[sample_images.Item]:
+    """An even sample of a folder's images, or scikit-image's photographs."""
     items = list(sample_images.from_folder(data) if data else sample_images.photographs())
     return items[:: -(-len(items) // most)]
 
 
 def show(found: dict[str, float]) -> None:
+    budgets = {name: 1000 * stage.budget_s for name, stage in timed_stages().items()}
+    targets = budgets | TARGETS
     print(f"{'':<24}{'figure':>10}{'at most':>10}")
     for name, value in found.items():
         figure = f"{value:10.0f}" if value >= 100 else f"{value:10.3f}"
-        print(f"{name:<24}{figure}{TARGETS.get(name, ''):>10}")
+        print(f"{name:<24}{figure}{targets.get(name, ''):>10}")
     if "ratio" not in found:
         print(MISSING)
 
@@ -338,7 +334,7 @@ def main() -> None:
     )
     parser.add_argument("--json", action="store_true", help="a JSON object on the last line")
     parser.add_argument("--data", type=Path, help="a folder of photos instead of scikit-image's")
-    parser.add_argument("--pictures", type=int, default=40, help="of them, at most so many")
+    parser.add_argument("--pictures", type=int, default=40, help="at most so many of them")
     parser.add_argument("--rounds", type=int, default=40)
     arguments = parser.parse_args()
     found = measure(arguments.data, arguments.pictures, arguments.rounds)

@@ -398,25 +398,27 @@ def explain(
 @app.command()
 def calibrate(
     dataset: Annotated[
-        Path, typer.Argument(help="A folder of pictures, or a CSV: path, label, instance, split.")
+        Path, typer.Argument(help="A folder of images, or a CSV: path, label, instance, split.")
     ],
     model: Annotated[
         Path, typer.Option(envvar="LIKENESS_MODEL_DIR", help="The bundle to calibrate.")
     ] = BUNDLED_MODEL,
-    split: Annotated[str | None, typer.Option(help="Only these rows of a CSV.")] = None,
-    pictures: Annotated[int, typer.Option(min=20, help="How many of them to take.")] = 300,
+    split: Annotated[str | None, typer.Option(help="Only the rows of this split.")] = None,
+    pictures: Annotated[int, typer.Option(min=20, help="Number of images to use.")] = 300,
     target: Annotated[
-        Path | None, typer.Option("--out", help="Folder for calibration.json; the bundle's own.")
+        Path | None, typer.Option("--out", help="Folder for calibration.json, if not the bundle.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how it would do.")] = False,
-    seed: Annotated[int, typer.Option(help="Draws pictures and edits.")] = 0,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Report the accuracy without writing.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Random seed for images and edits.")] = 0,
 ) -> None:
-    """Teach verdicts what your pictures look like: exact, copy, edited, same item, similar.
+    """Calibrate verdicts on your own images: exact, copy, edited, same item, similar.
 
-    Each picture is edited in known ways, and held against what looks most like it. Half of the
-    pictures try what was learnt from the others; then all are learnt from, and calibration.json is
-    written beside the model. Labels, where there are any, tell what is similar; instances, what is
-    the same item. Deploy the bundle again afterwards.
+    Each image is edited in known ways and compared with its edits and its nearest neighbours. The
+    calibration is fitted on half of the images and tested on the other half; then it is fitted on
+    all, and calibration.json is written beside the model. Labels, where given, define what is
+    similar; instances, what is the same item. Deploy the bundle again afterwards.
 
     [bold]likeness calibrate photos/[/bold]
     """
@@ -430,50 +432,53 @@ def evaluate(
     dataset: Annotated[
         Path | None,
         typer.Argument(
-            help="A folder of pictures, a folder for each class, or a CSV: path, label, instance, "
+            help="A folder of images, a folder for each class, or a CSV: path, label, instance, "
             "split, ignore (an instance that does not count)."
         ),
     ] = None,
     synthetic: Annotated[
-        bool, typer.Option("--synthetic", help="Make the queries, by editing the pictures.")
+        bool, typer.Option("--synthetic", help="Make queries by editing the images.")
     ] = False,
     feedback: Annotated[
-        bool, typer.Option("--feedback", help="Ask the index at QDRANT_URL what callers judged.")
+        bool,
+        typer.Option("--feedback", help="Measure by callers' feedback in the index at QDRANT_URL."),
     ] = False,
     model: Annotated[
         Path, typer.Option(envvar="LIKENESS_MODEL_DIR", help="The bundle to evaluate.")
     ] = BUNDLED_MODEL,
-    queries: Annotated[int, typer.Option(min=1, help="How many to ask.")] = 500,
+    queries: Annotated[int, typer.Option(min=1, help="Number of queries.")] = 500,
     split: Annotated[
         str | None,
-        typer.Option(help="Only these rows of a CSV; test:iconic are queries and gallery."),
+        typer.Option(
+            help="Only the rows of this split; test:iconic names those of queries and gallery."
+        ),
     ] = None,
     target: Annotated[
         Path,
-        typer.Option("--out", help="Folder for evaluation.json, html_report.html and vectors."),
+        typer.Option("--out", help="Folder for evaluation.json, report.html and cached features."),
     ] = DEFAULT_DATA / "evaluate",
     baseline: Annotated[
         Path | None, typer.Option(help="An earlier evaluation.json to compare with.")
     ] = None,
     tolerance: Annotated[
-        float, typer.Option(min=0, max=1, help="How far R@1 and mAP may fall below it.")
+        float, typer.Option(min=0, max=1, help="How far R@1 and mAP may drop below it.")
     ] = 0.01,
-    seed: Annotated[int, typer.Option(min=0, help="Draws queries and edits.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed for queries and edits.")] = 0,
 ) -> None:
-    """Measure how well pictures are found, how fast, and what each stage gains.
+    """Measure search quality and speed, and what each stage gains.
 
-    Pictures are searched as the service does it, with each profile. Splits
-    named query or test are searched among those named gallery, train or iconic;
-    without any, each picture among the others. Vectors are kept in --out.
+    Queries run as in the service, with each profile. Splits named query or test
+    are searched among those named gallery, train or iconic; without such names,
+    each image among all others. Features are cached in --out.
 
-    [bold]likeness evaluate photos/ --synthetic[/bold]  any pictures: are edited copies found?
+    [bold]likeness evaluate photos/ --synthetic[/bold]  any images: are edited copies found?
 
     [bold]likeness evaluate products.csv --baseline old/evaluation.json[/bold]  a gate for CI:
-    exits with 1 where R@1 or mAP of a profile fell
+    exits with 1 if R@1 or mAP of a profile dropped
 
-    [bold]likeness evaluate --feedback[/bold]  what POST /v1/feedback was told, asked again
+    [bold]likeness evaluate --feedback[/bold]  repeat the queries that callers gave feedback on
     """
-    from .evaluation import evaluator, reporting  # noqa: PLC0415 - loads onnxruntime
+    from .evaluation import evaluator, reporting, results  # noqa: PLC0415 - loads onnxruntime
 
     if feedback:
         if dataset or synthetic or split or baseline:
@@ -483,29 +488,31 @@ def evaluate(
         _evaluate_feedback(model, queries, seed, target)
         return
     if dataset is None:
-        raise typer.BadParameter("name a folder or a CSV; or --feedback, to ask the live index")
-    before = evaluator.read(baseline) if baseline else None
+        raise typer.BadParameter(
+            "name a folder or a CSV; or use --feedback to measure the live index"
+        )
+    before = results.read(baseline) if baseline else None
     options = evaluator.Options(model, target, synthetic, split, queries, seed)
     with _progress() as progress:
         found, misses = evaluator.evaluate(dataset, options, progress, before)
     reporting.show(found, out)
-    evaluator.write(found, target / evaluator.RESULTS)
+    results.write(found, target / results.RESULTS)
     page = target / reporting.PAGE
     page.write_text(reporting.page(found, misses), encoding="utf-8")
-    out.print(f"written: {target / evaluator.RESULTS}, and with pictures {page}", soft_wrap=True)
-    fallen = evaluator.falls(before, found, tolerance) if before else []
-    for line in fallen:
-        err.print(f"[red]fell by more than {tolerance:g}[/red]  {escape(line)}", soft_wrap=True)
-    if before and not fallen:
-        out.print(f"nothing fell by more than {tolerance:g} below {baseline}", soft_wrap=True)
-    raise typer.Exit(1 if fallen else 0)
+    out.print(f"written: {target / results.RESULTS}, and with pictures {page}", soft_wrap=True)
+    dropped = results.drops(before, found, tolerance) if before else []
+    for line in dropped:
+        err.print(f"[red]dropped by more than {tolerance:g}[/red]  {escape(line)}", soft_wrap=True)
+    if before and not dropped:
+        out.print(f"nothing dropped by more than {tolerance:g} below {baseline}", soft_wrap=True)
+    raise typer.Exit(1 if dropped else 0)
 
 
 def _evaluate_feedback(model: Path, queries: int, seed: int, target: Path) -> None:
     from likeness.adapters.index import open_index  # noqa: PLC0415
     from likeness.settings import Settings  # noqa: PLC0415
 
-    from .evaluation import evaluator, feedback_evaluation, reporting  # noqa: PLC0415
+    from .evaluation import feedback_evaluation, reporting, results  # noqa: PLC0415
 
     with (
         contextlib.closing(open_index(Settings.from_env(os.environ))) as index,
@@ -513,7 +520,7 @@ def _evaluate_feedback(model: Path, queries: int, seed: int, target: Path) -> No
     ):
         found = feedback_evaluation.evaluate(index, model, queries, seed, progress)
     reporting.show_feedback(found, out)
-    evaluator.write(found, target / feedback_evaluation.RESULTS)
+    results.write(found, target / feedback_evaluation.RESULTS)
     out.print(f"written: {target / feedback_evaluation.RESULTS}", soft_wrap=True)
 
 

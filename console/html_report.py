@@ -1,4 +1,4 @@
-"""Results as one self-contained HTML page: the demo's, and the frame of any other."""
+"""Self-contained HTML pages: that of `likeness demo`, and the frame of every report."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ img { width: 100%; height: 8.25rem; object-fit: contain; border-radius: 6px;
 
 
 class Check(Protocol):
-    """What the page shows of a check (see demo.Check)."""
+    """The part of `demo.Check` that the page shows."""
 
     @property
     def name(self) -> str: ...
@@ -45,20 +45,20 @@ class Check(Protocol):
     def expected(self) -> str | None: ...
 
 
-def page(checks: Sequence[Check], pictures: Mapping[str, bytes], model: str) -> str:
-    """`pictures` holds the uploaded bytes of every key that may stand among the results."""
+def page(checks: Sequence[Check], images: Mapping[str, bytes], model: str) -> str:
+    """`images` holds the uploaded bytes of every key that may be among the results."""
     right = sum(check.ok for check in checks)
     thumbnails: dict[str, str] = {}
-    rows = "".join(_row(check, pictures, thumbnails) for check in checks)
+    rows = "".join(_row(check, images, thumbnails) for check in checks)
     lead = (
         f"{right} of {len(checks)} checks right · model {escape(model)} · "
-        "the expected picture is framed"
+        "the expected image is framed"
     )
     return document("Likeness demo", lead, rows)
 
 
 def document(title: str, lead: str, body: str, style: str = "") -> str:
-    """A page that needs no other file. `lead` and `body` are HTML, `title` is text."""
+    """A page without other files. `lead` and `body` are HTML, `title` is text."""
     return (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{escape(title)}</title>"
         '<meta name=viewport content="width=device-width, initial-scale=1">'
@@ -66,10 +66,10 @@ def document(title: str, lead: str, body: str, style: str = "") -> str:
     )
 
 
-def _row(check: Check, pictures: Mapping[str, bytes], thumbnails: dict[str, str]) -> str:
+def _row(check: Check, images: Mapping[str, bytes], thumbnails: dict[str, str]) -> str:
     query = f'<img alt="the query" src="{thumbnail(check.query)}">' if check.query else ""
     answers = "".join(
-        _answer(result, check.expected, pictures, thumbnails) for result in check.results
+        _answer(result, check.expected, images, thumbnails) for result in check.results
     )
     verdict = "right" if check.ok else "wrong"
     body = answers or f"<p>{escape(check.found)}</p>"
@@ -83,12 +83,12 @@ def _row(check: Check, pictures: Mapping[str, bytes], thumbnails: dict[str, str]
 def _answer(
     result: Mapping[str, object],
     expected: str | None,
-    pictures: Mapping[str, bytes],
+    images: Mapping[str, bytes],
     thumbnails: dict[str, str],
 ) -> str:
     key = str(result["key"])
     if key not in thumbnails:
-        thumbnails[key] = thumbnail(pictures[key])
+        thumbnails[key] = thumbnail(images[key])
     hit = " class=hit" if key == expected else ""
     return (
         f'<figure{hit}><img alt="{escape(key)}" src="{thumbnails[key]}">'
@@ -98,13 +98,13 @@ def _answer(
 
 
 def verdict(result: Mapping[str, Any]) -> str:
-    """“same item 93 %”; nothing where the service has no calibration for its model."""
+    """“same item 93 %”; empty if the service has no calibration for its model."""
     if "verdict" not in result:
         return ""
     return f"{result['verdict'].replace('_', ' ')} {result['probability']:.0%}".replace("%", " %")
 
 
 def thumbnail(data: bytes) -> str:
-    """A small JPEG of a picture, as a data: URL."""
+    """A small JPEG of an image, as a data: URL."""
     small = images.thumbnail(data, Limits(), _THUMBNAIL)
     return "data:image/jpeg;base64," + base64.b64encode(small).decode()

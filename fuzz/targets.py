@@ -23,7 +23,8 @@ from likeness.images import decode
 from likeness.model import load_spec
 from likeness.proof.verdicts import load_calibration
 from likeness.query_tokens import decode_query_token, encode_query_token
-from likeness.rerank.profiles import Profile, Ranker
+from likeness.rerank.profiles import Profile
+from likeness.rerank.ranker import Ranker
 from likeness.settings import Limits
 from tests.appearances import made, unit
 from tests.pictures import encoded, picture

@@ -19,7 +19,7 @@ from likeness.features import ImageFeatures
 from likeness.images import decode
 from likeness.model import ModelSpec, load_spec
 from likeness.proof.verdicts import FITTED, Calibration, Level
-from likeness.rerank.profiles import Ranker
+from likeness.rerank.ranker import Ranker
 from likeness.settings import Limits
 from tests.pictures import encoded, picture
 

@@ -1,4 +1,4 @@
-"""`likeness explain`: one answer taken apart, from the line that was written of it."""
+"""`likeness explain`: one answer in detail, from its line in the log."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from ..local.runner import ANSWERS
 
 Line = Mapping[str, Any]
 
-# What left candidates out, in words; the braces take the query's option of that name.
+# Why candidates were left out; braces are replaced by the query's options of these names.
 _WHY = {
-    "cutoff": "after the list's end by cutoff {cutoff}",
-    "group_by": "their group by {group_by} had its rows already",
+    "cutoff": "below the cutoff {cutoff}",
+    "group_by": "their group by {group_by} was full",
     "page": "on another page than this one (limit {limit}, offset {offset})",
 }
-_USUAL = {"limit": 10, "offset": 0}
+_DEFAULTS = {"limit": 10, "offset": 0}
 _REQUEST_ID = re.compile(r"[\w-]{1,64}")
 
 
 def lines(data: Path, log_group: str | None, request_id: str, days: int) -> list[Line]:
-    """All that was written of a request: by the local service, or into a log group.
+    """All lines about a request, from the local service or a log group.
 
-    Raises ServiceError where there is nothing, and LikenessError where CloudWatch cannot tell.
+    Raises ServiceError if there are none, and LikenessError if CloudWatch cannot be read.
     """
     if not _REQUEST_ID.fullmatch(request_id):
-        raise ServiceError(f"{request_id!r} is no request_id: answers and problems carry it")
+        raise ServiceError(f"{request_id!r} is not a valid request_id: take it from an answer")
     if log_group:
         from .log_group import lines_of  # noqa: PLC0415 - boto3 takes a moment
 
@@ -44,8 +44,8 @@ def lines(data: Path, log_group: str | None, request_id: str, days: int) -> list
     if not found:
         where = f"{log_group} in {days} days" if log_group else f"{data / ANSWERS}"
         raise ServiceError(
-            f"nothing is written of {request_id} in {where}. A deployed service's answers are in "
-            "its log: --log-group /aws/lambda/STACK-search"
+            f"no line about {request_id} in {where}. A deployed service writes its answers to its "
+            "log: --log-group /aws/lambda/STACK-search"
         )
     return found
 
@@ -62,7 +62,7 @@ def _kept(data: Path, request_id: str) -> Iterator[Line]:
 
 
 def show(found: Sequence[Line], image: str | None, out: Console) -> None:
-    """For people. `image`: say what became of this one."""
+    """Print the lines. `image`: the id, or its start, of an image whose fate is told."""
     for line in found:
         match line.get("message"):
             case "answered":
@@ -77,47 +77,47 @@ def show(found: Sequence[Line], image: str | None, out: Console) -> None:
 
 
 def fate(line: Line, image: str) -> str:
-    """What became of one image, by its id or the beginning of it."""
+    """Whether an image, given by its id or the start of it, was shown, and if not, why."""
     short = image[:8]
     for rank, result in enumerate(line["shown"], 1):
         if result["id"].startswith(short):
-            return f"shown, number {rank}"
+            return f"shown at rank {rank}"
     if short in line["more"].split():
-        return f"shown, number {len(line['shown']) + line['more'].split().index(short) + 1}"
+        return f"shown at rank {len(line['shown']) + line['more'].split().index(short) + 1}"
     for why, cut in line["cut"].items():
         if short in cut["ids"].split():
             return f"a candidate, left out: {_reason(why, line['options'])}"
     return (
         f"not among the {line['candidates']} candidates: not indexed, left out by the filter, "
-        "score_threshold or exclude, or less like the query than all of them"
+        "score_threshold or exclude, or less similar to the query than all of them"
     )
 
 
 def _show_answer(line: Line, out: Console) -> None:
     at = datetime.fromtimestamp(line["_aws"]["Timestamp"] / 1000, UTC)
     out.print(f"{line['request_id']}  {at:%Y-%m-%d %H:%M:%S} UTC  model {line['model']}")
-    asked = f"asked with {line['source']}"
+    query = f"query by {line['source']}"
     if "of" in line:
-        asked += f" {line['of']}"
+        query += f" {line['of']}"
     for name, value in line["options"].items():
-        asked += f", {name} {msgspec.json.encode(value).decode()}"
-    out.print(escape(asked), soft_wrap=True)
-    out.print(f"{line['candidates']} candidates: the nearest that exclude and filter let through")
-    out.print(_results(line) if line["shown"] else "none was shown")
+        query += f", {name} {msgspec.json.encode(value).decode()}"
+    out.print(escape(query), soft_wrap=True)
+    out.print(f"{line['candidates']} candidates: the nearest that filter and exclude allow")
+    out.print(_results(line) if line["shown"] else "no results")
     if line["more"]:
         out.print(f"and {len(line['more'].split())} more")
     for why, cut in line["cut"].items():
         reason = escape(_reason(why, line["options"]))
         out.print(f"left out: {cut['count']}, the best with {cut['best']:.3f}: {reason}")
     if line["skipped"]:
-        out.print(f"[yellow]no time was left for {' and '.join(line['skipped'])}[/yellow]")
+        out.print(f"[yellow]skipped for lack of time: {' and '.join(line['skipped'])}[/yellow]")
     took = "  ".join(f"{name} {ms:.1f}" for name, ms in line["took_ms"].items())
     out.print(f"[dim]milliseconds: {took}[/dim]")
 
 
 def _results(line: Line) -> Table:
     stages = list(dict.fromkeys(name for result in line["shown"] for name in result["stages"]))
-    table = Table("", "id", "score", *stages, "ordered by", "verdict")
+    table = Table("", "id", "score", *stages, "final score", "verdict")
     for rank, result in enumerate(line["shown"], 1):
         scores = [_score(result["stages"].get(name)) for name in stages]
         verdict = result.get("verdict", "")
@@ -133,4 +133,4 @@ def _score(value: float | None) -> str:
 
 
 def _reason(why: str, options: Mapping[str, Any]) -> str:
-    return _WHY[why].format_map({**_USUAL, **options})
+    return _WHY[why].format_map({**_DEFAULTS, **options})

@@ -1,4 +1,4 @@
-"""The lines of a CloudWatch log group that name one request."""
+"""Reads the lines of a CloudWatch log group that contain a request's id."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _CONFIG = Config(connect_timeout=2, read_timeout=10, retries={"mode": "standard"
 def lines_of(
     log_group: str, request_id: str, days: int, client: Any = None
 ) -> Iterator[Mapping[str, Any]]:
-    """The JSON lines of a log group that name this request, oldest first.
+    """The JSON lines of a log group with this request's id, oldest first.
 
-    Raises ConfigurationError where there is no such group or it may not be read, Unavailable where
+    Raises ConfigurationError if the group does not exist or access is denied, Unavailable if
     CloudWatch does not answer.
     """
     since = datetime.now(UTC) - timedelta(days=days)

@@ -1,8 +1,8 @@
-"""`likeness calibrate`: how far one model's scores can be trusted on one's own pictures.
+"""`likeness calibrate`: verdicts calibrated for one model on a user's own images.
 
-Edits of pictures are pairs with a known level; pictures of the same instance and of the same label
-are more, where the dataset names them. Each picture is held against its nearest others too: what
-looks most alike and is not the same is what verdicts must tell apart.
+An image and an edit of it are a pair of a known level. Where the dataset names instances and
+labels, images of the same instance or label are further pairs. Each image is also compared with its
+nearest neighbours: similar images that are not the same are what verdicts must tell apart.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from rich.table import Table
 
 from likeness.embedding import Embedder
 from likeness.errors import ImageError, ModelBundleError
-from likeness.feature_extraction import extract_features
 from likeness.features import ImageFeatures
 from likeness.images import decode
 from likeness.proof.verdicts import (
@@ -33,53 +32,54 @@ from likeness.proof.verdicts import (
     Calibration,
     Fitted,
     Level,
-    chances,
     judge,
     load_calibration,
+    probabilities,
 )
-from likeness.rerank.profiles import Ranker
+from likeness.rerank.ranker import Ranker
 from likeness.settings import Limits
 
 from .datasets import DatasetError, Item, load
 from .edits import EDITS, START_SIDE
+from .gallery import features_of_file
 from .logistic_regression import fit
 from .metrics import Reliability, reliability
 
-LEAST_PICTURES = 20
+MIN_IMAGES = 20
 _NEAREST, _RANDOM = 3, 2
-# Two pictures of a set that are nearer than this may well be the same: no example of others.
-_TOO_NEAR = 0.97
-# Shares of pairs of different things that may be called edited, or the same item.
-_MOST_FALSE = {Level.EDITED: 0.003, Level.SAME_ITEM: 0.01}
+# Two images above this cosine may be the same: they are no example of different images.
+_MAX_COSINE = 0.97
+# Largest shares of pairs of different things that may be called edited, or the same item.
+_MAX_FALSE_RATES = {Level.EDITED: 0.003, Level.SAME_ITEM: 0.01}
 _ORDER = {level: n for n, level in enumerate((*FITTED, Level.NONE))}
 
 
 class Pairs(NamedTuple):
-    """N pairs: features (N, F), how close they are as a number in `_ORDER` (N,), the pictures that
-    they are of (N,), the edit's name or "" (N,), and whether labels tell that they differ (N,).
+    """N pairs, each field (N, …): features (N, F), the level as a number in `_ORDER`, the number of
+    the image, the edit's name or "", and whether the level is known from edit or labels.
     """
 
     rows: NDArray[np.float64]
     level: NDArray[np.intp]
-    picture: NDArray[np.intp]
+    image: NDArray[np.intp]
     edit: NDArray[np.str_]
     labelled: NDArray[np.bool_]
 
-    def where(self, chosen: NDArray[np.bool_]) -> Pairs:
+    def where(self, mask: NDArray[np.bool_]) -> Pairs:
         return Pairs(
-            self.rows[chosen],
-            self.level[chosen],
-            self.picture[chosen],
-            self.edit[chosen],
-            self.labelled[chosen],
+            self.rows[mask],
+            self.level[mask],
+            self.image[mask],
+            self.edit[mask],
+            self.labelled[mask],
         )
 
 
-class Trial(Struct, frozen=True):
-    """What a calibration fitted on half of the pictures says of the other half's pairs.
+class HeldOutResult(Struct, frozen=True):
+    """How a calibration fitted on half of the images does on the pairs of the other half.
 
-    right: shares of the pairs of each level that are called so. edits: the same for each edit.
-    false_copy, false_edited: shares of pairs of different things that are called that or closer.
+    right: share of each level's pairs that are called so; edits: the same for each edit.
+    false_copy, false_edited: shares of pairs of different things called that or closer.
     reliability: for each fitted level.
     """
 
@@ -91,84 +91,93 @@ class Trial(Struct, frozen=True):
     reliability: dict[str, Reliability]
 
 
-def observe(
+class _Sample(NamedTuple):
+    """One image that is calibrated with."""
+
+    item: Item
+    features: ImageFeatures
+
+    def image(self) -> Image.Image:
+        return decode(self.item.path.read_bytes(), Limits(), START_SIDE)[0]
+
+
+def make_pairs(
     items: Sequence[Item],
     embedder: Embedder,
-    pictures: int,
+    images: int,
     seed: int,
     progress: Callable[[Iterable[int]], Iterable[int]],
 ) -> Pairs:
-    """Pairs of at most so many pictures. Raises DatasetError where there are too few."""
+    """Pairs from at most `images` items. Raises DatasetError if there are too few."""
     rng = np.random.default_rng(seed)
     chosen = [items[n] for n in rng.permutation(len(items))]
-    looked, scenes = _look(chosen, embedder, pictures)
-    if len(looked) < LEAST_PICTURES:
-        raise DatasetError(f"{len(looked)} pictures can be read: {LEAST_PICTURES} are needed")
-    seen = [picture.seen for picture in looked]
-    cosines = np.stack([s.vector for s in seen]) @ np.stack([s.vector for s in seen]).T
+    samples, scenes = _read_samples(chosen, embedder, images)
+    if len(samples) < MIN_IMAGES:
+        raise DatasetError(f"only {len(samples)} images can be read: {MIN_IMAGES} are needed")
+    features = [sample.features for sample in samples]
+    vectors = np.stack([each.vector for each in features])
+    cosines = vectors @ vectors.T
     ranker = Ranker(embedder.spec, None)
     found: list[tuple[NDArray[np.float64], int, int, str, bool]] = []
 
     def another() -> Image.Image:
         return scenes[int(rng.integers(len(scenes)))]
 
-    def hold(query: ImageFeatures, number: int, name: str, level: Level | None) -> None:
-        others = _others(query, number, seen, cosines, rng)
-        rows = ranker.features(query, [seen[number], *(seen[n] for n in others)])
+    def compare(query: ImageFeatures, number: int, edit: str, level: Level | None) -> None:
+        others = _others(query, number, features, cosines, rng)
+        rows = ranker.features(query, [features[number], *(features[n] for n in others)])
         if level:
-            found.append((rows[0], _ORDER[level], number, name, True))
+            found.append((rows[0], _ORDER[level], number, edit, True))
         for n, row in zip(others, rows[1:], strict=True):
-            how, known = _between(looked[number].item, looked[n].item)
-            found.append((row, _ORDER[how], number, "", known))
+            between, known = _level_between(samples[number].item, samples[n].item)
+            found.append((row, _ORDER[between], number, "", known))
 
-    for number in progress(range(len(looked))):
-        hold(seen[number], number, "", None)
+    for number in progress(range(len(samples))):
+        compare(features[number], number, "", None)
         for edit in EDITS:
-            data = edit.make(looked[number].picture(), another, rng)
+            data = edit.make(samples[number].image(), another, rng)
             try:
-                hold(_appearance(data, embedder), number, edit.name, Level(edit.level))
+                compare(features_of_file(embedder, data)[1], number, edit.name, Level(edit.level))
             except ImageError:
-                continue  # an edit may leave nothing to see
-    rows, level, picture, edit_names, known = zip(*found, strict=True)
-    return Pairs(
-        np.array(rows), np.array(level), np.array(picture), np.array(edit_names), np.array(known)
-    )
+                continue  # an edit may leave an image without detail
+    rows, levels, numbers, names, labelled = map(np.array, zip(*found, strict=True))
+    return Pairs(rows, levels, numbers, names, labelled)
 
 
 def calibration_of(
     pairs: Pairs, model: str, made_from: str, known: Calibration | None = None
 ) -> Calibration:
-    """Fitted on all pairs. Where no labels tell what is similar, that level is taken from `known`,
-    or else stands for the same item.
+    """Fitted on all pairs. Without labels that say what is similar, that level is taken from
+    `known`; without that, it equals `same_item`.
     """
     levels: dict[str, Fitted] = {}
     for n, level in enumerate(FITTED):
         used = np.ones(len(pairs.level), bool)
         if level is Level.EDITED:
-            # pasted into a scene it is the same photo still: no example for either side
+            # an image pasted into a scene is the same photo: no example for either side
             used = pairs.level != _ORDER[Level.SAME_ITEM]
         if level is Level.SIMILAR:
             used = pairs.labelled
             if not (pairs.level[used] == n).any() or (pairs.level[used] <= n).all():
                 levels[level] = known.levels[level] if known else levels[Level.SAME_ITEM]
                 continue
-        levels[level] = fit(pairs.rows[used], pairs.level[used] <= n, _MOST_FALSE.get(level))
+        levels[level] = fit(pairs.rows[used], pairs.level[used] <= n, _MAX_FALSE_RATES.get(level))
     return Calibration(model, levels, made_from=made_from)
 
 
-def trial(pairs: Pairs, model: str, known: Calibration | None = None) -> Trial:
-    """Fit on the pairs of half of the pictures, judge the others."""
-    held_out = pairs.picture % 2 == 1
+def held_out_result(pairs: Pairs, model: str, known: Calibration | None = None) -> HeldOutResult:
+    """Fit on the pairs of half of the images, test on the others."""
+    held_out = pairs.image % 2 == 1
     calibration = calibration_of(pairs.where(~held_out), model, "", known)
     test = pairs.where(held_out)
     called = np.array([_ORDER[verdict.level] for verdict in judge(calibration, test.rows)])
-    forecast = chances(calibration, test.rows)
+    claimed = probabilities(calibration, test.rows)
     same, different = test.edit != "", test.level > _ORDER[Level.SAME_ITEM]
 
     def share(where: NDArray[np.bool_], right: NDArray[np.bool_]) -> float:
         return round(float(right[where].mean()), 5) if where.any() else float("nan")
 
-    return Trial(
+    return HeldOutResult(
         pairs=len(called),
         right={
             level: share(same & (test.level == _ORDER[level]), called == _ORDER[level])
@@ -181,7 +190,7 @@ def trial(pairs: Pairs, model: str, known: Calibration | None = None) -> Trial:
         false_copy=share(different, called <= _ORDER[Level.COPY]),
         false_edited=share(different, called <= _ORDER[Level.EDITED]),
         reliability={
-            level: reliability(forecast[chosen, n], test.level[chosen] <= n)
+            level: reliability(claimed[chosen, n], test.level[chosen] <= n)
             for n, level in enumerate(FITTED)
             for chosen in [_balanced(test.level <= n)]
         },
@@ -189,7 +198,7 @@ def trial(pairs: Pairs, model: str, known: Calibration | None = None) -> Trial:
 
 
 def _balanced(close: NDArray[np.bool_]) -> NDArray[np.intp]:
-    """As many pairs of either side, for that is what `fit` makes probabilities of."""
+    """As many pairs of either class, for `fit` weighs both the same."""
     rng = np.random.default_rng(0)
     sides = np.flatnonzero(close), np.flatnonzero(~close)
     least = min(len(side) for side in sides)
@@ -197,7 +206,7 @@ def _balanced(close: NDArray[np.bool_]) -> NDArray[np.intp]:
 
 
 def write(calibration: Calibration, bundle: Path) -> Path:
-    """Beside the bundle's model, whole or not at all."""
+    """Beside the bundle's model, atomically."""
     bundle.mkdir(parents=True, exist_ok=True)
     path = bundle / CALIBRATION
     draft = path.with_suffix(".new")
@@ -211,7 +220,7 @@ def run(
     split: str | None,
     bundle: Path,
     target: Path,
-    pictures: int,
+    images: int,
     seed: int,
     dry_run: bool,
     out: Console,
@@ -223,89 +232,76 @@ def run(
     try:
         known = load_calibration(bundle, model)
     except ModelBundleError:
-        known = None  # another model's: that is what a new one is for
+        known = None  # of another model: a new one replaces it
 
-    def told(numbers: Iterable[int]) -> Iterable[int]:
+    def progress(numbers: Iterable[int]) -> Iterable[int]:
         return track(numbers, "editing and comparing", console=out, transient=True)
 
-    pairs = observe(items, embedder, pictures, seed, told)
-    _show(trial(pairs, model, known), len(np.unique(pairs.picture)), out)
+    pairs = make_pairs(items, embedder, images, seed, progress)
+    count = len(np.unique(pairs.image))
+    _show(held_out_result(pairs, model, known), count, out)
     if dry_run:
         out.print("nothing written")
         return
-    count = len(np.unique(pairs.picture))
-    made_from = f"{dataset.parent.name}/{dataset.name}, {count} pictures"
+    made_from = f"{dataset.parent.name}/{dataset.name}, {count} images"
     path = write(calibration_of(pairs, model, made_from, known), target)
     out.print(f"[green]written[/green]  {escape(str(path))}")
 
 
-def _show(tried: Trial, pictures: int, out: Console) -> None:
+def _show(result: HeldOutResult, images: int, out: Console) -> None:
     table = Table("", "called right", box=SIMPLE_HEAD)
-    for level, share in tried.right.items():
+    for level, share in result.right.items():
         table.add_row(level, f"{share:.1%}")
-    for name, share in sorted(tried.edits.items(), key=lambda item: item[1]):
+    for name, share in sorted(result.edits.items(), key=lambda item: item[1]):
         table.add_row(f"[dim]  {name}[/dim]", f"[dim]{share:.1%}[/dim]")
     out.print(table)
-    out.print(f"{pictures} pictures, {tried.pairs} pairs of the half that was not learnt from")
+    out.print(f"{images} images, {result.pairs} pairs of the half that was held out")
     out.print(
-        f"of different things, {tried.false_copy:.2%} are called a copy or closer, "
-        f"{tried.false_edited:.2%} edited or closer"
+        f"of different things, {result.false_copy:.2%} are called a copy or closer, "
+        f"{result.false_edited:.2%} edited or closer"
     )
-    errors = "  ".join(f"{level} {found.error:.3f}" for level, found in tried.reliability.items())
+    errors = "  ".join(f"{level} {found.error:.3f}" for level, found in result.reliability.items())
     out.print(f"expected calibration error  {errors}")
 
 
-class _Looked(NamedTuple):
-    item: Item
-    seen: ImageFeatures
-
-    def picture(self) -> Image.Image:
-        return decode(self.item.path.read_bytes(), Limits(), START_SIDE)[0]
-
-
-def _look(
-    chosen: Sequence[Item], embedder: Embedder, pictures: int
-) -> tuple[list[_Looked], list[Image.Image]]:
-    """What is calibrated with, and scenes to paste it into that are none of it."""
-    looked: list[_Looked] = []
+def _read_samples(
+    chosen: Sequence[Item], embedder: Embedder, images: int
+) -> tuple[list[_Sample], list[Image.Image]]:
+    """Samples, and scenes to paste them into, which are none of the samples."""
+    samples: list[_Sample] = []
     scenes: list[Image.Image] = []
     for item in chosen:
         try:
             data = item.path.read_bytes()
-            if len(scenes) * 5 < len(looked) + 1:
+            if len(scenes) * 5 < len(samples) + 1:
                 scenes.append(decode(data, Limits(), embedder.decode_size)[0])
-            elif len(looked) < pictures:
-                looked.append(_Looked(item, _appearance(data, embedder)))
+            elif len(samples) < images:
+                samples.append(_Sample(item, features_of_file(embedder, data)[1]))
             else:
                 break
         except ImageError:
             continue
-    return looked, scenes
-
-
-def _appearance(data: bytes, embedder: Embedder) -> ImageFeatures:
-    picture, info = decode(data, Limits(), embedder.decode_size)
-    return extract_features(embedder, picture, sha256=info.sha256)
+    return samples, scenes
 
 
 def _others(
     query: ImageFeatures,
     number: int,
-    seen: Sequence[ImageFeatures],
+    features: Sequence[ImageFeatures],
     cosines: NDArray[np.float32],
     rng: np.random.Generator,
 ) -> list[int]:
-    """The nearest to the query, and some at random; neither the picture itself nor its twins."""
-    excluded = (cosines[number] > _TOO_NEAR) | (np.arange(len(seen)) == number)
-    near = np.where(excluded, -2, np.stack([s.vector for s in seen]) @ query.vector)
+    """The nearest to the query and some at random, without the image itself and likely copies."""
+    excluded = (cosines[number] > _MAX_COSINE) | (np.arange(len(features)) == number)
+    near = np.where(excluded, -2, np.stack([each.vector for each in features]) @ query.vector)
     allowed = np.flatnonzero(~excluded)
     nearest = [int(n) for n in np.argsort(-near)[:_NEAREST] if not excluded[n]]
     drawn = rng.choice(allowed, min(_RANDOM, len(allowed)), replace=False)
     return list(dict.fromkeys([*nearest, *(int(n) for n in drawn)]))
 
 
-def _between(one: Item, other: Item) -> tuple[Level, bool]:
-    """How close two pictures of a set are, and whether anybody said so."""
+def _level_between(one: Item, other: Item) -> tuple[Level, bool]:
+    """How close two images of a set are, and whether the dataset says so."""
     if one.instance and one.instance == other.instance:
         return Level.SAME_ITEM, True
     if one.label and other.label:

@@ -1,4 +1,4 @@
-"""Pictures with what is known of them: what `likeness evaluate` and `likeness calibrate` read."""
+"""Datasets that `likeness evaluate` and `likeness calibrate` read: images with their labels."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from likeness.feeding import IMAGE_SUFFIXES
 
 from ..indexing.uploads import pictures
 
-# Names of splits that say what their rows are for.
+# Names of splits whose rows are queries, and of those whose rows are searched.
 QUERIES = frozenset({"query", "test"})
 GALLERY = frozenset({"gallery", "train", "iconic"})
 
 
 class DatasetError(RuntimeError):
-    """The dataset is not what it must be; the message says what to do."""
+    """The dataset cannot be used; the message says what to do."""
 
 
 class Item(NamedTuple):
-    """One picture. label: its class; instance: the very thing that it shows; split: as in a CSV;
-    ignore: an instance that counts neither as right nor as wrong for it, being in its background.
+    """One image. label: its class; instance: the individual object that it shows; split: as in a
+    CSV; ignore: an instance in its background, which counts neither as right nor as wrong.
     """
 
     path: Path
@@ -34,20 +34,20 @@ class Item(NamedTuple):
 
 
 def load(dataset: Path, split: str | None = None) -> list[Item]:
-    """A folder of pictures, a folder for each class, or a CSV; with `split`, only its rows.
+    """A folder of images, a folder for each class, or a CSV; with `split`, only its rows.
 
     A CSV has a header: path, relative to the CSV's folder, and any of label, instance, split,
-    ignore; further columns are not looked at. Of folders, a single one is no class; where all are
-    named as splits (train/, test/), those inside them are the classes. Raises DatasetError.
+    ignore; other columns are ignored. A single folder is not a class; if all folders are named like
+    splits (train/, test/), those inside them are the classes. Raises DatasetError.
     """
     if dataset.is_dir():
-        items = _of_folder(dataset)
+        items = _from_folder(dataset)
     elif dataset.suffix.lower() == ".csv" and dataset.is_file():
-        items = _of_csv(dataset)
+        items = _from_csv(dataset)
     else:
         raise DatasetError(f"{dataset} is neither a folder nor a .csv file")
     if not items:
-        raise DatasetError(f"{dataset} names no pictures ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        raise DatasetError(f"{dataset} contains no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
     if split is None:
         return items
     if kept := [item for item in items if item.split == split]:
@@ -57,21 +57,21 @@ def load(dataset: Path, split: str | None = None) -> list[Item]:
 
 
 def divided(dataset: Path, split: str | None = None) -> tuple[list[Item], list[Item]]:
-    """Queries and gallery, as the splits are named (QUERIES, GALLERY).
+    """Queries and gallery, by the names of the splits (QUERIES, GALLERY).
 
-    The same list twice where no names say it: each picture is then searched among the others. So it
-    is with `split` (test); two of them (test:iconic) are queries and gallery. Raises DatasetError.
+    Without such names, the same list twice: each image is then searched among the others. The same
+    holds for one `split` (test); two (test:iconic) are queries and gallery. Raises DatasetError.
     """
     if split is not None and ":" in split:
-        asked, _, searched = split.partition(":")
-        return load(dataset, asked), load(dataset, searched)
+        first, _, second = split.partition(":")
+        return load(dataset, first), load(dataset, second)
     items = load(dataset, split)
     queries = [item for item in items if item.split in QUERIES]
     gallery = [item for item in items if item.split in GALLERY]
     return (queries, gallery) if queries and gallery else (items, items)
 
 
-def _of_folder(folder: Path) -> list[Item]:
+def _from_folder(folder: Path) -> list[Item]:
     paths = pictures(folder)
     places = [path.relative_to(folder).parts[:-1] for path in paths]
     splits: list[str | None] = [None] * len(paths)
@@ -79,14 +79,14 @@ def _of_folder(folder: Path) -> list[Item]:
         splits = [place[0] for place in places]
         places = [place[1:] for place in places]
     classes = [place[0] if place else None for place in places]
-    tells = len(set(classes)) > 1
+    has_classes = len(set(classes)) > 1
     return [
-        Item(path, label if tells else None, None, split)
+        Item(path, label if has_classes else None, None, split)
         for path, label, split in zip(paths, classes, splits, strict=True)
     ]
 
 
-def _of_csv(file: Path) -> list[Item]:
+def _from_csv(file: Path) -> list[Item]:
     try:
         with file.open(encoding="utf-8-sig", newline="") as lines:
             rows = csv.DictReader(lines)
@@ -96,26 +96,24 @@ def _of_csv(file: Path) -> list[Item]:
                     f"{file} needs a column named path, and any of label, instance, split; "
                     f"it has {', '.join(columns) or 'no header'}"
                 )
-            items = [_of_row(file, rows.line_num, row) for row in rows]
+            items = [_from_row(file, rows.line_num, row) for row in rows]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DatasetError(f"{file} cannot be read as a CSV in UTF-8: {error}") from error
-    _check_there(file, (item.path for item in items))
+    _check_files(file, (item.path for item in items))
     return items
 
 
-def _of_row(file: Path, line: int, row: Mapping[str, str | None]) -> Item:
+def _from_row(file: Path, line: int, row: Mapping[str, str | None]) -> Item:
     if not row["path"]:
         raise DatasetError(f"{file}, line {line}: no path")
     names = ("label", "instance", "split", "ignore")
     return Item(file.parent / row["path"], *(row.get(name) or None for name in names))
 
 
-def _check_there(file: Path, paths: Iterable[Path]) -> None:
+def _check_files(file: Path, paths: Iterable[Path]) -> None:
     named = Counter(paths)
     if missing := [path for path in named if not path.is_file()]:
-        raise DatasetError(
-            f"{file} names {len(missing)} files that are not there, the first {missing[0]}"
-        )
+        raise DatasetError(f"{file} names {len(missing)} missing files, the first {missing[0]}")
     path, times = named.most_common(1)[0] if named else (None, 0)
     if times > 1:
-        raise DatasetError(f"{file} names {path} {times} times: one row for each picture")
+        raise DatasetError(f"{file} names {path} {times} times: use one row for each image")

@@ -1,7 +1,7 @@
-"""Named edits of a picture, each with the level that the pair of both should be judged to be.
+"""Named edits of an image, each with the level that original and edit should be judged to be.
 
-What `likeness calibrate` and `likeness evaluate --synthetic` take for truth. Strengths are drawn,
-so that pairs vary; the same state of the generator gives the same file.
+They are the ground truth of `likeness calibrate` and `likeness evaluate --synthetic`. Strengths are
+random, so that pairs vary; the same state of the generator gives the same file.
 """
 
 from __future__ import annotations
@@ -29,27 +29,27 @@ Change = Callable[[Image.Image, np.random.Generator], Image.Image]
 Colour = tuple[int, int, int]
 Floats = NDArray[np.float64]
 
-_LONGEST = 1024  # pixels of the long side that is worked on: more is scaled down, a copy still
-_SHORTEST = 96  # pixels of the short side that scaling down leaves
-_GRAINS = 320  # of noise along the long side; finer noise would vanish where pictures are scaled
+_LONGEST = 1024  # pixels of the long side: larger images are scaled down, and still are copies
+_SHORTEST = 96  # pixels that scaling down leaves of the short side
+_GRAINS = 320  # of noise along the long side; finer noise would vanish when images are scaled
 _UNIT_SQUARE = np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
-# Short side in pixels that an edit starts from: as much as a phone shows.
+# Short side in pixels that an edit starts from, about a phone's screen.
 START_SIDE = 1024
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, 2.5.1
 _SMOOTH = (
     *(Image.Resampling.BOX, Image.Resampling.BILINEAR, Image.Resampling.HAMMING),
     *(Image.Resampling.BICUBIC, Image.Resampling.LANCZOS),
 )
-# Mean difference, of 255, of two 12 × 12 layouts from which it is clear at a glance that colours
-# differ. An encoder alone makes about 1.
-_CLEAR = 12.0
+# From this mean difference (of 255) between two 12 × 12 layouts on, colours differ visibly. An
+# encoder alone makes about 1.
+_VISIBLE = 12.0
 _CELLS = (12, 12)
 _TRIES = 20
 
 
 class Edit(NamedTuple):
-    """`make` takes an upright RGB picture of any size, what gives some other picture (for scenes)
-    and where strengths are drawn from; it returns the edited picture's file.
+    """`make` takes an upright RGB image of any size, a function that returns another image (for
+    scenes) and a random generator; it returns the edited file.
     """
 
     name: str
@@ -75,9 +75,9 @@ def _changed(
 
 
 def _placed(image: Image.Image, another: Another, rng: np.random.Generator) -> bytes:
-    """The picture as a part of a scene: a photo of a print, or of a thing with just this face.
+    """The image as a part of a scene, like a photo of a print.
 
-    It spans 35 to 70 % of the scene. The scene is scaled to it, so that it keeps its pixels.
+    It spans 35 to 70 % of the scene, which is scaled so that the image keeps its resolution.
     """
     item = _recoloured(_bounded(image), rng, 0.35)
     scene = another()
@@ -113,7 +113,7 @@ def _smaller(image: Image.Image, rng: np.random.Generator) -> bytes:
 
 
 def _smaller_twice(image: Image.Image, rng: np.random.Generator) -> bytes:
-    """As a picture arrives that was sent, and sent on."""
+    """Like an image that was forwarded twice."""
     share = math.sqrt(rng.uniform(0.3, 0.9))
     once = decode(_rescaled(image, share, rng), Limits(), _LONGEST)[0]
     return _rescaled(once, share, rng)
@@ -135,15 +135,15 @@ def _zoomed(image: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 
 def _rotated(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """The corners are filled, or cut away."""
-    angle = float(_either(rng.uniform(3, 15, 1), rng)[0])
+    """Corners are filled or cropped."""
+    angle = float(_with_random_signs(rng.uniform(3, 15, 1), rng)[0])
     kind = rng.integers(3)
     turned = image.rotate(
         angle, Image.Resampling.BICUBIC, expand=kind == 1, fillcolor=_fill(image, rng)
     )
     if kind < 2:
         return turned
-    # the largest part of the same shape that no corner reaches, less the blend along the edge
+    # the largest inner part of the same aspect ratio, less the interpolated edge
     width, height = image.size
     sine, cosine = abs(math.sin(math.radians(angle))), math.cos(math.radians(angle))
     keep = 1 / (cosine + sine * max(width / height, height / width))
@@ -153,35 +153,35 @@ def _rotated(image: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 
 def _in_perspective(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    shifts = _either(rng.uniform(0.05, 0.15, (4, 2)), rng)
+    shifts = _with_random_signs(rng.uniform(0.05, 0.15, (4, 2)), rng)
     quad = (_UNIT_SQUARE + shifts) * image.size
     to_image = _homography(_UNIT_SQUARE * image.size, quad)
     return _warped(image, to_image, image.size, _fill(image, rng))
 
 
 def _mirrored(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Left to right; of a picture that is symmetric, just a part, or it would be a copy."""
+    """Left to right; a symmetric image is cropped too, or it would be a copy."""
     mirrored = ImageOps.mirror(image)
     if _differs(mirrored, image):
         return mirrored
     return mirrored.crop(_box(mirrored, rng.uniform(0.7, 0.9, 2), rng))
 
 
-def _clearly_recoloured(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    return _until_clear(image, lambda strength: _recoloured(image, rng, strength))
+def _visibly_recoloured(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    return _until_visible(image, lambda strength: _recoloured(image, rng, strength))
 
 
 def _grey(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Without colours; one that had few gets another contrast, or it would be a copy."""
+    """Without colours; an image with few gets another contrast, or it would be a copy."""
 
     def grey(strength: float) -> Image.Image:
         return _recoloured(image, rng, strength / 2).convert("L").convert("RGB")
 
-    return _until_clear(image, grey)
+    return _until_visible(image, grey)
 
 
-def _until_clear(image: Image.Image, change: Callable[[float], Image.Image]) -> Image.Image:
-    """The change at strength 1, or at the first above it that shows."""
+def _until_visible(image: Image.Image, change: Callable[[float], Image.Image]) -> Image.Image:
+    """The change at strength 1, or at the first strength above it that is visible."""
     changed = change(1)
     for strength in np.linspace(1, 2, _TRIES):
         if _differs(changed, image):
@@ -191,37 +191,37 @@ def _until_clear(image: Image.Image, change: Callable[[float], Image.Image]) -> 
 
 
 def _recoloured(image: Image.Image, rng: np.random.Generator, strength: float) -> Image.Image:
-    """Another brightness, white balance, contrast and saturation."""
-    gains = _either(rng.uniform(0.1, 0.4, 1), rng) + rng.uniform(-0.15, 0.15, 3)
+    """Changed brightness, white balance, contrast and saturation."""
+    gains = _with_random_signs(rng.uniform(0.1, 0.4, 1), rng) + rng.uniform(-0.15, 0.15, 3)
     contrast, saturation = rng.uniform([-0.5, -1], [0.4, 0.6])
     pixels = np.asarray(image) * np.exp(strength * gains)
     grey = (pixels @ _LUMA)[..., None]
     pixels = grey + (pixels - grey) * math.exp(strength * saturation)
-    return _picture((pixels - 128) * math.exp(strength * contrast) + 128)
+    return _to_image((pixels - 128) * math.exp(strength * contrast) + 128)
 
 
 def _captioned(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """One to three lines of letters, together at a random place."""
+    """One to three lines of letters at a random place."""
     lengths = rng.integers(4, 10, rng.integers(1, 4), endpoint=True)
     box = _box(image, rng.uniform([0.6, 0.2], [0.95, 0.4]), rng)
-    colour = _unlike(_mean(image.crop(box)), _colour(rng))
+    colour = _contrasting(_mean(image.crop(box)), _colour(rng))
     _write(ImageDraw.Draw(image), "\n".join(_letters(n, rng) for n in lengths), box, colour)
     return image
 
 
 def _stamped(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """A box or an ellipse with letters in it, as a logo or a badge, over 5 to 25 %."""
+    """A box or an ellipse with letters, like a logo, over 5 to 25 % of the image."""
     oval = rng.random() < 0.5
     share = rng.uniform(0.05, 0.25) * (4 / math.pi if oval else 1)
     aspect = math.exp(rng.uniform(-0.5, 0.5))
     box = left, top, right, bottom = _box(image, np.sqrt([share * aspect, share / aspect]), rng)
-    colour = _unlike(_mean(image.crop(box)), _colour(rng))
+    colour = _contrasting(_mean(image.crop(box)), _colour(rng))
     draw = ImageDraw.Draw(image)
     shape = draw.ellipse if oval else draw.rectangle
     shape((left, top, right - 1, bottom - 1), fill=colour)
     dx, dy = (right - left) / 6, (bottom - top) / 4
     inside = left + dx, top + dy, right - dx, bottom - dy
-    _write(draw, _letters(int(rng.integers(2, 6)), rng), inside, _unlike(colour, _colour(rng)))
+    _write(draw, _letters(int(rng.integers(2, 6)), rng), inside, _contrasting(colour, _colour(rng)))
     return image
 
 
@@ -229,7 +229,7 @@ def _framed(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     margin = max(1, round(math.sqrt(image.width * image.height) * rng.uniform(0.04, 0.15)))
     white_or_black = ((255, 255, 255), (0, 0, 0))
     colour = white_or_black[rng.integers(2)] if rng.random() < 0.5 else _colour(rng)
-    return ImageOps.expand(image, margin, _unlike(_edge_colour(image), colour))
+    return ImageOps.expand(image, margin, _contrasting(_edge_colour(image), colour))
 
 
 def _blurred(image: Image.Image, rng: np.random.Generator) -> Image.Image:
@@ -241,16 +241,16 @@ def _noisy(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     shrink = min(1, _GRAINS / max(image.size))
     rows, columns = (max(1, round(side * shrink)) for side in (image.height, image.width))
     noise = rng.normal(128, rng.uniform(25, 50), (rows, columns, 3))
-    grain = _picture(noise).resize(image.size, Image.Resampling.BICUBIC)
-    return _picture(np.asarray(image, float) + np.asarray(grain) - 128)
+    grain = _to_image(noise).resize(image.size, Image.Resampling.BICUBIC)
+    return _to_image(np.asarray(image, float) + np.asarray(grain) - 128)
 
 
 def _cropped_and_recoloured(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    return _clearly_recoloured(_cropped(image, rng), rng)
+    return _visibly_recoloured(_cropped(image, rng), rng)
 
 
 def _bounded(image: Image.Image) -> Image.Image:
-    """A copy, scaled down if it is very large."""
+    """A copy, scaled down if it is large."""
     return _resized(image, np.array(image.size) * min(1, _LONGEST / max(image.size)))
 
 
@@ -259,13 +259,13 @@ def _resized(
     size: Floats,
     resampling: Image.Resampling = Image.Resampling.LANCZOS,
 ) -> Image.Image:
-    """A copy of this width and height, rounded, at least a pixel."""
+    """A copy of this width and height, rounded, at least one pixel."""
     width, height = np.maximum(1, size.round()).astype(int).tolist()
     return image.resize((width, height), resampling, reducing_gap=2)
 
 
 def _box(image: Image.Image, shares: Floats, rng: np.random.Generator) -> tuple[int, int, int, int]:
-    """(left, top, right, bottom) at a random place, with these shares of both sides."""
+    """(left, top, right, bottom) at a random place, covering these shares of both sides."""
     size = np.array(image.size)
     sides = np.maximum(1, (size * shares).round())
     first = (rng.random(2) * (size - sides)).round()
@@ -274,7 +274,7 @@ def _box(image: Image.Image, shares: Floats, rng: np.random.Generator) -> tuple[
 
 
 def _homography(source: Floats, target: Floats) -> Floats:
-    """The 3 × 3 matrix that takes four points (4, 2) to four others, as its first 8 numbers.
+    """The 3 × 3 matrix that maps four points (4, 2) to four others, as its first 8 numbers.
 
     Hartley and Zisserman, Multiple View Geometry, 2nd ed., section 4.1, with h33 = 1.
     """
@@ -290,7 +290,7 @@ def _warped(
     size: tuple[int, int],
     fill: Colour | int,
 ) -> Image.Image:
-    """Seen through a homography from the result's pixels to the image's; `fill` lies around it."""
+    """Warped by a homography from the result's pixels to the image's; `fill` surrounds it."""
     return image.transform(
         size,
         Image.Transform.PERSPECTIVE,
@@ -303,7 +303,7 @@ def _warped(
 def _write(
     draw: ImageDraw.ImageDraw, text: str, box: tuple[float, float, float, float], colour: Colour
 ) -> None:
-    """In the middle of a box, as large as fits."""
+    """Centred in a box, as large as fits."""
     left, top, right, bottom = box
     x, y, to_x, to_y = draw.multiline_textbbox((0, 0), text, _font(100), spacing=20)
     size = 100 * min((right - left) / (to_x - x), (bottom - top) / (to_y - y))
@@ -330,8 +330,8 @@ def _letters(count: int, rng: np.random.Generator) -> str:
     return "".join(map(chr, rng.integers(ord("A"), ord("Z"), count, endpoint=True)))
 
 
-def _either(values: Floats, rng: np.random.Generator) -> Floats:
-    """Each with a random sign."""
+def _with_random_signs(values: Floats, rng: np.random.Generator) -> Floats:
+    """Each value with a random sign."""
     return np.where(rng.random(values.shape) < 0.5, -values, values)
 
 
@@ -340,11 +340,11 @@ def _colour(rng: np.random.Generator) -> Colour:
     return red, green, blue
 
 
-def _unlike(beneath: Colour, colour: Colour) -> Colour:
-    """The colour, with channels moved that would hardly stand out."""
+def _contrasting(background: Colour, colour: Colour) -> Colour:
+    """The colour, with channels changed that are too close to the background."""
     red, green, blue = (
-        mine if abs(mine - other) >= 64 else (other + 128) % 256
-        for mine, other in zip(colour, beneath, strict=True)
+        own if abs(own - other) >= 64 else (other + 128) % 256
+        for own, other in zip(colour, background, strict=True)
     )
     return red, green, blue
 
@@ -365,15 +365,15 @@ def _mean(image: Image.Image) -> Colour:
 
 
 def _differs(image: Image.Image, other: Image.Image) -> bool:
-    mine, its = (np.asarray(i.resize(_CELLS, Image.Resampling.BOX), float) for i in (image, other))
-    return bool(np.abs(mine - its).mean() >= _CLEAR)
+    one, two = (np.asarray(i.resize(_CELLS, Image.Resampling.BOX), float) for i in (image, other))
+    return bool(np.abs(one - two).mean() >= _VISIBLE)
 
 
-def _picture(pixels: Floats) -> Image.Image:
+def _to_image(pixels: Floats) -> Image.Image:
     return Image.fromarray(np.clip(pixels, 0, 255).round().astype(np.uint8))
 
 
-_GOOD, _STRONG = (60, 95), (20, 40)  # from and to, of a JPEG's quality
+_GOOD, _STRONG = (60, 95), (20, 40)  # ranges of JPEG quality
 EDITS: tuple[Edit, ...] = (
     Edit("jpeg", Level.COPY, partial(_copied, _as_jpeg)),
     Edit("webp", Level.COPY, partial(_copied, _as_webp)),
@@ -384,7 +384,7 @@ EDITS: tuple[Edit, ...] = (
     Edit("rotated", Level.EDITED, partial(_changed, _rotated, _GOOD)),
     Edit("perspective", Level.EDITED, partial(_changed, _in_perspective, _GOOD)),
     Edit("mirrored", Level.EDITED, partial(_changed, _mirrored, _GOOD)),
-    Edit("recoloured", Level.EDITED, partial(_changed, _clearly_recoloured, _GOOD)),
+    Edit("recoloured", Level.EDITED, partial(_changed, _visibly_recoloured, _GOOD)),
     Edit("grey", Level.EDITED, partial(_changed, _grey, _GOOD)),
     Edit("text", Level.EDITED, partial(_changed, _captioned, _GOOD)),
     Edit("logo", Level.EDITED, partial(_changed, _stamped, _GOOD)),

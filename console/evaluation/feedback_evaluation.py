@@ -1,4 +1,4 @@
-"""`likeness evaluate --feedback`: is what callers thought right found, when they ask again now?"""
+"""`likeness evaluate --feedback`: are the results that callers chose found by today's search?"""
 
 from __future__ import annotations
 
@@ -30,39 +30,40 @@ from .judgements import Judgements, by_query
 from .metrics import Estimate, estimate
 
 RESULTS = "feedback.json"
-FIRST = 10  # results in which wrong ones are counted
-CLICKS_WEIGH = 0.5  # a query with clicks and no relevant result, beside one that has any
+FIRST = 10  # results among which wrong ones are counted
+CLICK_WEIGHT = 0.5  # of a query with clicks alone, relative to one with a relevant result
 _PAGE = 500
 _NONE_YET = (
-    "the index that QDRANT_URL names holds no feedback yet: send POST /v1/feedback with a result's "
-    "id, the kind (click, relevant, not_relevant), and the answer's request_id and query_id"
+    "the index at QDRANT_URL has no feedback yet: send POST /v1/feedback with a result's id, the "
+    "kind (click, relevant, not_relevant), and the answer's request_id and query_id"
 )
 
 
-class Wrong(Struct, frozen=True):
-    """Results judged not relevant, a query."""
+class WrongResults(Struct, frozen=True):
+    """Results judged not relevant, per query."""
 
     queries: int
     mean: Estimate
 
 
-class FoundAgain(Struct, frozen=True):
-    """None where no query tells it. wrong_before: those that stand before the first right result,
-    of queries that have both; wrong_in_first: those among the first FIRST.
+class ProfileFeedback(Struct, frozen=True):
+    """None without queries to measure it on. wrong_before: those before the first right result, for
+    queries with both; wrong_in_first: those among the first FIRST.
     """
 
     r_at_1: Estimate | None
     r_at_5: Estimate | None
     r_at_10: Estimate | None
-    wrong_before: Wrong | None
-    wrong_in_first: Wrong | None
+    wrong_before: WrongResults | None
+    wrong_in_first: WrongResults | None
 
 
 class FeedbackEvaluation(Struct, frozen=True):
-    """feedback.json. `left_out`: opinions, by the reason. Of the queries asked again: `judged` have
-    a relevant result, `clicked` have clicks alone, the others have only what is not relevant.
+    """feedback.json. opinions: the number of events; left_out: events that were skipped, by reason.
+    Of the queries that were repeated `judged` have a relevant result and `clicked` only clicks; the
+    others have only results that are not relevant.
 
-    requests: those that have any feedback; clicked_requests: those of them with a click.
+    requests: those with any feedback; clicked_requests: those with a click.
     """
 
     model: str
@@ -75,13 +76,13 @@ class FeedbackEvaluation(Struct, frozen=True):
     queries: int
     judged: int
     clicked: int
-    profiles: Mapping[str, FoundAgain]
+    profiles: Mapping[str, ProfileFeedback]
 
 
-class _Places(NamedTuple):
-    """Of one query, from 0: its first right result, infinite where there is none; wrong ones."""
+class _Ranks(NamedTuple):
+    """Ranks from 0 of one query's first right result, infinite without one, and wrong results."""
 
-    said: Judgements
+    judgements: Judgements
     right: float
     wrong: Sequence[int]
 
@@ -89,55 +90,55 @@ class _Places(NamedTuple):
 def evaluate(
     index: VectorIndex, model: Path, queries: int, seed: int, progress: Progress
 ) -> FeedbackEvaluation:
-    """Ask the live index again, by the query_id of each query that anything was said of.
+    """Search the live index again, by the query_id of each query that has feedback.
 
-    At most `queries` of them, drawn by chance. Raises DatasetError where there is nothing to
-    measure, Unavailable where the index is down or of another model.
+    At most `queries` of them, drawn at random. Raises DatasetError if there is nothing to measure,
+    Unavailable if the index is down or belongs to another model.
     """
-    opinions = list(Feedback(index).all())
-    if not opinions:
+    events = list(Feedback(index).all())
+    if not events:
         raise DatasetError(_NONE_YET)
     embedder = Embedder(model)
     calibration = load_calibration(model, embedder.fingerprint)
     searcher = Searcher(Gallery(index, no_store), embedder, calibration)
     searcher.ready()
-    said, left_out = _askable(opinions, index, embedder)
-    if not said:
-        told = "; ".join(f"{reason}: {count}" for reason, count in left_out.items())
-        raise DatasetError(f"none of {len(opinions)} opinions can be measured by: {told}")
-    drawn = np.sort(np.random.default_rng(seed).permutation(len(said))[:queries])
-    asked = [said[row] for row in drawn.tolist()]
-    task = progress.add_task("asking again", total=len(asked) * len(Profile))
+    usable, left_out = _usable(events, index, embedder)
+    if not usable:
+        reasons = "; ".join(f"{reason}: {count}" for reason, count in left_out.items())
+        raise DatasetError(f"none of {len(events)} feedback events can be used: {reasons}")
+    drawn = np.sort(np.random.default_rng(seed).permutation(len(usable))[:queries])
+    repeated = [usable[row] for row in drawn.tolist()]
+    task = progress.add_task("searching again", total=len(repeated) * len(Profile))
     profiles = {}
     for profile in Profile:
-        places = []
-        for judgements in asked:
-            places.append(_places(searcher, embedder, judgements, profile))
+        ranks = []
+        for judgements in repeated:
+            ranks.append(_ranks(searcher, embedder, judgements, profile))
             progress.advance(task)
-        profiles[profile.value] = _found(places)
+        profiles[profile.value] = _measured(ranks)
     return FeedbackEvaluation(
         embedder.fingerprint,
         embedder.spec.name,
         calibration.made_from if calibration else None,
-        len(opinions),
+        len(events),
         left_out,
-        len({opinion.request_id for opinion in opinions}),
-        len({opinion.request_id for opinion in opinions if opinion.kind == "click"}),
-        len(asked),
-        sum(bool(each.relevant) for each in asked),
-        sum(bool(each.clicked and not each.relevant) for each in asked),
+        len({event.request_id for event in events}),
+        len({event.request_id for event in events if event.kind == "click"}),
+        len(repeated),
+        sum(bool(each.relevant) for each in repeated),
+        sum(bool(each.clicked and not each.relevant) for each in repeated),
         profiles,
     )
 
 
-def _askable(
-    opinions: list[FeedbackEvent], index: VectorIndex, embedder: Embedder
+def _usable(
+    events: list[FeedbackEvent], index: VectorIndex, embedder: Embedder
 ) -> tuple[list[Judgements], dict[str, int]]:
-    """What can be asked again, with the results that are still there; and opinions left out."""
-    queries, without = by_query(opinions)
+    """Queries that can be repeated, with results still indexed; and skipped events, by reason."""
+    queries, without = by_query(events)
     left_out = Counter({"no query_id": without})
-    left_out["another on the same result of the same query holds"] = (
-        len(opinions) - without - sum(len(each.ids) for each in queries)
+    left_out["replaced by another on the same result of the same query"] = (
+        len(events) - without - sum(len(each.ids) for each in queries)
     )
     live = _live(index, embedder.fingerprint, sorted({i for each in queries for i in each.ids}))
     kept = []
@@ -145,12 +146,12 @@ def _askable(
         try:
             decode_query_token(each.query_id, embedder.spec)
         except ModelMismatch:
-            left_out["query_id is of another model"] += len(each.ids)
+            left_out["query_id belongs to another model"] += len(each.ids)
         except InvalidRequest:
-            left_out["query_id is none that an answer gave"] += len(each.ids)
+            left_out["query_id is invalid"] += len(each.ids)
         else:
-            left_out["the result is not indexed any more"] += len(each.ids - live)
-            kept += [each.among(live)] if each.ids & live else []
+            left_out["the result is no longer indexed"] += len(each.ids - live)
+            kept += [each.restricted_to(live)] if each.ids & live else []
     return kept, {reason: count for reason, count in left_out.items() if count}
 
 
@@ -159,42 +160,49 @@ def _live(index: VectorIndex, model: str, ids: list[str]) -> set[str]:
     return {i for page in pages for i, point in page.items() if point.state is State.LIVE}
 
 
-def _places(searcher: Searcher, embedder: Embedder, said: Judgements, profile: Profile) -> _Places:
-    """The query's own picture does not count where nobody said anything of it: a search by the id
-    of an indexed one never shows it.
+def _ranks(
+    searcher: Searcher, embedder: Embedder, judgements: Judgements, profile: Profile
+) -> _Ranks:
+    """Without feedback on it, the query's own image does not count: a search by the id of an
+    indexed image never shows it.
     """
-    own = decode_query_token(said.query_id, embedder.spec)[0].sha256
-    answer = searcher.search(Query(ByToken(said.query_id), DEPTH, rerank=profile))
+    own = decode_query_token(judgements.query_id, embedder.spec)[0].sha256
+    answer = searcher.search(Query(ByToken(judgements.query_id), DEPTH, rerank=profile))
     ids = [
         hit.point.id
         for hit in answer.results
-        if hit.point.id in said.ids
+        if hit.point.id in judgements.ids
         or not (own and hit.point.image and hit.point.image.sha256 == own)
     ]
-    right = next((place for place, each in enumerate(ids) if each in said.right), math.inf)
-    return _Places(said, right, [n for n, each in enumerate(ids) if each in said.not_relevant])
+    right = next((rank for rank, each in enumerate(ids) if each in judgements.right), math.inf)
+    wrong = [rank for rank, each in enumerate(ids) if each in judgements.not_relevant]
+    return _Ranks(judgements, right, wrong)
 
 
-def _found(places: list[_Places]) -> FoundAgain:
-    answered = [each for each in places if each.said.right]
+def _measured(ranks: list[_Ranks]) -> ProfileFeedback:
+    answered = [each for each in ranks if each.judgements.right]
     first = np.array([each.right for each in answered])
-    weights = np.array([1.0 if each.said.relevant else CLICKS_WEIGH for each in answered])
+    weights = np.array([1.0 if each.judgements.relevant else CLICK_WEIGHT for each in answered])
     r_at_1, r_at_5, r_at_10 = (
         estimate((first < k).astype(np.float64), np.arange(len(first)), weights=weights)
         if answered
         else None
         for k in (1, 5, 10)
     )
-    return FoundAgain(
+    return ProfileFeedback(
         r_at_1,
         r_at_5,
         r_at_10,
-        _wrong([sum(n < p.right for n in p.wrong) for p in answered if p.said.not_relevant]),
-        _wrong([sum(n < FIRST for n in p.wrong) for p in places if p.said.not_relevant]),
+        _wrong_results(
+            [sum(n < p.right for n in p.wrong) for p in answered if p.judgements.not_relevant]
+        ),
+        _wrong_results(
+            [sum(n < FIRST for n in p.wrong) for p in ranks if p.judgements.not_relevant]
+        ),
     )
 
 
-def _wrong(counts: list[int]) -> Wrong | None:
+def _wrong_results(counts: list[int]) -> WrongResults | None:
     if not counts:
         return None
-    return Wrong(len(counts), estimate(np.array(counts, np.float64), np.arange(len(counts))))
+    return WrongResults(len(counts), estimate(np.array(counts, np.float64), np.arange(len(counts))))

@@ -1,4 +1,4 @@
-"""Feedback events → what was judged of each query's results."""
+"""Judgements: feedback events, put together by query."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from likeness.feedback import FeedbackEvent
 
 
 class Judgements(Struct, frozen=True):
-    """What was said of one query's results, each id in one of the sets: clicked are those that
-    nobody judged.
+    """Feedback on one query's results. Each id is in one of the sets; `clicked` are those without a
+    judgement.
     """
 
     query_id: str
@@ -21,33 +21,33 @@ class Judgements(Struct, frozen=True):
 
     @property
     def right(self) -> Set[str]:
-        """A click only tells what looked right: it counts where nothing was judged relevant."""
+        """A click only says what looked right: it counts if nothing was judged relevant."""
         return self.relevant or self.clicked
 
     @property
     def ids(self) -> Set[str]:
         return self.relevant | self.not_relevant | self.clicked
 
-    def among(self, ids: Set[str]) -> Judgements:
-        """What was said of these alone."""
+    def restricted_to(self, ids: Set[str]) -> Judgements:
+        """Without feedback on other results."""
         kept = (each & ids for each in (self.relevant, self.not_relevant, self.clicked))
         return Judgements(self.query_id, *kept)
 
 
-def by_query(opinions: Iterable[FeedbackEvent]) -> tuple[list[Judgements], int]:
-    """Each query once, however often it was asked, and how many opinions name none.
+def by_query(events: Iterable[FeedbackEvent]) -> tuple[list[Judgements], int]:
+    """Each query once, however often it was sent, and the number of events without a query.
 
-    A request's query_id may stand in one of its opinions alone. Of two judgements on one result,
-    the later holds; both are held above clicks.
+    One event of a request may carry the query_id for all of them. A judgement overrides clicks, and
+    a later judgement an earlier one on the same result.
     """
-    said = sorted(opinions, key=lambda o: (o.kind != "click", o.at_s))
-    query_of = {opinion.request_id: opinion.query_id for opinion in said if opinion.query_id}
+    ordered = sorted(events, key=lambda event: (event.kind != "click", event.at_s))
+    query_of = {event.request_id: event.query_id for event in ordered if event.query_id}
     last: dict[str, dict[str, str]] = {}
     without = 0
-    for opinion in said:
-        query_id = opinion.query_id or query_of.get(opinion.request_id)
+    for event in ordered:
+        query_id = event.query_id or query_of.get(event.request_id)
         if query_id:
-            last.setdefault(query_id, {})[opinion.id] = opinion.kind
+            last.setdefault(query_id, {})[event.id] = event.kind
         else:
             without += 1
 

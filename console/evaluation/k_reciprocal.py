@@ -9,7 +9,16 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from likeness.rerank.stage import Order, RankingTask, StageResult
+
 K1, K2, ORIGINAL = 20, 6, 0.3
+
+
+def score_by_k_reciprocal(task: RankingTask, _: Order) -> StageResult:
+    """The stage: each candidate's score with its best view, in place of the cosine."""
+    scores = np.stack([reciprocal(view.vector, task.vectors) for view in task.views])
+    order = Order.by_best_view(scores)
+    return StageResult(order, order.score)
 
 
 def reciprocal(query: NDArray[np.float32], candidates: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -34,7 +43,7 @@ def _reciprocal_sets(cosines: NDArray[np.float32], k: int) -> NDArray[np.bool_]:
     nearest = np.argpartition(-cosines, k - 1, axis=1)[:, :k]
     near = np.zeros(cosines.shape, bool)
     np.put_along_axis(near, nearest, True, axis=1)
-    np.fill_diagonal(near, True)  # also among more equals than k, and of rows of zeros
+    np.fill_diagonal(near, True)  # even among more equal rows than k, and for rows of zeros
     return near & near.T
 
 

@@ -1,13 +1,23 @@
-"""Late interaction: every patch of one image looks for its best counterpart in the other.
+"""Late interaction: every patch of one image is compared with its best counterpart in the other.
 
 ColBERT's MaxSim (Khattab and Zaharia, SIGIR 2020, section 3.2), averaged over both directions. It
-wants coarse, semantic descriptors: on fine ones it hurts.
+needs coarse, semantic descriptors: with fine ones it loses accuracy.
 """
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+
+from likeness.rerank.stage import Order, RankingTask, StageResult
+
+
+def add_late_interaction(task: RankingTask, order: Order) -> StageResult:
+    """The stage: the whole frame's patches, with the weight of the score so far."""
+    query, candidates = task.views[0].patches, [image.patches for image in task.candidates]
+    assert query is not None
+    similarity = max_similarity(query, np.stack([p for p in candidates if p is not None]))
+    return StageResult(Order(order.score + similarity, order.view), similarity)
 
 
 def max_similarity(

@@ -1,6 +1,4 @@
-"""Ranking metrics, with intervals that respect how errors come: by product, not by photo; and how
-far claimed probabilities can be believed.
-"""
+"""Ranking metrics with intervals over groups of queries, and the reliability of probabilities."""
 
 from __future__ import annotations
 
@@ -14,7 +12,7 @@ _RESAMPLES, _BINS = 2000, 10
 
 
 class Ranking(NamedTuple):
-    """One value for each of Q queries: the first relevant result has rank 1, at most 5, 10."""
+    """One value for each of Q queries; at_k: whether a relevant result has at most rank k."""
 
     at_1: NDArray[np.float64]
     at_5: NDArray[np.float64]
@@ -34,7 +32,7 @@ class Estimate(Struct, frozen=True):
 
 
 class Bin(Struct, frozen=True):
-    """Claims of a probability from `low` to `high`: how many, their mean, how often they held."""
+    """Claimed probabilities from `low` to `high`: their count, their mean, the share that held."""
 
     low: float
     high: float
@@ -44,7 +42,7 @@ class Bin(Struct, frozen=True):
 
 
 class Reliability(Struct, frozen=True):
-    """Bins without claims are left out. `error`: the expected calibration error, 0 to 1."""
+    """Without empty bins. `error`: the expected calibration error, 0 to 1."""
 
     bins: tuple[Bin, ...]
     error: float
@@ -58,8 +56,8 @@ def rank(
     """Scores (Q, G), higher is nearer, and which pairs are right (Q, G) → the metrics.
 
     `ignored` pairs count neither as hits nor as misses. A query without a relevant image counts 0.
-    Equal scores are broken against us: a method that cannot tell two images apart does not know
-    which is right. Average precision: Manning et al., Introduction to Information Retrieval, 8.4.
+    Ties count against the method: one that cannot tell two images apart does not know which is
+    right. Average precision: Manning et al., Introduction to Information Retrieval, 8.4.
     """
     if ignored is not None:
         scores, relevant = np.where(ignored, -np.inf, scores), relevant & ~ignored
@@ -80,9 +78,9 @@ def estimate(
     groups: NDArray[np.generic],
     weights: NDArray[np.float64] | None = None,
 ) -> Estimate:
-    """Mean of (Q,) values, and its percentile interval when whole groups are drawn again.
+    """Mean of (Q,) values, and its percentile interval when whole groups are resampled.
 
-    weights (Q,): how much each counts, above zero; all the same where there are none.
+    weights (Q,): above zero; equal by default.
 
     Photos of one product are right or wrong together, so products are resampled (cluster
     bootstrap; Davison and Hinkley, Bootstrap Methods, section 3.8).
@@ -98,10 +96,10 @@ def estimate(
 
 
 def reliability(claimed: NDArray[np.float64], held: NDArray[np.bool_]) -> Reliability:
-    """Claimed probabilities (N,) and whether each held (N,), in bins of equal width.
+    """Claimed probabilities (N,) and whether each was true (N,), in bins of equal width.
 
-    The error is the mean distance of what was claimed from how often it held, each bin weighted by
-    its claims (Guo et al., On Calibration of Modern Neural Networks, ICML 2017, section 2).
+    The error is the mean difference between claimed and observed, each bin weighted by its count
+    (Guo et al., On Calibration of Modern Neural Networks, ICML 2017, section 2).
     """
     place = np.minimum((claimed * _BINS).astype(np.intp), _BINS - 1)
     filled = [

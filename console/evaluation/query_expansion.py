@@ -1,4 +1,4 @@
-"""Query expansion: ask again with the mean of the query and its best answers.
+"""Query expansion: search again with the mean of the query and its best results.
 
 Average query expansion weighted by similarity (αQE; Radenović, Tolias and Chum, PAMI 2019, section
 3.4).
@@ -14,8 +14,8 @@ POWER = 3.0
 
 
 def expand(query: NDArray[np.float32], nearest: NDArray[np.float32]) -> NDArray[np.float32]:
-    """A new query (D,), unit length: query (D,) and its nearest (M, D), unit rows, best first."""
-    taken = nearest[:NEIGHBOURS]
-    weights = np.maximum(0, taken @ query) ** POWER
-    total = query + weights @ taken
+    """A new query (D,) of unit length, from the query (D,) and its nearest (M, D), best first."""
+    best = nearest[:NEIGHBOURS]
+    weights = np.maximum(0, best @ query) ** POWER
+    total = query + weights @ best
     return np.asarray(total / np.linalg.norm(total), np.float32)

@@ -1,4 +1,4 @@
-"""What an evaluation found: tables for the terminal, and one self-contained HTML page."""
+"""Reports of an evaluation: tables for the terminal, and one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -13,33 +13,35 @@ from rich.markup import escape as plain
 from rich.table import Table
 
 from ..html_report import document, thumbnail
-from .bench import DIVERSITY, SHOWN, TRIED
-from .evaluator import Evaluation, Found, Miss, Verdicts
-from .feedback_evaluation import CLICKS_WEIGH, FIRST, FeedbackEvaluation
+from .bench import SHOWN
+from .evaluator import Miss
+from .feedback_evaluation import CLICK_WEIGHT, FIRST, FeedbackEvaluation
 from .metrics import Estimate, Reliability
+from .results import Evaluation, RelevanceMetrics, Verdicts
+from .stages import DIVERSITY, TRIED
 
 PAGE = "report.html"
 _METRICS = {"r_at_1": "R@1", "r_at_5": "R@5", "r_at_10": "R@10", "mean_ap": "mAP"}
 _UNREADABLE_SHOWN = 5
 _NO_CALIBRATION = (
-    "The model has no calibration.json: searches are ordered by the cosine alone, and there are "
-    "no verdicts. `likeness calibrate` makes one."
+    "The model has no calibration.json: results are ordered by cosine alone, and there are no "
+    "verdicts. `likeness calibrate` makes one."
 )
 _TRIED = (
-    f"Tried here only, in no profile: {', '.join(TRIED)}. Diversity ({DIVERSITY}) is an option of "
-    "any search: it never moves the first result, and mAP tells what it costs."
+    f"In no profile: {', '.join(stage.name for stage in TRIED)}. Diversity ({DIVERSITY}) is an "
+    "option of any search: it never moves the first result; its cost shows in mAP."
 )
-_ASKED_AGAIN = (
-    "Asked again as plain searches, without the filter or box of that time. What nobody spoke of "
-    "counts as wrong: callers judge what they were shown, in the order it had."
+_REPEATED = (
+    "Queries are repeated as plain searches, without their original filter or box. Results without "
+    "feedback count as wrong: callers judge what they were shown, in the order they saw."
 )
 _SAME_CORE = (
-    "Of the search function alone, if Lambda's core were as fast as this machine's: compare runs "
-    "of one machine."
+    "The search function alone, assuming that Lambda's core is as fast as this machine's: compare "
+    "only runs on one machine."
 )
 _DIFFERENT = (
-    "Of different pictures, as far as the dataset knows: two photos of one scene are a false claim "
-    "here."
+    "Images count as different as far as the dataset says: two photos of one scene are a false "
+    "claim here."
 )
 
 # --- the terminal ---
@@ -47,10 +49,10 @@ _DIFFERENT = (
 
 def show(evaluation: Evaluation, out: Console) -> None:
     setup = evaluation.setup
-    made = ", queries are edited pictures" if setup.synthetic else ""
+    synthetic = ", queries are edited images" if setup.synthetic else ""
     out.print(
-        f"[bold]{plain(setup.dataset)}[/bold]  {setup.gallery} pictures, "
-        f"model {plain(evaluation.model_name)} {evaluation.model}{made}"
+        f"[bold]{plain(setup.dataset)}[/bold]  {setup.gallery} images, "
+        f"model {plain(evaluation.model_name)} {evaluation.model}{synthetic}"
     )
     for found in evaluation.found:
         _show_found(found, out)
@@ -66,21 +68,21 @@ def show(evaluation: Evaluation, out: Console) -> None:
     if evaluation.calibration is None:
         out.print(f"[yellow]{_NO_CALIBRATION}[/yellow]")
     _show_latency(evaluation, out)
-    for told in evaluation.unreadable[:_UNREADABLE_SHOWN]:
-        out.print(f"  [yellow]left out[/yellow] {plain(told)}")
+    for line in evaluation.unreadable[:_UNREADABLE_SHOWN]:
+        out.print(f"  [yellow]skipped[/yellow] {plain(line)}")
     if (more := len(evaluation.unreadable) - _UNREADABLE_SHOWN) > 0:
         out.print(f"  … and {more} more")
 
 
 def show_feedback(evaluation: FeedbackEvaluation, out: Console) -> None:
     out.print(
-        f"[bold]feedback[/bold]  {evaluation.opinions} opinions, model "
+        f"[bold]feedback[/bold]  {evaluation.opinions} events, model "
         f"{plain(evaluation.model_name)} {evaluation.model}"
     )
     found = evaluation.profiles
     right = Table("right answers", "R@1", "R@5", "R@10", box=SIMPLE_HEAD)
     wrong = Table(
-        "judged not relevant", "before the first right", f"in the first {FIRST}", box=SIMPLE_HEAD
+        "not relevant", "before the first right", f"in the first {FIRST}", box=SIMPLE_HEAD
     )
     for profile, each in found.items():
         rates = (each.r_at_1, each.r_at_5, each.r_at_10)
@@ -92,23 +94,21 @@ def show_feedback(evaluation: FeedbackEvaluation, out: Console) -> None:
     out.print(right)
     out.print(wrong)
     out.print(
-        f"{evaluation.queries} queries asked again: {evaluation.judged} with a relevant result; "
-        f"{evaluation.clicked} with clicks alone, each of which counts {CLICKS_WEIGH:g}"
+        f"{evaluation.queries} queries repeated: {evaluation.judged} with a relevant result; "
+        f"{evaluation.clicked} with clicks only, weighted {CLICK_WEIGHT:g}"
     )
     out.print(
         f"click-through: {evaluation.clicked_requests} of {evaluation.requests} requests with any "
         "feedback"
     )
     for reason, count in evaluation.left_out.items():
-        out.print(
-            f"  [yellow]left out[/yellow] {count} of {evaluation.opinions} opinions: {reason}"
-        )
+        out.print(f"  [yellow]skipped[/yellow] {count} of {evaluation.opinions} events: {reason}")
     if evaluation.calibration is None:
         out.print(f"[yellow]{_NO_CALIBRATION}[/yellow]")
-    out.print(f"[dim]Intervals: 95 %. {_ASKED_AGAIN}[/dim]")
+    out.print(f"[dim]Intervals: 95 %. {_REPEATED}[/dim]")
 
 
-def _show_found(found: Found, out: Console) -> None:
+def _show_found(found: RelevanceMetrics, out: Console) -> None:
     table = Table(f"by {found.relevance}", *_METRICS.values(), box=SIMPLE_HEAD)
     for profile, metrics in found.profiles.items():
         table.add_row(profile, *(_short(getattr(metrics, name)) for name in _METRICS))
@@ -123,11 +123,11 @@ def _show_found(found: Found, out: Console) -> None:
 
 
 def _show_verdicts(verdicts: Verdicts, out: Console) -> None:
-    said = _said(verdicts)
-    called = (f"called {level.replace('_', ' ')}" for level in said)
-    table = Table("truly", *called, "right", box=SIMPLE_HEAD)
+    levels = _claimed_levels(verdicts)
+    called = (f"called {level.replace('_', ' ')}" for level in levels)
+    table = Table("true level", *called, "right", box=SIMPLE_HEAD)
     for level, row in verdicts.confusion.items():
-        counts = (str(row.get(name, "")) for name in said)
+        counts = (str(row.get(name, "")) for name in levels)
         table.add_row(level.replace("_", " "), *counts, f"{verdicts.right[level]:.1%}")
     out.print(table)
     for line in _false_claims(verdicts):
@@ -141,7 +141,7 @@ def _show_latency(evaluation: Evaluation, out: Console) -> None:
     for stage in _stages(evaluation):
         spreads = (each.stages[stage] for each in latency)
         table.add_row(stage, *(f"{spread.p50:.1f} / {spread.p95:.1f}" for spread in spreads))
-    table.add_row("$ a million", *(f"{each.usd_a_million:.2f}" for each in latency))
+    table.add_row("$ per million", *(f"{each.usd_a_million:.2f}" for each in latency))
     out.print(table)
     out.print(f"[dim]{_SAME_CORE}[/dim]")
 
@@ -150,12 +150,12 @@ def _show_latency(evaluation: Evaluation, out: Console) -> None:
 
 
 def _stages(evaluation: Evaluation) -> list[str]:
-    """Those whose time was taken, which all profiles have."""
+    """Timed stages, the same in every profile."""
     return list(next(iter(evaluation.latency.values())).stages)
 
 
 def _short(value: Estimate) -> str:
-    """In 13 letters, so that four of them fit into a terminal."""
+    """In 13 characters, so that four fit side by side."""
     ends = (f"{end:.2f}".removeprefix("0") for end in (value.low, value.high))
     low, high = (end.replace("1.00", "1.0") for end in ends)
     return f"{value.mean:.3f} [dim]{low}–{high}[/dim]"
@@ -165,16 +165,16 @@ def _signed(value: Estimate) -> str:
     return f"{value.mean:+.3f} [{value.low:+.3f}, {value.high:+.3f}]"
 
 
-def _counted(found: Found) -> str:
-    left_out = f", {found.without_answer} have no right answer" if found.without_answer else ""
-    return f"{found.queries} queries{left_out}."
+def _counted(found: RelevanceMetrics) -> str:
+    unanswered = f", {found.without_answer} have no right answer" if found.without_answer else ""
+    return f"{found.queries} queries{unanswered}."
 
 
 def _calibrated_on(evaluation: Evaluation) -> str:
-    return f"Calibrated on {evaluation.calibration}: pictures that were learnt from flatter it."
+    return f"Calibrated on {evaluation.calibration}: results on those images are too good."
 
 
-def _said(verdicts: Verdicts) -> list[str]:
+def _claimed_levels(verdicts: Verdicts) -> list[str]:
     return list(dict.fromkeys(name for row in verdicts.confusion.values() for name in row))
 
 
@@ -182,7 +182,7 @@ def _false_claims(verdicts: Verdicts) -> Iterable[str]:
     for claims, where in ((verdicts.shown, f"first {SHOWN}"), (verdicts.reranked, "reranked")):
         pairs = max(1, claims.pairs)
         yield (
-            f"of {claims.pairs} different pictures among the {where} results, "
+            f"of {claims.pairs} different images among the {where} results, "
             f"{claims.copy_or_closer} ({claims.copy_or_closer / pairs:.2%}) are called a copy or "
             f"closer, {claims.edited_or_closer} ({claims.edited_or_closer / pairs:.2%}) edited or "
             "closer"
@@ -213,43 +213,43 @@ _STEP = 20  # from one bar to the next
 
 
 class _Bar(NamedTuple):
-    """`kind` is a class of the style sheet; low and high are the ends of its interval."""
+    """`kind` is a class of the style sheet; low and high are the ends of the interval."""
 
     label: str
     value: float
     low: float
     high: float
-    told: str
+    text: str
     kind: str
 
 
 def page(evaluation: Evaluation, misses: Sequence[Miss]) -> str:
-    """Of the misses, the pictures stand in the page."""
+    """The images of the misses are embedded in the page."""
     setup = evaluation.setup
     lead = (
-        f"{escape(setup.dataset)} · {setup.gallery} pictures · model "
+        f"{escape(setup.dataset)} · {setup.gallery} images · model "
         f"{escape(evaluation.model_name)} {escape(evaluation.model)}"
-        + (" · queries are edited pictures" if setup.synthetic else "")
+        + (" · queries are edited images" if setup.synthetic else "")
     )
     parts = [f"<p>{escape(_NO_CALIBRATION)}</p>"] if evaluation.calibration is None else []
     for found in evaluation.found:
-        parts += _of_found(found)
+        parts += _metrics_section(found)
     if evaluation.edits:
         parts += ["<h2>R@1 by edit, precise</h2>", _edits(evaluation)]
     if evaluation.verdicts:
-        parts += _of_verdicts(evaluation.verdicts)
+        parts += _verdicts_section(evaluation.verdicts)
         parts.append(f"<p class=note>{escape(_calibrated_on(evaluation))}</p>")
-    parts += _of_latency(evaluation)
-    parts += _of_misses(misses)
+    parts += _latency_section(evaluation)
+    parts += _misses_section(misses)
     if evaluation.unreadable:
-        told = "".join(f"<li>{escape(line)}" for line in evaluation.unreadable)
-        parts.append(f"<h2>Left out</h2><ul>{told}</ul>")
+        lines = "".join(f"<li>{escape(line)}" for line in evaluation.unreadable)
+        parts.append(f"<h2>Skipped files</h2><ul>{lines}</ul>")
     return document("Likeness evaluation", lead, "".join(parts), _STYLE)
 
 
-def _of_found(found: Found) -> list[str]:
+def _metrics_section(found: RelevanceMetrics) -> list[str]:
     parts = [
-        f"<h2>Found, by {escape(found.relevance)}</h2>",
+        f"<h2>Accuracy, by {escape(found.relevance)}</h2>",
         f"<p class=note>{_counted(found)} Lines: 95 % intervals.</p>",
     ]
     for name, title in _METRICS.items():
@@ -282,32 +282,32 @@ def _edits(evaluation: Evaluation) -> str:
     return _chart("", bars, 0, 1)
 
 
-def _of_verdicts(verdicts: Verdicts) -> list[str]:
-    said = _said(verdicts)
-    head = "".join(f"<th>called {escape(level.replace('_', ' '))}" for level in said)
+def _verdicts_section(verdicts: Verdicts) -> list[str]:
+    levels = _claimed_levels(verdicts)
+    head = "".join(f"<th>called {escape(level.replace('_', ' '))}" for level in levels)
     rows = "".join(
         f"<tr><td>{escape(level.replace('_', ' '))}"
-        + "".join(f"<td>{row.get(name, '')}" for name in said)
+        + "".join(f"<td>{row.get(name, '')}" for name in levels)
         + f"<td>{verdicts.right[level]:.1%}"
         for level, row in verdicts.confusion.items()
     )
     claims = "".join(f"<p>{escape(line)}.</p>" for line in _false_claims(verdicts))
     return [
         "<h2>Verdicts</h2><div class=wide><table>",
-        f"<tr><th>truly{head}<th>right{rows}</table></div>{claims}",
+        f"<tr><th>true level{head}<th>right{rows}</table></div>{claims}",
         f"<p class=note>{_DIFFERENT}</p>",
-        "<h3>How far a probability can be believed</h3>",
+        "<h3>Reliability of the probabilities</h3>",
         _reliability(verdicts.reliability),
-        "<p class=note>Of “edited or closer”, on each query's original and one wrong result. On "
-        "the line, what is claimed with 80 % holds in 80 of 100 cases; larger dots are more "
-        f"pairs. Expected calibration error: {verdicts.reliability.error:.3f}.</p>",
+        "<p class=note>Of “edited or closer”, for each query's original and one wrong result. On "
+        "the diagonal, a claim with 80 % is true in 80 of 100 cases; larger dots are more pairs. "
+        f"Expected calibration error: {verdicts.reliability.error:.3f}.</p>",
     ]
 
 
-def _of_latency(evaluation: Evaluation) -> list[str]:
+def _latency_section(evaluation: Evaluation) -> list[str]:
     latency = evaluation.latency
     most = max(each.stages["total"].p95 for each in latency.values())
-    parts = ["<h2>Latency</h2><p class=note>Milliseconds: bars p50, lines up to p95.</p>"]
+    parts = ["<h2>Latency</h2><p class=note>Milliseconds: bars are p50, lines end at p95.</p>"]
     for stage in _stages(evaluation):
         spreads = [(profile, each.stages[stage]) for profile, each in latency.items()]
         bars = [
@@ -321,29 +321,29 @@ def _of_latency(evaluation: Evaluation) -> list[str]:
     )
     return [
         *parts,
-        "<h3>Cost of a million queries</h3><div class=wide><table>"
+        "<h3>Cost per million queries</h3><div class=wide><table>"
         f"<tr><th>profile<th>mean<th>Lambda{rows}</table></div><p class=note>{_SAME_CORE} "
-        "1,769 MB, x86, us-east-1; without the API, traffic and Qdrant.</p>",
+        "1,769 MB, x86, us-east-1; API, traffic and Qdrant not included.</p>",
     ]
 
 
-def _of_misses(misses: Sequence[Miss]) -> list[str]:
+def _misses_section(misses: Sequence[Miss]) -> list[str]:
     if not misses:
         return []
     rows = "".join(
-        f"<section class=miss>{_picture(miss.query, miss.name)}"
-        f"{_picture(miss.first.read_bytes(), f'found first: {miss.first.name}')}"
-        f"{_picture(miss.right.read_bytes(), f'right, at rank {miss.rank}: {miss.right.name}')}"
+        f"<section class=miss>{_figure(miss.query, miss.name)}"
+        f"{_figure(miss.first.read_bytes(), f'first result: {miss.first.name}')}"
+        f"{_figure(miss.right.read_bytes(), f'right, at rank {miss.rank}: {miss.right.name}')}"
         "</section>"
         for miss in misses
     )
     return [f"<h2>Worst misses, precise</h2>{rows}"]
 
 
-def _picture(data: bytes, caption: str) -> str:
-    told = escape(caption)
-    picture = f'<img alt="{told}" src="{thumbnail(data)}">'
-    return f"<figure>{picture}<figcaption>{told}</figcaption></figure>"
+def _figure(data: bytes, caption: str) -> str:
+    text = escape(caption)
+    image = f'<img alt="{text}" src="{thumbnail(data)}">'
+    return f"<figure>{image}<figcaption>{text}</figcaption></figure>"
 
 
 # --- charts: inline SVG ---
@@ -354,7 +354,7 @@ def _share(label: str, value: Estimate, kind: str) -> _Bar:
 
 
 def _chart(title: str, bars: Sequence[_Bar], low: float, high: float) -> str:
-    """Bars from zero, one below the other, with a line over each interval."""
+    """Horizontal bars from zero, with a line over each interval."""
 
     def at(value: float) -> float:
         return _LEFT + (_RIGHT - _LEFT) * (value - low) / (high - low)
@@ -368,7 +368,7 @@ def _chart(title: str, bars: Sequence[_Bar], low: float, high: float) -> str:
             f'<rect class="{bar.kind}" x="{start:.1f}" y="{y + 3}" width="{end - start:.1f}" '
             f'height="14" rx="2"/>'
             f'<path class="spread" d="M{at(bar.low):.1f} {y + 10}H{at(bar.high):.1f}"/>'
-            f'<text class="soft" x="{_RIGHT + 8}" y="{y + 14}">{escape(bar.told)}</text>'
+            f'<text class="soft" x="{_RIGHT + 8}" y="{y + 14}">{escape(bar.text)}</text>'
         )
     height = len(bars) * _STEP
     axis = f'<path class="axis" d="M{at(0):.1f} 0V{height}"/>'
@@ -380,7 +380,7 @@ def _chart(title: str, bars: Sequence[_Bar], low: float, high: float) -> str:
 
 
 def _reliability(found: Reliability) -> str:
-    """What was claimed to the right, how often it held upwards."""
+    """Claimed probability on the x axis, observed frequency on the y axis."""
     side, left, below = 220, 34, 34
     most = max((b.count for b in found.bins), default=1)
 
@@ -399,13 +399,13 @@ def _reliability(found: Reliability) -> str:
     dots = "".join(
         f'<circle class="point" cx="{x(b.claimed):.1f}" cy="{y(b.held):.1f}" '
         f'r="{3 + 6 * math.sqrt(b.count / most):.1f}"><title>{b.count} pairs: claimed '
-        f"{b.claimed:.2f}, held {b.held:.2f}</title></circle>"
+        f"{b.claimed:.2f}, observed {b.held:.2f}</title></circle>"
         for b in found.bins
     )
     return (
         f'<svg viewBox="0 0 {_WIDTH} {side + below + 8}" role="img" '
-        f'aria-label="claimed probability and how often it held">{grid}'
+        f'aria-label="claimed probability and observed frequency">{grid}'
         f'<path class="axis" d="M{x(0)} {y(0)}L{x(1)} {y(1)}"/>{dots}'
         f'<text class="soft" x="{x(0.5)}" y="{y(0) + 30}" text-anchor="middle">claimed</text>'
-        f'<text class="soft" x="{x(1) + 10}" y="{y(0.5)}">how often it held</text></svg>'
+        f'<text class="soft" x="{x(1) + 10}" y="{y(0.5)}">observed</text></svg>'
     )

@@ -11,9 +11,9 @@ import msgspec
 from starlette.responses import Response
 
 from likeness.duplicates import Group
+from likeness.proof.proofs import Proof
 from likeness.queries import Answer, Hit
 from likeness.records import Box, ObjectRef, Point, State
-from likeness.rerank.profiles import Proof
 
 from . import schemas, search_schemas
 

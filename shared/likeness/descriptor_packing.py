@@ -1,7 +1,7 @@
-"""Local descriptors in few bytes: the most salient spots, four bits a value.
+"""Packs local descriptors into few bytes: the most salient cells, four bits per value.
 
-Four bits lose nothing that geometric verification could use (decision 0026), and 64 spots of
-64 values are 2,112 bytes.
+Four bits lose nothing that geometric verification needs (decision 0026); 64 descriptors of 64
+values take 2,112 bytes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 KEPT = 64
 _STEPS = 7  # a value is −7…7, shifted to 1…15
 _RANGE = 3.0  # a unit row's values have a spread of 1/√D: beyond three of it they are clipped
-# both values of each byte, (256, 2)
+# both values of each possible byte, (256, 2)
 _PAIRS = np.stack(np.divmod(np.arange(256, dtype=np.float32), 16), axis=1) - (_STEPS + 1)
 
 
@@ -27,8 +27,8 @@ def pack(
 ) -> bytes:
     """One image's local descriptors, float32 (side², D), unit rows, D even, side at most 16.
 
-    Those with the highest salience are kept, or the first. The bytes are `keep` cell numbers, then
-    D/2 bytes for each.
+    Those with the highest salience are kept, or the first ones without a salience. The bytes are
+    `keep` cell numbers, then D/2 bytes for each.
     """
     order = np.arange(len(local)) if salience is None else np.argsort(-salience, kind="stable")
     cells = order[:keep]
@@ -44,18 +44,18 @@ def unpack(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """K images → descriptors float32 (K, m, dim), unit rows, and positions (K, m, 2) in cells.
 
-    Where an image has fewer than the most, the rest are zero rows, which match nothing. Raises
-    ValueError for bytes that no such map was packed into.
+    An image with fewer descriptors than the others is padded with zero rows, which match nothing.
+    Raises ValueError for bytes that are not packed descriptors of such a map.
     """
     lengths = [len(data) for data in packed]
-    most = max(lengths, default=0) // (1 + dim // 2)
-    descriptors = np.zeros((len(packed), most, dim), np.float32)
-    cells = np.zeros((len(packed), most), np.intp)
+    longest = max(lengths, default=0) // (1 + dim // 2)
+    descriptors = np.zeros((len(packed), longest, dim), np.float32)
+    cells = np.zeros((len(packed), longest), np.intp)
     for length in set(lengths):  # nearly always one
         count, rest = divmod(length, 1 + dim // 2)
         if rest:
-            raise ValueError(f"{length} bytes are no descriptors of {dim} values")
-        rows = [row for row, its in enumerate(lengths) if its == length]
+            raise ValueError(f"{length} bytes are not descriptors of {dim} values")
+        rows = [row for row, its_length in enumerate(lengths) if its_length == length]
         raw = np.frombuffer(b"".join(packed[row] for row in rows), np.uint8)
         raw = raw.reshape(len(rows), length)
         cells[rows, :count] = raw[:, :count]

@@ -23,7 +23,7 @@ from likeness.records import (
     PointWrite,
     State,
 )
-from likeness.rerank.profiles import Ranker
+from likeness.rerank.ranker import Ranker
 from likeness.stopwatch import Stage, untimed
 from likeness.tenants import owned_by
 

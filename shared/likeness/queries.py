@@ -7,8 +7,9 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
+from likeness.proof.proofs import Proof
 from likeness.records import WHOLE, Box, ObjectRef, Point
-from likeness.rerank.profiles import Profile, Proof
+from likeness.rerank.profiles import Profile
 from likeness.settings import MIB
 
 # API Gateway accepts 10 MB, Lambda 6 MB including base64's extra third: 4.5 MiB of image.

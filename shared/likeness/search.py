@@ -15,13 +15,15 @@ from likeness.embedding import Embedder, TextEmbedder
 from likeness.errors import IndexOfOtherModel, IndexRefused
 from likeness.features import features_of_point
 from likeness.gallery import Gallery
+from likeness.proof.proofs import Proof
 from likeness.proof.verdicts import Calibration
 from likeness.queries import Answer, Hit, Query, Source
 from likeness.query_sources import ResolvedQuery, SourceResolver, Views
 from likeness.query_tokens import decode_query_token, encode_query_token
 from likeness.records import Box, Candidate, CollectionInfo, NearestQuery, Vector
 from likeness.rerank.diversity import diversify
-from likeness.rerank.profiles import Profile, Proof, Ranker
+from likeness.rerank.profiles import Profile
+from likeness.rerank.ranker import Ranker
 from likeness.rerank.selection import above_gap, above_relative, grouped
 from likeness.stopwatch import Stopwatch
 

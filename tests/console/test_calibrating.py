@@ -40,7 +40,9 @@ def bundle(tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def pairs(folder: Path) -> Pairs:
     items = [Item(path, path.stem[0], None, None) for path in sorted(folder.iterdir())]
-    return calibrator.observe(items, Embedder(FIXED_FILTERS), PICTURES, 0, lambda numbers: numbers)
+    return calibrator.make_pairs(
+        items, Embedder(FIXED_FILTERS), PICTURES, 0, lambda numbers: numbers
+    )
 
 
 def test_the_command_writes_what_the_service_reads(folder: Path, bundle: Path) -> None:
@@ -51,7 +53,7 @@ def test_the_command_writes_what_the_service_reads(folder: Path, bundle: Path) -
     model = load_spec(bundle).fingerprint
     found = load_calibration(bundle, model)
     assert found is not None
-    assert found.made_from.endswith("24 pictures")
+    assert found.made_from.endswith("24 images")
 
 
 def test_a_dry_run_writes_nothing(folder: Path, bundle: Path) -> None:
@@ -75,7 +77,7 @@ def test_too_few_pictures_are_told(tmp_path: Path) -> None:
         path.write_bytes(encoded(picture(seed)))
         items.append(Item(path, None, None, None))
     with pytest.raises(DatasetError, match="20 are needed"):
-        calibrator.observe(items, Embedder(FIXED_FILTERS), 300, 0, lambda numbers: numbers)
+        calibrator.make_pairs(items, Embedder(FIXED_FILTERS), 300, 0, lambda numbers: numbers)
 
 
 def test_unreadable_pictures_are_left_out(folder: Path, tmp_path: Path) -> None:
@@ -89,12 +91,12 @@ def test_unreadable_pictures_are_left_out(folder: Path, tmp_path: Path) -> None:
         numbered.extend(numbers)
         return numbered
 
-    calibrator.observe(items, Embedder(FIXED_FILTERS), 21, 0, counted)
+    calibrator.make_pairs(items, Embedder(FIXED_FILTERS), 21, 0, counted)
     assert numbered == list(range(21))
 
 
 def test_what_was_learnt_from_half_holds_on_the_other_half(pairs: Pairs) -> None:
-    tried = calibrator.trial(pairs, "model")
+    tried = calibrator.held_out_result(pairs, "model")
     assert tried.right[Level.COPY] >= 0.9
     assert tried.false_copy <= 0.02
     assert set(tried.edits) == {edit.name for edit in calibrator.EDITS}
@@ -124,12 +126,12 @@ def test_the_same_seed_gives_the_same_pairs(folder: Path) -> None:
     items = [Item(path, None, None, None) for path in sorted(folder.iterdir())]
     embedder = Embedder(FIXED_FILTERS)
     one, other = (
-        calibrator.observe(items, embedder, 20, 7, lambda numbers: numbers) for _ in range(2)
+        calibrator.make_pairs(items, embedder, 20, 7, lambda numbers: numbers) for _ in range(2)
     )
     np.testing.assert_array_equal(one.rows, other.rows)
 
 
 def test_instances_are_the_same_item(folder: Path) -> None:
     items = [Item(path, None, "one thing", None) for path in sorted(folder.iterdir())]
-    found = calibrator.observe(items, Embedder(FIXED_FILTERS), 20, 0, lambda numbers: numbers)
+    found = calibrator.make_pairs(items, Embedder(FIXED_FILTERS), 20, 0, lambda numbers: numbers)
     assert set(found.level[found.edit == ""]) == {ORDER[Level.SAME_ITEM]}

@@ -124,7 +124,7 @@ def test_an_answer_of_the_local_service_is_explained(local: Local, folder: Path)
     shown, request = answer["results"][0]["id"], answer["request_id"]
     said = local.run("explain", request, "--image", shown)
     assert said.returncode == 0, said.stderr
-    assert f"{shown}: shown, number 1" in said.stdout
+    assert f"{shown}: shown at rank 1" in said.stdout
     assert "on another page than this one (limit 1, offset 0)" in said.stdout
     [line] = json.loads(local.run("explain", request, "--json").stdout)
     assert line["shown"][0]["id"] == shown

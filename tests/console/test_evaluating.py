@@ -16,15 +16,16 @@ from msgspec import structs
 from rich.progress import Progress
 
 from console.demo import sample_images
-from console.evaluation import calibrator, evaluator, reporting
-from console.evaluation.bench import gallery
-from console.evaluation.bench import synthetic as synthetic_queries
+from console.evaluation import calibrator, reporting, results
 from console.evaluation.datasets import DatasetError, divided, load
 from console.evaluation.edits import EDITS
-from console.evaluation.evaluator import Evaluation, Miss, Options, evaluate, falls
+from console.evaluation.evaluator import Miss, Options, evaluate
+from console.evaluation.gallery import build_gallery
 from console.evaluation.k_reciprocal import reciprocal
 from console.evaluation.metrics import Estimate, rank
+from console.evaluation.queries import synthetic_queries
 from console.evaluation.query_expansion import expand
+from console.evaluation.results import Evaluation, drops
 from likeness.embedding import Embedder
 from likeness.images import decode
 from likeness.model import load_spec
@@ -156,7 +157,7 @@ def test_splits_say_who_is_searched_among_whom(tmp_path: Path) -> None:
     ("rows", "complaint"),
     [
         (["file,label", "a.png,x"], "needs a column named path"),
-        (["path,label"], "names no pictures"),
+        (["path,label"], "contains no images"),
         (["path,label", "a.png,x", "a.png,y"], "2 times"),
         (["path,label", "a.png,x", ",y"], "line 3: no path"),
     ],
@@ -297,7 +298,7 @@ def test_what_nothing_answers_does_not_count(tmp_path: Path) -> None:
 
 def test_a_set_that_nothing_answers_is_refused(tmp_path: Path) -> None:
     file = table(tmp_path, "path,label", "a.png,x", "b.png,y")
-    with pytest.raises(DatasetError, match="no two pictures share"):
+    with pytest.raises(DatasetError, match="no two images share"):
         silent(file, Options(FIXED_FILTERS, tmp_path))
 
 
@@ -319,11 +320,11 @@ def test_every_edit_is_asked_and_found_as_it_should(
 ) -> None:
     found, _ = synthetic
     assert [(e.name, e.level, e.queries) for e in found.edits] == [
-        ("as it is", "exact", 2),
+        ("unchanged", "exact", 2),
         *((edit.name, edit.level.value, 2) for edit in EDITS),
     ]
     by_name = {edit.name: edit.r_at_1 for edit in found.edits}
-    for copied in ("as it is", "jpeg", "smaller"):
+    for copied in ("unchanged", "jpeg", "smaller"):
         assert {value.mean for value in by_name[copied].values()} == {1.0}
     [by_original] = found.found
     of_edits = np.mean([edit.r_at_1["precise"].mean for edit in found.edits])
@@ -379,7 +380,7 @@ def test_verdicts_are_held_against_the_truth(synthetic: tuple[Evaluation, list[M
 
 def test_the_same_seed_asks_the_same_and_another_does_not(flat: Path, tmp_path: Path) -> None:
     with Progress(disable=True) as progress:
-        held = gallery(load(flat), Embedder(FIXED_FILTERS), tmp_path, progress)
+        held = build_gallery(load(flat), Embedder(FIXED_FILTERS), tmp_path, progress)
 
     def asked(seed: int) -> list[tuple[str, bytes]]:
         return [(query.name, query.make()[0]) for query in synthetic_queries(held, 24, seed)]
@@ -390,7 +391,7 @@ def test_the_same_seed_asks_the_same_and_another_does_not(flat: Path, tmp_path: 
 
 def test_what_a_scene_is_made_of_is_told_and_is_another(flat: Path, tmp_path: Path) -> None:
     with Progress(disable=True) as progress:
-        held = gallery(load(flat), Embedder(FIXED_FILTERS), tmp_path, progress)
+        held = build_gallery(load(flat), Embedder(FIXED_FILTERS), tmp_path, progress)
     queries = synthetic_queries(held, 12 * (1 + len(EDITS)), 0)
     scenes = [query for query in queries if query.edit == "in a scene"]
     assert len(scenes) == 12
@@ -428,10 +429,10 @@ def test_a_fall_is_named_and_one_within_the_tolerance_is_none(
     )
     fallen = structs.replace(found, profiles={**found.profiles, "fast": fast})
     now = structs.replace(before, found=[fallen])
-    assert falls(before, now, 0.02) == []
-    [told] = falls(before, now, 0.019)
+    assert drops(before, now, 0.02) == []
+    [told] = drops(before, now, 0.019)
     assert told.startswith("mAP of fast, by label: ")
-    assert falls(now, before, 0.0) == []  # a rise is no fall
+    assert drops(now, before, 0.0) == []  # a rise is no fall
 
 
 def test_an_earlier_run_of_something_else_is_refused(
@@ -455,8 +456,8 @@ def test_the_command_writes_both_files_and_closes_as_a_gate(tmp_path: Path) -> N
     first = likeness(*arguments)
     assert first.returncode == 0, first.stderr
     assert "by label" in first.stdout
-    results = tmp_path / evaluator.RESULTS
-    evaluation = evaluator.read(results)
+    file = tmp_path / results.RESULTS
+    evaluation = results.read(file)
     assert list(evaluation.latency) == PROFILES
     page = (tmp_path / reporting.PAGE).read_text()
     assert page.count("<svg") == page.count("</svg>") > 5
@@ -464,14 +465,14 @@ def test_the_command_writes_both_files_and_closes_as_a_gate(tmp_path: Path) -> N
     pictures = page.count("data:image/jpeg;base64,")
     assert pictures and pictures % 3 == 0  # query, found first, right
     kept = tmp_path / "before.json"
-    shutil.copy(results, kept)
+    shutil.copy(file, kept)
     assert likeness(*arguments, "--baseline", kept).returncode == 0
     [found] = evaluation.found
     raised = structs.replace(
         found.profiles["none"], r_at_1=lower(found.profiles["none"].r_at_1, -0.1)
     )
     better = structs.replace(found, profiles={**found.profiles, "none": raised})
-    evaluator.write(structs.replace(evaluation, found=[better]), kept)
+    results.write(structs.replace(evaluation, found=[better]), kept)
     fallen = likeness(*arguments, "--baseline", kept, "--tolerance", "0.05")
     assert fallen.returncode == 1
     assert "R@1 of none, by label" in fallen.stderr
@@ -480,7 +481,7 @@ def test_the_command_writes_both_files_and_closes_as_a_gate(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     ("pictures", "complaint"),
-    [(0, "names no pictures"), (1, "takes two or more"), (2, "--synthetic")],
+    [(0, "contains no images"), (1, "at least two are needed"), (2, "--synthetic")],
 )
 def test_what_cannot_be_measured_is_told_in_one_line(
     pictures: int, complaint: str, tmp_path: Path
@@ -500,7 +501,7 @@ def test_a_baseline_that_is_none_is_told_before_any_work(flat: Path, tmp_path: P
     wrong.write_bytes(msgspec.json.encode({"r_at_1": 0.9}))
     done = likeness(flat, "--synthetic", "--out", tmp_path / "out", "--baseline", wrong)
     assert done.returncode == 1
-    assert "is no evaluation.json" in " ".join(done.stderr.split())
+    assert "is not an evaluation.json" in " ".join(done.stderr.split())
     assert not (tmp_path / "out").exists()
 
 

@@ -57,11 +57,11 @@ def test_an_answer_is_told_with_its_scores_and_what_was_left_out(
     cutoff = {"method": "gap", "value": 2}
     wanted = answered(service, data, key="3.png", limit=1, group_by="brand", cutoff=cutoff)
     text = explained(data, wanted)
-    assert "asked with object 3.png" in text
+    assert "query by object 3.png" in text
     assert '"method":"gap"' in text
     assert "8 candidates" in text
     assert "cosine" in text and "refinement" in text
-    assert "their group by brand had its rows already" in text
+    assert "their group by brand was full" in text
     assert "on another page than this one (limit 1, offset 0)" in text
     assert "milliseconds: " in text
     assert "1.png" not in text
@@ -72,7 +72,7 @@ def test_it_says_what_became_of_an_image(service: Service, data: Path) -> None:
     wanted = answered(service, data, key="3.png", limit=2, filter=brand)
     [line] = answer_log.lines(data, None, wanted, 1)
     shown = [result["id"] for result in line["shown"]]
-    assert answer_log.fate(line, shown[1]) == "shown, number 2"
+    assert answer_log.fate(line, shown[1]) == "shown at rank 2"
     assert len(shown) == 2
     [other, *_] = {service.id(f"{n}.png") for n in (1, 5, 7)} - set(shown)
     assert "left out: on another page" in answer_log.fate(line, other)
@@ -84,7 +84,7 @@ def test_an_image_beyond_the_first_ten_has_its_number(service: Service, data: Pa
     service.fill({f"more {n}.png": png(n + 40) for n in range(6)})
     wanted = answered(service, data, key="3.png", limit=14)
     [line] = answer_log.lines(data, None, wanted, 1)
-    assert answer_log.fate(line, line["more"].split()[-1]) == "shown, number 14"
+    assert answer_log.fate(line, line["more"].split()[-1]) == "shown at rank 14"
     assert "and 4 more" in explained(data, wanted)
 
 
@@ -94,7 +94,7 @@ def test_nothing_found_and_skipped_stages_are_told(service: Service, data: Path)
     line = json.loads(service.recorded[-1]) | {"skipped": ["geometry"]}
     (data / ANSWERS).write_text(json.dumps(line))
     text = explained(data, wanted)
-    assert "none was shown" in text and "no time was left for geometry" in text
+    assert "no results" in text and "skipped for lack of time: geometry" in text
 
 
 def test_feedback_on_it_is_told(service: Service, data: Path) -> None:
@@ -114,7 +114,7 @@ def test_what_the_log_had_before_it_began_anew_is_found(service: Service, data: 
 def test_an_unknown_request_says_where_it_was_looked_for(data: Path) -> None:
     with pytest.raises(ServiceError, match="--log-group"):
         answer_log.lines(data, None, "0" * 32, 1)
-    with pytest.raises(ServiceError, match="no request_id"):
+    with pytest.raises(ServiceError, match="not a valid request_id"):
         answer_log.lines(data, None, '" }', 1)
 
 

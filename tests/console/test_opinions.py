@@ -184,10 +184,10 @@ def test_what_cannot_be_asked_or_found_any_more_is_counted_by_its_reason(service
     assert (found.opinions, found.queries) == (7, 1)
     assert found.left_out == {
         "no query_id": 1,
-        "another on the same result of the same query holds": 1,
-        "query_id is of another model": 2,
-        "query_id is none that an answer gave": 1,
-        "the result is not indexed any more": 1,
+        "replaced by another on the same result of the same query": 1,
+        "query_id belongs to another model": 2,
+        "query_id is invalid": 1,
+        "the result is no longer indexed": 1,
     }
 
 
@@ -199,7 +199,7 @@ def test_no_more_queries_are_asked_than_wanted(service: Service) -> None:
 
 def test_where_nothing_is_left_the_reasons_are_told(service: Service) -> None:
     tell(service, ask(service, 0), 0, "click", query_id=None)
-    with pytest.raises(DatasetError, match=r"none of 1 opinions.*no query_id: 1"):
+    with pytest.raises(DatasetError, match=r"none of 1 feedback events.*no query_id: 1"):
         measured(service)
 
 
@@ -236,7 +236,7 @@ def test_the_command_prints_and_keeps_what_it_found(
         tell(service, ask(service, 1), 1, "click", query_id=None, request_id="unnamed")
     done = command("--feedback", QDRANT_URL=(tmp_path / "index").as_uri())
     assert done.returncode == 0, done.stderr
-    assert "1 of 3 opinions: no query_id" in done.stdout
+    assert "1 of 3 events: no query_id" in done.stdout
     assert "2 of 3 requests" in done.stdout
     assert max(map(len, done.stdout.splitlines()[:20])) <= 80
     kept = json.loads((tmp_path / feedback_evaluation.RESULTS).read_text())
@@ -250,7 +250,7 @@ def test_the_command_prints_and_keeps_what_it_found(
         (["--feedback"], True, 1, "no feedback yet: send POST /v1/feedback"),
         (["--feedback"], False, 1, "QDRANT_URL is not set"),
         (["--feedback", "."], True, 2, "takes no dataset"),
-        ([], True, 2, "name a folder or a CSV; or --feedback"),
+        ([], True, 2, "name a folder or a CSV; or use --feedback"),
     ],
 )
 def test_what_cannot_be_asked_is_told_clearly(

@@ -365,7 +365,7 @@ def test_the_proof_draws_the_matches_and_an_overlay(visit: Visit, site: Site) ->
             .every((width, n, all) => all.length === 2 && width > 100 && width < 700)"""
     )
     expect(proof).to_contain_text(re.compile("Query area found in the result.*[89][0-9]|100"))
-    for stage in ("At a glance", "Details in place", "Ordered by"):
+    for stage in ("Overall similarity", "Matching details", "Final score"):
         expect(proof).to_contain_text(stage)
     proof.get_by_label("Overlay").check()
     overlay_image = proof.locator(".laid img").last

@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 from console.demo import sample_images
-from console.evaluation.evaluator import RESULTS
+from console.evaluation.results import RESULTS
 
 BASELINE = Path(__file__).with_name("baseline.json")
 _QUERIES = 38  # two of each edit, and two unedited images

@@ -147,4 +147,4 @@ def test_clicks_count_as_relevant_if_nothing_was_judged_relevant() -> None:
     clicked = Judgements("token", not_relevant={"a"}, clicked={"b"})
     assert clicked.right == {"b"}
     assert Judgements("token", {"c"}, {"a"}, {"b"}).right == {"c"}
-    assert Judgements("token", {"c"}, {"a"}, {"b"}).among({"a", "b"}) == clicked
+    assert Judgements("token", {"c"}, {"a"}, {"b"}).restricted_to({"a", "b"}) == clicked

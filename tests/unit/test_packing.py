@@ -46,7 +46,7 @@ def test_no_images_is_no_error() -> None:
 
 
 def test_bytes_of_another_size_are_refused() -> None:
-    with pytest.raises(ValueError, match="2113 bytes are no descriptors of 64 values"):
+    with pytest.raises(ValueError, match="2113 bytes are not descriptors of 64 values"):
         unpack([pack(local(1)) + b"x"], 14, 64)
 
 

@@ -16,10 +16,12 @@ from likeness.errors import InvalidRequest, ModelMismatch
 from likeness.features import ImageFeatures, features_of_point, packed_descriptors
 from likeness.model import Resize
 from likeness.preprocessing import input_box
-from likeness.proof.verdicts import FEATURES, FITTED, Calibration, Fitted
+from likeness.proof.evidence import FEATURES
+from likeness.proof.verdicts import FITTED, Calibration, Fitted
 from likeness.query_tokens import decode_query_token, encode_query_token
 from likeness.records import WHOLE, Box, ImageInfo, ObjectRef, Point, State, Version
-from likeness.rerank.profiles import Profile, Ranker
+from likeness.rerank.profiles import Profile
+from likeness.rerank.ranker import Ranker
 from tests.appearances import DIM, VECTOR, made, spec, vector
 
 SPEC = spec()

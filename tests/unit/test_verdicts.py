@@ -15,20 +15,17 @@ from numpy.typing import NDArray
 from console.evaluation.logistic_regression import fit
 from likeness.descriptor_packing import cell_positions
 from likeness.errors import ModelBundleError
+from likeness.proof.evidence import FEATURES, Evidence, evidence, features
 from likeness.proof.geometry import Verification
 from likeness.proof.verdicts import (
     CALIBRATION,
-    FEATURES,
     FITTED,
     Calibration,
-    Evidence,
     Fitted,
     Level,
-    chances,
-    evidence,
-    features,
     judge,
     load_calibration,
+    probabilities,
 )
 
 SIDE, CELLS = 14, 16
@@ -89,11 +86,11 @@ def test_a_picture_and_itself() -> None:
             "shift": 0,
             "overlap_query": 1,
             "overlap_target": 1,
-            "colour": 0,
-            "worst": 0,
-            "likeness": 1,
-            "plain_colour": 0,
-            "plain_worst": 0,
+            "colour_mean": 0,
+            "colour_p90": 0,
+            "colour_correlation": 1,
+            "unaligned_mean": 0,
+            "unaligned_max": 0,
         },
         abs=1e-5,
     )
@@ -105,10 +102,10 @@ def test_a_crop_by_a_known_transform() -> None:
     assert found["shift"] == pytest.approx(0.5)
     assert found["overlap_query"] == pytest.approx(0.25)
     assert found["overlap_target"] == 1
-    assert found["colour"] < 0.01
-    assert found["worst"] < 0.03
-    assert found["likeness"] > 0.99
-    assert found["plain_colour"] > 0.07  # unaligned, the two differ
+    assert found["colour_mean"] < 0.01
+    assert found["colour_p90"] < 0.03
+    assert found["colour_correlation"] > 0.99
+    assert found["unaligned_mean"] > 0.07  # unaligned, the two differ
 
 
 def test_a_query_that_is_a_part_of_the_candidate() -> None:
@@ -120,8 +117,8 @@ def test_a_query_that_is_a_part_of_the_candidate() -> None:
     assert found["shift"] == pytest.approx(0.25, abs=0.02)
     assert found["overlap_query"] == 1
     assert found["overlap_target"] == pytest.approx(0.25)
-    assert found["colour"] < 0.02
-    assert found["likeness"] > 0.98
+    assert found["colour_mean"] < 0.02
+    assert found["colour_correlation"] > 0.98
 
 
 @pytest.mark.parametrize("right", [0.0, 3.5, 7.0])
@@ -137,44 +134,54 @@ def test_a_quarter_turn_is_aligned() -> None:
     turned = np.rot90(PICTURE, -1).copy()
     found = look(turned, ((0, -1, 13), (1, 0, 0)))
     assert (found["overlap_query"], found["overlap_target"]) == (1, 1)
-    assert found["colour"] == pytest.approx(0, abs=1e-5)
-    assert found["likeness"] == pytest.approx(1, abs=1e-5)
-    assert found["plain_colour"] > 0.1
+    assert found["colour_mean"] == pytest.approx(0, abs=1e-5)
+    assert found["colour_correlation"] == pytest.approx(1, abs=1e-5)
+    assert found["unaligned_mean"] > 0.1
 
 
 def test_a_recoloured_picture_is_as_alike_and_of_another_colour() -> None:
     found = look((PICTURE // 2 + 20).astype(np.uint8))
     difference = np.abs(PICTURE // 2 + 20 - PICTURE.astype(float)).mean(axis=2) / 255
-    assert found["colour"] == pytest.approx(difference.mean(), abs=1e-4)
-    assert found["plain_colour"] == pytest.approx(difference.mean(), abs=1e-4)
-    assert found["worst"] == pytest.approx(np.quantile(difference, 0.9), abs=0.01)
-    assert found["plain_worst"] == pytest.approx(difference.max(), abs=1e-4)
-    assert found["likeness"] > 0.99
+    assert found["colour_mean"] == pytest.approx(difference.mean(), abs=1e-4)
+    assert found["unaligned_mean"] == pytest.approx(difference.mean(), abs=1e-4)
+    assert found["colour_p90"] == pytest.approx(np.quantile(difference, 0.9), abs=0.01)
+    assert found["unaligned_max"] == pytest.approx(difference.max(), abs=1e-4)
+    assert found["colour_correlation"] > 0.99
 
 
 def test_a_negative_is_as_unlike_as_can_be() -> None:
-    assert look(255 - PICTURE)["likeness"] == pytest.approx(-1, abs=1e-4)
+    assert look(255 - PICTURE)["colour_correlation"] == pytest.approx(-1, abs=1e-4)
 
 
 def test_a_logo_is_seen_where_it_is_and_not_in_the_mean() -> None:
     stamped = PICTURE.copy()
     stamped[:3, :3] = 255 - stamped[:3, :3]
     found = look(stamped)
-    assert found["plain_worst"] > 0.3
-    assert found["colour"] < 0.03
+    assert found["unaligned_max"] > 0.3
+    assert found["colour_mean"] < 0.03
 
 
 def test_black_and_white_differ_by_all_there_is() -> None:
     black, white = np.zeros((2, CELLS, CELLS, 3), np.uint8) + np.uint8([[[[0]]], [[[255]]]])
     found = evidence(np.ones(1, np.float32), verified(IDENTITY), SIDE, black, white[None])
-    assert found.colour[0] == found.worst[0] == found.plain_colour[0] == found.plain_worst[0] == 1
-    assert found.likeness[0] == 0
+    assert (
+        found.colour_mean[0]
+        == found.colour_p90[0]
+        == found.unaligned_mean[0]
+        == found.unaligned_max[0]
+        == 1
+    )
+    assert found.colour_correlation[0] == 0
 
 
 def test_frames_that_do_not_meet_have_nothing_in_common() -> None:
     found = look(PICTURE, ((1, 0, 100), (0, 1, 0)))
-    assert (found["overlap_query"], found["overlap_target"], found["likeness"]) == (0, 0, 0)
-    assert found["colour"] == found["worst"] == found["shift"] == 1
+    assert (found["overlap_query"], found["overlap_target"], found["colour_correlation"]) == (
+        0,
+        0,
+        0,
+    )
+    assert found["colour_mean"] == found["colour_p90"] == found["shift"] == 1
 
 
 def test_a_transform_onto_one_point_covers_nothing() -> None:
@@ -207,9 +214,16 @@ def test_facts_and_features_keep_their_ranges_whatever_was_found(
     found = evidence(
         np.array([cosine], np.float32), verified(affine, score=score), SIDE, layouts[0], layouts[1:]
     )
-    for name in ("shift", "overlap_query", "overlap_target", "colour", "worst", "plain_colour"):
+    for name in (
+        "shift",
+        "overlap_query",
+        "overlap_target",
+        "colour_mean",
+        "colour_p90",
+        "unaligned_mean",
+    ):
         assert 0 <= getattr(found, name)[0] <= 1, name
-    assert -1.0001 <= found.likeness[0] <= 1.0001
+    assert -1.0001 <= found.colour_correlation[0] <= 1.0001
     rows = features(found)
     assert rows.shape == (1, FEATURES)
     assert np.isfinite(rows).all()
@@ -267,18 +281,18 @@ def test_pairs_of_one_kind_are_no_error(value: bool) -> None:
 @given(
     seed=st.integers(0, 10_000),
     count=st.integers(1, 200),
-    most_false=st.sampled_from([0.0, 0.01, 0.05, 0.1, 0.5, 1.0]),
+    max_false_rate=st.sampled_from([0.0, 0.01, 0.05, 0.1, 0.5, 1.0]),
     repeated=st.booleans(),
 )
 def test_no_more_false_pairs_reach_the_threshold_than_were_allowed(
-    seed: int, count: int, most_false: float, repeated: bool
+    seed: int, count: int, max_false_rate: float, repeated: bool
 ) -> None:
     rows, close = drawn([1.0, -0.5], -0.3, count, seed)
     if repeated:  # equal pairs have equal chances: all of them or none
         rows = np.round(rows)
-    fitted = fit(rows, close, most_false)
+    fitted = fit(rows, close, max_false_rate)
     reached = sigmoid(rows @ np.array(fitted.weights) + fitted.bias) >= fitted.threshold
-    assert reached[~close].sum() <= most_false * (~close).sum()
+    assert reached[~close].sum() <= max_false_rate * (~close).sum()
 
 
 def test_the_threshold_is_no_higher_than_it_must_be() -> None:
@@ -341,7 +355,7 @@ def test_a_copy_is_never_likelier_than_an_edit_nor_that_than_the_same_item(
         for level in FITTED
     }
     rows = rng.random((count, FEATURES))
-    found = chances(Calibration("m", levels), rows)
+    found = probabilities(Calibration("m", levels), rows)
     assert found.shape == (count, len(FITTED))
     assert (np.diff(found, axis=1) >= 0).all()
     assert ((found >= 0) & (found <= 1)).all()

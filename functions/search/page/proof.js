@@ -6,7 +6,7 @@ import { idLink } from "./state.js";
 import { thumbnail } from "./thumbnails.js";
 import { metadata, sentence } from "./words.js";
 
-const STAGES = { cosine: "At a glance (cosine)", refinement: "Among its neighbours", geometry: "Details in place", ordered: "Ordered by" };
+const STAGES = { cosine: "Overall similarity (cosine)", refinement: "Agreement with neighbours", geometry: "Matching details", ordered: "Final score" };
 const dialog = $("#proof");
 let results, picture, like, at, redraw;
 

@@ -1,1 +1,1 @@
-"""What a verdict rests on."""
+"""Proof: what two images have in common, and how close a verdict calls them."""

@@ -1,4 +1,4 @@
-"""Geometric verification: do the descriptors of two images agree on one similarity transform?
+"""Geometric verification: do the descriptors of two images agree on one transform?
 
 Descriptors come from a mid-level map of the embedding network's own forward pass. Mutual nearest
 neighbours vote: pairs of the best matches propose transforms, all matches judge them with a soft
@@ -14,15 +14,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-MATCHES = 64  # the strongest mutual matches of a candidate that are looked at
-_PROPOSERS = 12  # of them, those whose pairs propose transforms: 66 pairs
-_SCALES = (0.3, 3.3)
+MATCHES = 64  # the strongest mutual matches of each candidate that are used
+_PROPOSERS = 12  # of these, the strongest whose pairs propose transforms: 66 pairs
+_SCALES = (0.3, 3.3)  # a proposed transform shrinks and enlarges no further
 
 
 class Verification(NamedTuple):
-    """What was found for each of K candidates.
+    """The result of verifying K candidates.
 
-    score (K,): Σ weight · max(0, 1 − (residual / θ)²) of the best transform; higher is surer.
+    score (K,): Σ weight · max(0, 1 − (residual / θ)²) of the best transform.
     inliers (K,): matches within θ of it. affine (K, 2, 3): query position (x, y, 1) → candidate
     position, in cells. matches (K, M, 2): descriptor numbers of query and candidate, by falling
     weight; inlier (K, M): which of them agree.
@@ -34,8 +34,8 @@ class Verification(NamedTuple):
     matches: NDArray[np.intp]
     inlier: NDArray[np.bool_]
 
-    def of(self, rows: NDArray[np.intp]) -> Verification:
-        """Some of the candidates."""
+    def subset(self, rows: NDArray[np.intp]) -> Verification:
+        """The same for some of the candidates."""
         return Verification(
             self.score[rows],
             self.inliers[rows],
@@ -57,8 +57,8 @@ def verify(
     """Match one query with K candidates.
 
     query (n, D) and candidates (K, m, D): float32 unit rows; a row of zeros matches nothing.
-    query_at (n, 2), candidates_at (K, m, 2): positions in cells. `floor`: cosine from which a match
-    counts; `tolerance`: θ, in cells.
+    query_at (n, 2), candidates_at (K, m, 2): positions in cells. `floor`: the cosine from which a
+    match counts; `tolerance`: θ, in cells.
     """
     matches, weights = _mutual_matches(query, candidates, floor)
     every = np.arange(len(candidates))[:, None]
@@ -73,16 +73,16 @@ def verify(
     similar = np.stack([turn[chosen], 1j * turn[chosen], shift[chosen]], axis=1)
     similar = np.stack([similar.real, similar.imag], axis=1)
     refitted = _affine(source, target, weights * agreement[chosen])
-    first, first_near = _score(similar, source, target, weights, tolerance)
-    second, second_near = _score(refitted, source, target, weights, tolerance)
+    first, first_inlier = _score(similar, source, target, weights, tolerance)
+    second, second_inlier = _score(refitted, source, target, weights, tolerance)
     better = second > first
-    near = np.where(better[:, None], second_near, first_near)
+    inlier = np.where(better[:, None], second_inlier, first_inlier)
     return Verification(
         np.where(better, second, first).astype(np.float32),
-        near.sum(axis=1),
+        inlier.sum(axis=1),
         np.where(better[:, None, None], refitted, similar).astype(np.float32),
         matches,
-        near,
+        inlier,
     )
 
 
@@ -95,11 +95,11 @@ def _mutual_matches(
     every = np.arange(count)[:, None]
     of_candidate = cosines.argmax(axis=2)
     strength = cosines[every, np.arange(rows), of_candidate]
-    # the largest are found several times as fast as where they are
+    # max is several times as fast as argmax
     image, row = np.nonzero(strength == cosines.max(axis=1)[every, of_candidate])
     of_query = np.zeros((count, len(query)), np.intp)
     weights = np.zeros((count, len(query)), np.float32)
-    # of equal rows the first is the neighbour: it is written last
+    # of equal rows the first counts as the neighbour: it is written last
     image, row = image[::-1], row[::-1]
     place = image, of_candidate[image, row]
     of_query[place] = row
@@ -116,17 +116,18 @@ def _complex(at: NDArray[np.float32]) -> NDArray[np.complex64]:
 def _proposals(
     source: NDArray[np.complex64], target: NDArray[np.complex64], weights: NDArray[np.float32]
 ) -> tuple[NDArray[np.complex64], NDArray[np.complex64]]:
-    """Similarities through two matches each: z and t (K, H). The identity is the first of them,
-    and stands in where two matches propose nothing that a camera could have done.
+    """Similarities through two matches each: z and t (K, H).
+
+    The first is the identity, which also replaces degenerate and implausible proposals.
     """
     one, two = np.array([(0, 0), *combinations(range(min(_PROPOSERS, source.shape[1])), 2)]).T
     base = source[:, two] - source[:, one]
-    real = (np.abs(base) > 1) & (weights[:, one] > 0) & (weights[:, two] > 0)
-    ratio = (target[:, two] - target[:, one]) / np.where(real, base, 1)
+    plausible = (np.abs(base) > 1) & (weights[:, one] > 0) & (weights[:, two] > 0)
+    ratio = (target[:, two] - target[:, one]) / np.where(plausible, base, 1)
     size = np.abs(ratio)
-    real &= (size > _SCALES[0]) & (size < _SCALES[1])
-    turn = np.where(real, ratio, 1).astype(np.complex64)
-    shift = np.where(real, target[:, one] - turn * source[:, one], 0)
+    plausible &= (size > _SCALES[0]) & (size < _SCALES[1])
+    turn = np.where(plausible, ratio, 1).astype(np.complex64)
+    shift = np.where(plausible, target[:, one] - turn * source[:, one], 0)
     return turn, shift.astype(np.complex64)
 
 
@@ -151,7 +152,7 @@ def _agreement(
 def _affine(
     source: NDArray[np.complex64], target: NDArray[np.complex64], weights: NDArray[np.float32]
 ) -> NDArray[np.float64]:
-    """Weighted least squares (K, 2, 3), leaning a little on the identity where matches are few."""
+    """Weighted least squares (K, 2, 3), regularised towards the identity."""
     weights = weights.astype(np.float64)
     design = np.stack([source.real, source.imag, np.ones_like(source.real)], axis=2)
     values = np.stack([target.real, target.imag], axis=2)
@@ -168,7 +169,7 @@ def _score(
     weights: NDArray[np.float32],
     tolerance: float,
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Soft inlier score (K,) and the matches within tolerance (K, M)."""
+    """Soft inlier score (K,), and which matches are within the tolerance (K, M)."""
     x, y = source.real[:, None], source.imag[:, None]
     moved = affine[..., :1] * x + affine[..., 1:2] * y + affine[..., 2:]
     residual = np.hypot(moved[:, 0] - target.real, moved[:, 1] - target.imag)

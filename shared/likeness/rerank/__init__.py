@@ -1,1 +1,1 @@
-"""Rerank stages, one a file: pure functions over arrays, vectorised over the candidates."""
+"""Reranking: stages, one a file, that put neighbours into their final order (`profiles.STAGES`)."""

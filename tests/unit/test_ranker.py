@@ -1,4 +1,4 @@
-"""Profiles: which stages run, what decides the order, and where the common parts are found."""
+"""The ranker: which stages run, what decides the order, and where common parts are found."""
 
 from __future__ import annotations
 
@@ -23,9 +23,12 @@ from likeness.feature_extraction import extract_features
 from likeness.features import ImageFeatures
 from likeness.model import Resize
 from likeness.preprocessing import input_box
-from likeness.proof.verdicts import FITTED, Calibration, Evidence, Fitted, Level, features
+from likeness.proof.evidence import Evidence, features
+from likeness.proof.proofs import Proof
+from likeness.proof.verdicts import FITTED, Calibration, Fitted, Level
 from likeness.records import WHOLE, Box
-from likeness.rerank.profiles import Profile, Proof, Ranked, Ranker
+from likeness.rerank.profiles import Profile
+from likeness.rerank.ranker import RankedCandidates, Ranker
 from likeness.rerank.refinement import refine
 from tests.appearances import (
     DIM,
@@ -49,7 +52,9 @@ def of_strength(strength: float, colour: float) -> Evidence:
     """Pairs of which nothing but geometry and colour is known."""
     facts = dict.fromkeys(Evidence._fields, np.full(1, 0.5, np.float32))
     return Evidence(**facts)._replace(
-        geometry=np.float32([strength]), colour=np.float32([colour]), worst=np.float32([colour])
+        geometry=np.float32([strength]),
+        colour_mean=np.float32([colour]),
+        colour_p90=np.float32([colour]),
     )
 
 
@@ -60,8 +65,8 @@ def fitted_on(close: Sequence[Evidence], others: Sequence[Evidence]) -> Fitted:
 
 PROVEN = [of_strength(strength, colour) for strength in (10, 30) for colour in (0.0, 0.3)]
 UNPROVEN = [of_strength(strength, colour) for strength in (0, 1, 4) for colour in (0.0, 0.3)]
-SAME_COLOURS = [facts for facts in PROVEN if facts.colour[0] == 0]
-OTHER_COLOURS = [facts for facts in (*PROVEN, *UNPROVEN) if facts.colour[0] > 0]
+SAME_COLOURS = [facts for facts in PROVEN if facts.colour_mean[0] == 0]
+OTHER_COLOURS = [facts for facts in (*PROVEN, *UNPROVEN) if facts.colour_mean[0] > 0]
 # copies have the same colours, what geometry proves is an edit at least, the rest is nothing
 CALIBRATION = Calibration(
     SPEC.fingerprint,
@@ -459,7 +464,7 @@ def test_precise_puts_what_geometry_proves_first_and_fast_only_says_so() -> None
     np.testing.assert_allclose(precise.cosine, [0.6, 0.55, 0.5, 0.45], atol=1e-6)
 
 
-def verified(ranked: Ranked) -> NDArray[np.bool_]:
+def verified(ranked: RankedCandidates) -> NDArray[np.bool_]:
     return ~np.isnan(ranked.stages["geometry"])
 
 
@@ -625,7 +630,9 @@ def any_list(seed: int, count: int, zeros: bool) -> tuple[list[ImageFeatures], l
     return views, candidates
 
 
-def assert_same(one: Ranked, rows: Sequence[int], other: Ranked, others: Sequence[int]) -> None:
+def assert_same(
+    one: RankedCandidates, rows: Sequence[int], other: RankedCandidates, others: Sequence[int]
+) -> None:
     """What was found of some rows of one list is what was found of rows of another."""
     np.testing.assert_allclose(one.score[rows], other.score[others], atol=1e-4)
     np.testing.assert_allclose(one.cosine[rows], other.cosine[others], atol=1e-5)

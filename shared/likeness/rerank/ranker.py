@@ -1,0 +1,119 @@
+"""The ranker: runs a profile's stages within the time left, and proves what is shown."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from likeness.features import ImageFeatures
+from likeness.model import ModelSpec
+from likeness.proof.proofs import Proof, VerifiedCandidates, verify_candidates
+from likeness.proof.verdicts import Calibration
+from likeness.rerank.profiles import PROFILES, Profile
+from likeness.rerank.stage import Order, RankingTask, Stage
+
+
+class RankedCandidates(NamedTuple):
+    """K candidates: `order` (K,) puts them best first, all else is in their own order.
+
+    score (K,): what they are ordered by. cosine (K,): the best of any view. view (K,): number of
+    the view with the best score. stages: each stage's own scores (K,), NaN where it gave none.
+    proofs: of the shown rows that were verified. skipped: stages that there was no time for.
+    """
+
+    order: NDArray[np.intp]
+    score: NDArray[np.float32]
+    cosine: NDArray[np.float32]
+    view: NDArray[np.intp]
+    stages: dict[str, NDArray[np.float32]]
+    proofs: dict[int, Proof]
+    skipped: list[str]
+
+
+class Ranker:
+    """Puts neighbours into order with one model's descriptors and calibration."""
+
+    def __init__(self, spec: ModelSpec, calibration: Calibration | None) -> None:
+        """Without a calibration, order is by cosine alone, and there are no verdicts."""
+        self._spec = spec
+        self._calibration = calibration
+
+    def rank(
+        self,
+        views: Sequence[ImageFeatures],
+        candidates: Sequence[ImageFeatures],
+        profile: Profile,
+        shown: int,
+        time_left_s: Callable[[], float] = lambda: math.inf,
+    ) -> RankedCandidates:
+        """Order candidates by the one of the query's views that each is nearest to.
+
+        `shown`: how many rows the caller will look at. Ties keep the candidates' order.
+        """
+        return self.run(PROFILES[profile], views, candidates, shown, time_left_s)
+
+    def run(
+        self,
+        stages: Sequence[Stage],
+        views: Sequence[ImageFeatures],
+        candidates: Sequence[ImageFeatures],
+        shown: int,
+        time_left_s: Callable[[], float] = lambda: math.inf,
+    ) -> RankedCandidates:
+        """As `rank`, through these stages."""
+        task = RankingTask.of(views, candidates, shown, self._spec, self._calibration)
+        order, cosine = Order.by_best_view(task.cosines), task.cosines.max(axis=0)
+        scores, skipped = {"cosine": cosine}, list[str]()
+        verified: list[tuple[NDArray[np.intp], VerifiedCandidates]] = []
+        for stage in stages if candidates else ():
+            if not stage.is_possible(task):
+                continue
+            if stage.takes_time(task) and time_left_s() < stage.budget_s:
+                skipped.append(stage.name)
+            elif result := stage.run(task, order):
+                order, scores[stage.name] = result.order, result.scores
+                verified += result.verified
+        rows = order.rows()
+        proofs: dict[int, Proof] = {}
+        for verified_rows, found in verified:
+            proofs |= self._proofs(task, order, rows[:shown], verified_rows, found)
+        return RankedCandidates(rows, order.score, cosine, order.view, scores, proofs, skipped)
+
+    def _proofs(
+        self,
+        task: RankingTask,
+        order: Order,
+        shown: NDArray[np.intp],
+        rows: NDArray[np.intp],
+        found: VerifiedCandidates,
+    ) -> dict[int, Proof]:
+        """By row, of those of the verified `rows` that are shown."""
+        places = np.flatnonzero(np.isin(rows, shown))
+        if not self._calibration or not len(places):
+            return {}
+        proven = rows[places]
+        cosines = task.cosines[order.view[proven], proven]
+        proofs = found.subset(places).proofs(self._calibration, cosines)
+        return dict(zip(proven.tolist(), proofs, strict=True))
+
+    def prove(self, query: ImageFeatures, candidates: Sequence[ImageFeatures]) -> list[Proof]:
+        """What the query and each candidate have in common; empty without a calibration."""
+        if not candidates or not self._calibration:
+            return []
+        verified = verify_candidates(query, candidates, self._spec)
+        return verified.proofs(self._calibration, _cosines(query, candidates))
+
+    def features(
+        self, query: ImageFeatures, candidates: Sequence[ImageFeatures]
+    ) -> NDArray[np.float64]:
+        """What verdicts on the query and each candidate, at least one, rest on: (K, FEATURES)."""
+        verified = verify_candidates(query, candidates, self._spec)
+        return verified.features(_cosines(query, candidates))
+
+
+def _cosines(query: ImageFeatures, candidates: Sequence[ImageFeatures]) -> NDArray[np.float32]:
+    return np.array([c.vector for c in candidates], np.float32) @ query.vector
