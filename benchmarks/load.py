@@ -44,10 +44,10 @@ QUERY_IDS = 200
 
 def build_index(folder: Path, points: int) -> Path:
     """The index of benchmarks/query.py, which pins its process to one core: call it in a child."""
-    from benchmarks.query import made
+    from benchmarks.query import open_or_make
     from likeness.embedding import Embedder
 
-    return made(folder, points, Embedder(MODEL))
+    return open_or_make(folder, points, Embedder(MODEL))
 
 
 def run_worker(index: Path, port: int, core: int) -> None:

@@ -274,7 +274,7 @@ def vector_of(embedder: Embedder, seed: int) -> Vector:
     return np.asarray(vector)
 
 
-def test_users_notice_nothing_of_a_whole_migration(world: World) -> None:
+def test_no_user_notices_a_whole_migration(world: World) -> None:
     put_lasting_images(world)
     old, new = models(world)
     users = Users(world)
@@ -317,7 +317,7 @@ def test_nothing_is_written_for_a_model_before_its_migration_starts(world: World
     assert world.live_images(models(world)[1]).keys() == {"late"}
 
 
-def test_both_models_are_indexed_from_one_read(world: World) -> None:
+def test_both_models_share_one_read_of_an_object(world: World) -> None:
     put_lasting_images(world)
     begin(world)
     reads: list[str] = []
@@ -364,7 +364,7 @@ def test_nothing_is_acknowledged_while_the_index_cannot_list_its_models(
     assert world.deliver("a", "b") == ["a", "b"]
 
 
-def test_a_duplicate_is_announced_once_and_never_by_the_backfill(world: World) -> None:
+def test_a_duplicate_is_announced_once_and_never_while_filling(world: World) -> None:
     put_lasting_images(world)
     world.put(again=small_image(0))
     assert world.announced == ["again"]
@@ -383,7 +383,7 @@ def test_a_duplicate_is_announced_once_and_never_by_the_backfill(world: World) -
     assert world.announced == ["again", "third", "fourth"]
 
 
-def test_a_dropped_collection_is_not_created_again(world: World) -> None:
+def test_a_dropped_collection_does_not_come_back(world: World) -> None:
     put_lasting_images(world)
     migration = begin(world)
     world.put(a=small_image(51))  # both indexers have prepared their collections
@@ -442,7 +442,7 @@ def test_a_query_id_of_the_other_model_is_refused(world: World) -> None:
     assert world.http.post("/v1/search", json={"query_id": again["query_id"]}).status_code == 200
 
 
-def test_the_service_lists_the_models_that_it_can_search_with(world: World) -> None:
+def test_the_service_lists_the_models_it_can_search_with(world: World) -> None:
     put_lasting_images(world)
     ready = world.http.get("/v1/ready").json()
     assert (ready["model"], ready["models"]) == (models(world)[0], list(models(world)))
@@ -473,7 +473,7 @@ def test_an_impossible_migration_is_refused(world: World, other_bundle: Path) ->
         lifecycle.begin(world.index, load_spec(BUNDLED), "unused", False)
 
 
-def test_a_bundle_that_was_moved_is_used_at_its_new_path(world: World) -> None:
+def test_a_moved_bundle_is_recorded_at_its_new_folder(world: World) -> None:
     put_lasting_images(world)
     first = begin(world)
     world.index.switch(first.target)
@@ -490,7 +490,7 @@ def test_a_new_collection_keeps_patches_if_the_old_one_does(tmp_path: Path) -> N
         assert index.for_model(spec.fingerprint).info().patches == spec.patches.dim
 
 
-def test_missing_objects_are_counted_and_sent_as_hints(world: World) -> None:
+def test_missing_objects_are_counted_and_get_hints(world: World) -> None:
     put_lasting_images(world)
     world.put(overwritten=small_image(51), broken=b"no image", deleted=small_image(52))
     migration = begin(world)
@@ -512,7 +512,7 @@ def test_missing_objects_are_counted_and_sent_as_hints(world: World) -> None:
     assert world.live_images(migration.target) == world.live_images(migration.source)
 
 
-def test_images_that_only_the_new_model_rejects_are_reported(
+def test_objects_that_only_the_new_model_rejects_are_reported(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put_lasting_images(world)
