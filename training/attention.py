@@ -26,9 +26,9 @@ from torch.nn import functional
 
 from console.evaluation.metrics import Estimate, estimate
 from evaluate import SetFeatures, Task, Vectors, tasks
-from likeness.descriptor_packing import KEPT
+from likeness.descriptor_packing import KEPT, cell_positions
 from likeness.embedding import Embedder
-from likeness.proof.geometry import grid, verify
+from likeness.proof.geometry import verify
 from likeness.proof.verdicts import Calibration, load_calibration
 from likeness.rerank.refinement import refine
 from likeness.search import DEPTH
@@ -75,7 +75,7 @@ def salient(
     """The TOKENS most salient descriptors (N, 32, D) and their positions (N, 32, 2) of 0…1."""
     best = np.argsort(-salience, axis=1, kind="stable")[:, :TOKENS]
     rows = np.take_along_axis(local, best[..., None], axis=1)
-    return rows.astype(np.float32), grid(_SIDE)[best] / (_SIDE - 1)
+    return rows.astype(np.float32), cell_positions(_SIDE)[best] / (_SIDE - 1)
 
 
 def describe_views(
@@ -179,7 +179,10 @@ def gains(
     salience = np.concatenate([_required(found.salience)[chosen] for found, chosen in parts])
     target_rows, target_at = salient(local, salience)
     stored = np.argsort(-salience, axis=1, kind="stable")[:, :KEPT]
-    kept, kept_at = np.take_along_axis(local, stored[..., None], axis=1), grid(_SIDE)[stored]
+    kept, kept_at = (
+        np.take_along_axis(local, stored[..., None], axis=1),
+        cell_positions(_SIDE)[stored],
+    )
     query_rows, query_at = salient(
         _required(queries.local)[rows], _required(queries.salience)[rows]
     )
@@ -192,7 +195,9 @@ def gains(
         share = calibration.refinement
         score = (1 - share) * cosines[n, first]
         score += share * refine(queries.vectors[row], vectors[first])
-        found = verify(_required(queries.local)[row], grid(_SIDE), kept[first], kept_at[first])
+        found = verify(
+            _required(queries.local)[row], cell_positions(_SIDE), kept[first], kept_at[first]
+        )
         score += calibration.geometry * found.score
         repeated = np.repeat(query_rows[n : n + 1], len(first), axis=0)
         repeated_at = np.repeat(query_at[n : n + 1], len(first), axis=0)

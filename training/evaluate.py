@@ -26,9 +26,10 @@ from PIL import Image
 from rich.progress import track
 
 from console.evaluation.metrics import Estimate, Ranking, estimate, rank
+from likeness.descriptor_packing import cell_positions
 from likeness.embedding import BatchFeatures, Embedder
 from likeness.images import decode
-from likeness.proof.geometry import grid, verify
+from likeness.proof.geometry import verify
 from likeness.settings import Limits
 
 _REPOSITORY = Path(__file__).resolve().parents[1]
@@ -196,7 +197,7 @@ def _most_salient(
     assert gallery.local is not None
     assert gallery.salience is not None
     best = np.argsort(-gallery.salience, axis=1, kind="stable")[:, :stored]
-    at = grid(round(gallery.local.shape[1] ** 0.5))
+    at = cell_positions(round(gallery.local.shape[1] ** 0.5))
     return np.take_along_axis(gallery.local, best[..., None], axis=1), at[best]
 
 
@@ -207,7 +208,7 @@ def _verified(
     kept_at: NDArray[np.float32],
 ) -> NDArray[np.float32]:
     assert queries.local is not None
-    at = grid(round(queries.local.shape[1] ** 0.5))
+    at = cell_positions(round(queries.local.shape[1] ** 0.5))
     fused = scores.copy()
     for row, query in enumerate(queries.local):
         first = np.argsort(-scores[row], kind="stable")[:RERANKED]

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from evaluate import STORED
+from likeness.descriptor_packing import cell_positions
 from likeness.embedding import Embedder
-from likeness.proof.geometry import grid, verify
+from likeness.proof.geometry import verify
 from pixels import normalised
 from validation import Validation
 
@@ -45,7 +46,7 @@ def main() -> None:
     whole, local, salience = extract(embedder, validation.whole)
     views, views_local, _ = extract(embedder, validation.views)
     best = np.argsort(-salience, axis=1, kind="stable")[:, :STORED]
-    kept, at = np.take_along_axis(local, best[..., None], axis=1), grid(14)
+    kept, at = np.take_along_axis(local, best[..., None], axis=1), cell_positions(14)
     sums = np.zeros(len(GAINS))
     for task in validation.tasks(whole, views):
         queries = views_local if task.name == "views" else local[task.rows]
