@@ -1,13 +1,13 @@
-# `make demo` and `make test` set up all they need; `make help` lists the rest.
+# `make demo` and `make test` set up all that they need; `make help` lists all targets.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 
-# `make PYTHON=… test` names another.
+# To choose another: `make PYTHON=/path/to/python3 test`.
 PYTHON ?= $(shell scripts/find-python 3.13 3.12 3.11)
 FOUND = $(foreach version,3.11 3.12 3.13,$(if $(shell scripts/find-python $(version)),$(version)))
-# In a shell loop over versions: `make test` there, in an environment of its own.
+# In a shell loop over versions: `make test` on that version, in an environment of its own.
 ON_VERSION = echo "Python $$version"; $(MAKE) --no-print-directory test VENV=.venv-$$version \
 	PYTHON="$$(scripts/find-python $$version)"
 FAST := tests/unit tests/architecture tests/test_wheel.py
@@ -16,28 +16,28 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-# What `make build` builds for, and where to; `make deploy` deploys it as the stack of samconfig.toml.
+# Target and folder of `make build`; `make deploy` deploys it as the stack named in samconfig.toml.
 LAMBDA_PYTHON := 3.13
 ARCH := x86_64
 BUILD := .aws-sam/build
 STAGE := dev
-# The SAM CLI pins many libraries: it has an environment of its own. So has the local AWS of
-# `make e2e`, whose Python stands in for Lambda's: it has boto3 and none of our packages. So have the
-# fuzzer, what audits, and what it audits: the packages of the runtime layer, and nothing else.
+# Tools with virtual environments of their own: the SAM CLI, which pins many libraries; the local AWS of
+# `make e2e`, whose Python replaces Lambda's and so has boto3 but none of our packages; the fuzzer; the
+# audit tools; and what they audit, the packages of the runtime layer and nothing else.
 SAM_ENVS := .venv-sam/.ready .venv-ministack/.ready
 OWN_ENVS := $(SAM_ENVS) .venv-fuzz/.ready .venv-audit/.ready .venv-deployed/.ready
 WITH_SAM := SAM_CLI_TELEMETRY=0 PATH="$(CURDIR)/.venv-sam/bin:$$PATH"
 MAX_UNZIPPED_MB := 200
 FUZZ_S := 60
-# The kernels of OpenBLAS that x86-64 processors choose, and what is tested with each. Python's fault
-# handler would take the signal that avx2_only.c answers for CPUID.
+# OpenBLAS kernels of common x86-64 processors, and the tests that run with each. pytest's faulthandler
+# is off: it would catch the signal that avx2_only.c handles.
 CORE_TYPES := Haswell Zen SkylakeX
 NUMERIC_TESTS = $(BIN)/python -m pytest -q -p no:faulthandler tests/unit tests/quality $(ARGS)
-# Licences that what is deployed may have, as its packages spell them.
+# Licences that deployed packages may have, as the packages spell them.
 LICENCES := MIT;MIT License;MIT-CMU;Apache-2.0;Apache Software License;BSD-3-Clause;BSD License;$\
 	3-Clause BSD License;Apache-2.0 OR BSD-2-Clause;PSF-2.0;$\
 	BSD-3-Clause AND 0BSD AND MIT AND Zlib AND CC0-1.0
-# On the command line they would replace the parameters of samconfig.toml: here both are given.
+# --parameter-overrides replaces the parameters of samconfig.toml, so they are passed again.
 STAGE_PARAMETERS = $$(.venv-sam/bin/python -c 'import sys, tomllib; \
 	stages = tomllib.load(open("samconfig.toml", "rb")); \
 	print(*stages[sys.argv[1]]["deploy"]["parameters"]["parameter_overrides"])' $(STAGE))
@@ -45,7 +45,7 @@ STAGE_PARAMETERS = $$(.venv-sam/bin/python -c 'import sys, tomllib; \
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-setup: $(READY) ## the virtual environment, from the lock file
+setup: $(READY) ## create the virtual environment from the lock file
 $(READY): locks/dev.txt pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Likeness needs Python 3.11, 3.12 or 3.13; none was found. Name one: make PYTHON=/path/to/python3.13"; exit 1; }
 	@echo "Setting up $(VENV) with $(PYTHON) ($(if $(UV),uv,pip)), which takes a minute …"
@@ -72,32 +72,32 @@ endif
 	@echo '*' > $(@D)/.gitignore
 	@touch $@
 
-demo: $(READY) ## upload pictures to a local S3, search them over HTTP; IMAGES=folder for your own
+demo: $(READY) ## upload images to a local S3 and search them over HTTP; IMAGES=folder for your own
 	@$(BIN)/likeness demo $(if $(IMAGES),"$(IMAGES)")
 
-serve: $(READY) ## the same service, kept running; SCHEMA='{"brand": "keyword"}' declares metadata
+serve: $(READY) ## run the same service until Ctrl-C; SCHEMA='{"brand": "keyword"}' declares metadata
 	@$(BIN)/likeness serve $(if $(SCHEMA),--schema '$(SCHEMA)')
 
-test: $(READY) ## every test that needs no deployment; ARGS='-k reconcil' runs a part
+test: $(READY) ## run every test that needs no deployment; ARGS='-k reconcil' selects some
 	@$(BIN)/python -m pytest $(if $(COVERAGE),--cov --cov-report=term --cov-report=html) $(ARGS)
 
-coverage: ## the same with branch coverage: its floor holds, and build/coverage shows each line
+coverage: ## the same with branch coverage: fails below the minimum; report in build/coverage
 	@$(MAKE) --no-print-directory test COVERAGE=1
 
-test-all: ## every test on each Python from 3.11 to 3.13 that is found
+test-all: ## run every test on each Python from 3.11 to 3.13 that is found
 	@for version in $(FOUND); do $(ON_VERSION) ARGS='$(ARGS)'; done
 
-test-fast: ## the fast tests on the lowest and the highest Python that are found
+test-fast: ## run the fast tests on the lowest and the highest Python that are found
 	@for version in $(sort $(firstword $(FOUND)) $(lastword $(FOUND))); do $(ON_VERSION) ARGS='-q $(FAST)'; done
 
-test-wheel: $(READY) ## the wheel and its dependencies, installed on the highest Python, and its demo
+test-wheel: $(READY) ## install the wheel with its dependencies on the highest Python, and run its demo
 	@rm -rf build/wheel .venv-wheel
 	@"$(lastword $(foreach version,$(FOUND),$(shell scripts/find-python $(version))))" -m venv .venv-wheel
 	@.venv-wheel/bin/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir build/wheel .
 	@.venv-wheel/bin/python -m pip install --quiet --disable-pip-version-check "$$(echo build/wheel/*.whl)[local]"
 	@LIKENESS_WHEEL_ENVIRONMENT=.venv-wheel $(BIN)/python -m pytest tests/test_wheel.py $(ARGS)
 
-test-cpus: $(READY) ## unit and quality tests, computed as on other x86-64 processors (needs cc)
+test-cpus: $(READY) ## run unit and quality tests as on other x86-64 processors (needs cc)
 	@for core in $(CORE_TYPES); do \
 		echo "OPENBLAS_CORETYPE=$$core"; \
 		OPENBLAS_CORETYPE=$$core $(NUMERIC_TESTS); \
@@ -107,61 +107,61 @@ test-cpus: $(READY) ## unit and quality tests, computed as on other x86-64 proce
 	@echo "numpy, OpenBLAS and ONNX Runtime without AVX-512"
 	@LD_PRELOAD=$(CURDIR)/build/avx2_only.so $(NUMERIC_TESTS)
 
-check: $(READY) .venv-sam/.ready ## lint, types, import rules, the template
+check: $(READY) .venv-sam/.ready ## check style, types, import rules and the template
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(WITH_SAM) sam validate --lint --region us-east-1
 
-build: .venv-sam/.ready ## what is deployed: functions and layers, for Lambda's Python and ARCH
+build: .venv-sam/.ready ## build the functions and layers for Lambda's Python and ARCH
 	@python=$$($(WITH_SAM) scripts/find-python $(LAMBDA_PYTHON)) || \
 		{ echo "Lambda runs Python $(LAMBDA_PYTHON), which also compiles the layers: install it, or put python$(LAMBDA_PYTHON) on the PATH"; exit 1; }; \
 	PATH="$$(dirname "$$python"):$$PATH"; \
 	LAYER_PYTHON=$(LAMBDA_PYTHON) LAYER_ARCH=$(ARCH) $(WITH_SAM) sam build --build-dir $(BUILD) \
 		--parameter-overrides Runtime=python$(LAMBDA_PYTHON) Architecture=$(ARCH)
 	@mb=$$(du -sm $(BUILD) | cut -f1); \
-		echo "$$mb MB unzipped, all layers and functions; Lambda takes 250, we $(MAX_UNZIPPED_MB)"; \
+		echo "$$mb MB unzipped, all layers and functions; Lambda's limit is 250, ours $(MAX_UNZIPPED_MB)"; \
 		test $$mb -le $(MAX_UNZIPPED_MB)
 
-deploy: build ## to AWS: QDRANT_URL=… QDRANT_API_KEY=… make deploy STAGE=prod; later without them
+deploy: build ## deploy to AWS: QDRANT_URL=… QDRANT_API_KEY=… make deploy STAGE=prod; later without them
 	@$(WITH_SAM) sam deploy --config-env $(STAGE) --parameter-overrides \
 		$(STAGE_PARAMETERS) Runtime=python$(LAMBDA_PYTHON) Architecture=$(ARCH) \
 		$${QDRANT_URL:+"QdrantUrl=$$QDRANT_URL"} $${QDRANT_API_KEY:+"QdrantApiKey=$$QDRANT_API_KEY"} \
 		$(PARAMETERS)
 
-e2e: $(READY) $(SAM_ENVS) ## deploy the template into a local AWS, and use it over HTTP
+e2e: $(READY) $(SAM_ENVS) ## deploy the template into a local AWS, and test it over HTTP
 	@$(MAKE) --no-print-directory build BUILD=.aws-sam/e2e \
 		LAMBDA_PYTHON=$$(.venv-ministack/bin/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 	@$(BIN)/python -m pytest -m e2e tests/e2e $(ARGS)
 
-evaluate: $(READY) ## DATA=folder [MODELS=folder]: compare the bundled model with others, on photos unknown to it
+evaluate: $(READY) ## compare the bundled model with others on photos it was not trained on: DATA=folder [MODELS=folder]
 	@test -n "$(DATA)" || { echo "Name the folder that holds grocery/, copies/ and clothing/: make evaluate DATA=…"; exit 1; }
 	@$(BIN)/python training/evaluate.py "$(DATA)" .likeness/evaluation $(if $(MODELS),--models "$(MODELS)")
 
-fuzz: .venv-fuzz/.ready ## FUZZ_S=60 seconds of damaged files, events and tokens for each parser
+fuzz: .venv-fuzz/.ready ## feed each parser damaged files, events and tokens for FUZZ_S=60 seconds
 	@for target in decoder events tokens; do \
 		PYTHONPATH=shared:. .venv-fuzz/bin/python -m fuzz.run $$target build/fuzz/$$target \
 			-max_total_time=$(FUZZ_S) -max_len=16384 -timeout=20 -rss_limit_mb=2048 -print_final_stats=1; \
 	done
 
-sbom: .venv-audit/.ready .venv-deployed/.ready ## list what is deployed, and its licences; fails on a licence that is not allowed
+sbom: .venv-audit/.ready .venv-deployed/.ready ## list the deployed packages and their licences; fails on a licence that is not allowed
 	@mkdir -p build
 	@.venv-deployed/bin/python -m pip --quiet uninstall --yes setuptools pip 2>/dev/null || true # not deployed
 	@.venv-audit/bin/cyclonedx-py environment --output-reproducible -o build/sbom.json .venv-deployed/bin/python
-	@{ printf '# Licences of what is deployed\n\nGenerated by `make sbom` from layers/runtime/requirements.txt.\n\n'; \
+	@{ printf '# Licences of the deployed packages\n\nGenerated by `make sbom` from layers/runtime/requirements.txt.\n\n'; \
 		.venv-audit/bin/pip-licenses --python .venv-deployed/bin/python --allow-only "$(LICENCES)" \
 			--format markdown --with-urls; } > build/licences.md
 	@mv build/licences.md docs/reference/licences.md
 	@echo "build/sbom.json (CycloneDX), docs/reference/licences.md: $$(grep -c '^| [a-z]' docs/reference/licences.md) packages, all licences allowed"
 
-gate: $(READY) ## compare what the bundled model finds with the stored baseline; part of `make test`
+gate: $(READY) ## compare the bundled model's results with the stored baseline; part of `make test`
 	@$(BIN)/python -m pytest tests/quality $(ARGS)
 
 baseline: $(READY) ## measure the baseline of `make gate` again
 	@$(BIN)/python -m tests.quality.gate
 
-page: $(READY) ## test the page in a browser, and renew its picture, docs/page.png
+page: $(READY) ## test the page in a browser, and renew its screenshot, docs/page.png
 	@$(BIN)/python -m pytest tests/page $(ARGS)
 	@cp .likeness/page/readme.png docs/page.png
 
@@ -179,7 +179,7 @@ lock: ## renew the lock files (needs uv)
 	for env in sam ministack fuzz audit; do uv pip compile --quiet --universal --python-version 3.11 \
 		--generate-hashes --no-header --no-emit-index-url locks/$$env.in -o locks/$$env.txt; done
 
-clean: ## delete everything that was built here
+clean: ## delete all environments, caches and build results
 	rm -rf $(VENV) .venv-3.* .venv-wheel $(OWN_ENVS:/.ready=) .aws-sam .likeness .hypothesis .pytest_cache .mypy_cache \
 		.ruff_cache .import_linter_cache build *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

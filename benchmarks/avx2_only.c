@@ -1,9 +1,9 @@
-/* Hides AVX-512, VNNI and AMX from a program, as if it ran on a processor that stops at AVX2.
+/* Hides AVX-512, VNNI and AMX from a program, as if the processor supported nothing above AVX2.
 
    cc -O1 -shared -fPIC benchmarks/avx2_only.c -o avx2_only.so && LD_PRELOAD=./avx2_only.so PROGRAM
 
    Linux on Intel only: arch_prctl(ARCH_SET_CPUID, 0) makes CPUID fault (arch_prctl(2)); the handler
-   answers for it with those bits cleared (Intel SDM, volume 2A, CPUID, leaf 07H). */
+   emulates it with those bits cleared (Intel SDM, volume 2A, CPUID, leaf 07H). */
 
 #define _GNU_SOURCE
 #include <signal.h>
@@ -31,10 +31,10 @@ static void hide(uint32_t leaf, uint32_t part, uint32_t *a, uint32_t *b, uint32_
     }
 }
 
-static void answer(int number, siginfo_t *info, void *context) {
+static void emulate_cpuid(int number, siginfo_t *info, void *context) {
     greg_t *r = ((ucontext_t *)context)->uc_mcontext.gregs;
     const uint8_t *code = (const uint8_t *)r[REG_RIP];
-    if (code[0] != 0x0f || code[1] != 0xa2) { /* a real fault, no CPUID */
+    if (code[0] != 0x0f || code[1] != 0xa2) { /* a real fault, not CPUID */
         signal(SIGSEGV, SIG_DFL);
         return;
     }
@@ -48,7 +48,7 @@ static void answer(int number, siginfo_t *info, void *context) {
 }
 
 __attribute__((constructor)) static void start(void) {
-    struct sigaction action = {.sa_sigaction = answer, .sa_flags = SA_SIGINFO | SA_NODEFER};
+    struct sigaction action = {.sa_sigaction = emulate_cpuid, .sa_flags = SA_SIGINFO | SA_NODEFER};
     sigaction(SIGSEGV, &action, NULL);
     if (allow_cpuid(0)) {
         perror("this processor or kernel cannot make CPUID fault");

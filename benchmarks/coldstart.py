@@ -1,14 +1,15 @@
-"""Cold start of the search function, and the memory that both functions take.
+"""Cold start of the search function, and the peak memory of both functions.
 
-`ratio`: process start → first search answer, under Lambda's own runtime client, over process start
-→ onnxruntime imported, the same model loaded and run once. What is above 1 is what all else costs:
-imports, decoding, HTTP, Qdrant. `single_ratio` is the same on one processor, where nothing can be
-imported while the network is loaded. All are medians of alternating runs, with .pyc files present,
-as layers have them. Qdrant and S3 are local stand-ins. The time that Qdrant's, which is written in
-Python, thinks is taken off, and `--qdrant-ms` is put in its place for each call.
+`ratio`: time from process start to the first search answer, under Lambda's own runtime client,
+divided by the time from process start until onnxruntime is imported and the same model has been
+loaded and run once. Whatever exceeds 1 is the cost of everything else: imports, decoding, HTTP,
+Qdrant. `single_ratio` is the same on one processor, where nothing can be imported while the network
+is loaded. All are medians of alternating runs, with .pyc files present, as in the layers. Qdrant
+and S3 are local stand-ins. The Qdrant stand-in is written in Python: its own time is subtracted,
+and each call counts as `--qdrant-ms` instead.
 
-`restored_ms`: what a caller waits for with SnapStart beside AWS's own restoring: the hooks, which
-read Qdrant's key from Secrets Manager, and the first answer; `warm_ms`: the second one.
+`restored_ms`: what a caller waits for with SnapStart, without AWS's own restore time: the hooks,
+which read Qdrant's key from Secrets Manager, and the first answer. `warm_ms`: the second answer.
 
     python benchmarks/coldstart.py --repeat 7 --json
 """
@@ -63,10 +64,10 @@ options.intra_op_num_threads = options.inter_op_num_threads = 1
 options.log_severity_level = 3
 options.add_session_config_entry("session.intra_op.allow_spinning", "0")
 session = ort.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
-[taken] = session.get_inputs()
-shape = [size if isinstance(size, int) else 1 for size in taken.shape]
+[node] = session.get_inputs()
+shape = [size if isinstance(size, int) else 1 for size in node.shape]
 tensor = np.full(shape, 0.5, np.float32)
-session.run(None, {taken.name: tensor})
+session.run(None, {node.name: tensor})
 print("done", flush=True)
 """
 
@@ -75,26 +76,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--repeat", type=int, default=7, help="runs of each kind")
     parser.add_argument(
-        "--qdrant-ms", type=float, default=5.0, help="what a call to a real Qdrant takes"
+        "--qdrant-ms", type=float, default=5.0, help="assumed time of a call to a real Qdrant"
     )
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
     arguments = parser.parse_args()
     server = qdrant_server.start(api_key=API_KEY)
-    qdrant = StandIn(server, arguments.qdrant_ms)
+    qdrant = QdrantTimer(server, arguments.qdrant_ms)
     env = {"QDRANT_URL": qdrant_server.url_of(server), "QDRANT_API_KEY": API_KEY}
     query = http_event("POST", "/v1/search", photo(0, 640, 480))
     with local_aws() as aws:
         index_peak_mib = measure_index(env, aws)
 
-        def cold() -> float:
+        def time_cold_start() -> float:
             with LambdaProcess(SEARCH, env) as function:
                 return time_search(function, query, qdrant)
 
-        search_ms, floor_ms = alternate(cold, time_floor, arguments.repeat)
+        search_ms, floor_ms = alternate(time_cold_start, time_floor, arguments.repeat)
         with one_processor():
-            single_search_ms, single_floor_ms = alternate(cold, time_floor, arguments.repeat)
-        kept = {**env, "AWS_ENDPOINT_URL": aws, "QDRANT_API_KEY_SECRET_ARN": secret(aws)}
-        restored_ms, warm_ms = measure_restored(kept, query, qdrant, arguments.repeat)
+            single_search_ms, single_floor_ms = alternate(
+                time_cold_start, time_floor, arguments.repeat
+            )
+        with_secret = {
+            **env,
+            "AWS_ENDPOINT_URL": aws,
+            "QDRANT_API_KEY_SECRET_ARN": create_secret(aws),
+        }
+        restored_ms, warm_ms = measure_restored(with_secret, query, qdrant, arguments.repeat)
     result = {
         "ratio": round(search_ms / floor_ms, 3),
         "single_ratio": round(single_search_ms / single_floor_ms, 3),
@@ -105,7 +112,7 @@ def main() -> None:
         "search_peak_mib": round(measure_search(env, query), 1),
         "index_peak_mib": round(index_peak_mib, 1),
     }
-    show(result, import_split(env), arguments.repeat)
+    print_report(result, import_times(env), arguments.repeat)
     if arguments.json:
         print(json.dumps(result))
 
@@ -113,7 +120,7 @@ def main() -> None:
 def alternate(
     one: Callable[[], float], other: Callable[[], float], repeat: int
 ) -> tuple[float, float]:
-    """Medians in ms, after a warm-up of each."""
+    """Medians in ms of two measurements that take turns, after one warm-up of each."""
     one(), other()
     pairs = [(one(), other()) for _ in range(repeat)]
     return statistics.median(a for a, _ in pairs), statistics.median(b for _, b in pairs)
@@ -121,7 +128,7 @@ def alternate(
 
 @contextlib.contextmanager
 def one_processor() -> Iterator[None]:
-    """What is started meanwhile has one processor, as a function of 1,769 MB has."""
+    """Processes started inside this block have one processor, as a function of 1,769 MB has."""
     allowed = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {max(allowed)})
     try:
@@ -130,16 +137,16 @@ def one_processor() -> Iterator[None]:
         os.sched_setaffinity(0, allowed)
 
 
-def time_search(function: LambdaProcess, query: dict[str, object], qdrant: StandIn) -> float:
-    before_ms, start_s = qdrant.too_slow_ms, time.perf_counter()
+def time_search(function: LambdaProcess, query: dict[str, object], qdrant: QdrantTimer) -> float:
+    before_ms, start_s = qdrant.excess_ms, time.perf_counter()
     answer = function.invoke(query)
-    took_ms = (time.perf_counter() - start_s) * 1000
-    check(answer)
-    return took_ms - (qdrant.too_slow_ms - before_ms)
+    elapsed_ms = (time.perf_counter() - start_s) * 1000
+    check_search(answer)
+    return elapsed_ms - (qdrant.excess_ms - before_ms)
 
 
 def measure_restored(
-    env: dict[str, str], query: dict[str, object], qdrant: StandIn, repeat: int
+    env: dict[str, str], query: dict[str, object], qdrant: QdrantTimer, repeat: int
 ) -> tuple[float, float]:
     """Medians in ms: the hooks and the first answer after a restore, and the second answer."""
 
@@ -155,8 +162,8 @@ def measure_restored(
     return statistics.median(first), statistics.median(second)
 
 
-def secret(aws: str) -> str:
-    """The ARN of a secret that holds Qdrant's key, as on AWS."""
+def create_secret(aws: str) -> str:
+    """Store Qdrant's key in Secrets Manager, as on AWS; the secret's ARN."""
     secrets = client("secretsmanager", aws)
     arn: str = secrets.create_secret(Name="qdrant", SecretString=API_KEY)["ARN"]
     return arn
@@ -168,16 +175,16 @@ def time_floor() -> float:
     with subprocess.Popen(command, env=environment(SEARCH), stdout=subprocess.PIPE) as process:
         assert process.stdout
         line = process.stdout.readline()
-        took_ms = (time.perf_counter() - start_s) * 1000
+        elapsed_ms = (time.perf_counter() - start_s) * 1000
     if line != b"done\n":
-        raise SystemExit("the floor did not run to its end")
-    return took_ms
+        raise SystemExit("the onnxruntime process of the floor failed")
+    return elapsed_ms
 
 
 def measure_search(env: dict[str, str], query: dict[str, object]) -> float:
     with LambdaProcess(SEARCH, env) as function:
         for _ in range(SEARCHES):
-            check(function.invoke(query))
+            check_search(function.invoke(query))
         return function.peak_rss_mib
 
 
@@ -198,11 +205,11 @@ def measure_index(env: dict[str, str], aws: str) -> float:
         return function.peak_rss_mib
 
 
-class StandIn:
-    """Counts the calls to the Qdrant of the tests, and by how much it is slower than a real one."""
+class QdrantTimer:
+    """Counts the calls to the tests' Qdrant server, and how much slower it is than a real one."""
 
     def __init__(self, server: ThreadingHTTPServer, real_ms: float) -> None:
-        self.calls, self.too_slow_ms = 0, 0.0
+        self.calls, self.excess_ms = 0, 0.0
         handler = server.RequestHandlerClass
         assert issubclass(handler, qdrant_server.Handler)
         original = handler.respond
@@ -213,25 +220,28 @@ class StandIn:
                 return original(request, body)
             finally:
                 self.calls += 1
-                self.too_slow_ms += (time.perf_counter() - start_s) * 1000 - real_ms
+                self.excess_ms += (time.perf_counter() - start_s) * 1000 - real_ms
 
         handler.respond = respond  # type: ignore[method-assign]
 
 
-def check(answer: dict[str, str]) -> None:
+def check_search(answer: dict[str, str]) -> None:
     if answer["statusCode"] != 200 or not json.loads(answer["body"])["results"]:
-        raise SystemExit(f"not a search result: {answer}")
+        raise SystemExit(f"the search failed: {answer}")
 
 
 def photo(seed: int, width: int, height: int) -> bytes:
-    """A JPEG with as much noise as makes it as large as a camera's."""
+    """A JPEG with enough noise to be as large as a camera's file."""
     noise = np.random.default_rng(seed).integers(-9, 9, (height, width, 1), np.int16)
     pixels = (np.asarray(picture(seed, width, height)) + noise).clip(0, 255).astype(np.uint8)
     return encoded(Image.fromarray(pixels), "JPEG", quality=90)
 
 
-def import_split(env: dict[str, str]) -> list[tuple[str, float]]:
-    """Own import time in ms of each top-level package's modules, largest first; they add up."""
+def import_times(env: dict[str, str]) -> list[tuple[str, float]]:
+    """Import time in ms of each top-level package, largest first.
+
+    The time of a package excludes the packages that it imports, so the times add up.
+    """
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-c", "import functions.search.app"],
         env={**environment(SEARCH), **env},
@@ -251,7 +261,7 @@ def import_split(env: dict[str, str]) -> list[tuple[str, float]]:
     return [(package, us / 1000) for package, us in own_us.most_common()]
 
 
-def show(result: dict[str, float], split: list[tuple[str, float]], repeat: int) -> None:
+def print_report(result: dict[str, float], times: list[tuple[str, float]], repeat: int) -> None:
     print(f"Cold start, median of {repeat}")
     print(f"  first search answer   {result['search_ms']:7.0f} ms")
     print(f"  onnxruntime and model {result['floor_ms']:7.0f} ms")
@@ -261,9 +271,9 @@ def show(result: dict[str, float], split: list[tuple[str, float]], repeat: int) 
     print("Peak memory")
     for name, limit_mib in LIMITS_MIB.items():
         print(f"  {name:<21} {result[f'{name}_peak_mib']:7.0f} MiB (limit {limit_mib})")
-    print("Import time of the search function, each package without those it imports")
-    rest_ms = sum(ms for _, ms in split[PACKAGES:])
-    for package, ms in [*split[:PACKAGES], (f"{len(split[PACKAGES:])} more", rest_ms)]:
+    print("Import time of the search function by package, without the packages it imports")
+    rest_ms = sum(ms for _, ms in times[PACKAGES:])
+    for package, ms in [*times[:PACKAGES], (f"{len(times[PACKAGES:])} more", rest_ms)]:
         print(f"  {package:<21} {ms:7.0f} ms")
 
 

@@ -1,11 +1,11 @@
-"""How fast a bucket is compared with its index, and in how much memory.
+"""Speed and memory of comparing a bucket with its index.
 
-Points and listing are made on the fly, as the adapters' parsers would hand them over; S3, Qdrant
-and the parsing take their own time. The floor is what cannot be left out: one id for each point and
-each object (uuid5), and 24 bytes a point.
+Points and listing are generated on the fly, in the form that the adapters' parsers return; the time
+of S3, of Qdrant and of parsing comes on top. The floor is the unavoidable work: one id (uuid5) for
+each point and each object, and 24 bytes per point.
 
-    ratio         seconds, over the floor's
-    memory_ratio  bytes a point, over 24
+    ratio         seconds, divided by the floor's
+    memory_ratio  bytes per point, divided by 24
 """
 
 from __future__ import annotations
@@ -41,17 +41,17 @@ def ref(number: int) -> ObjectRef:
     return ObjectRef("photos", f"holiday/2026/{number:010d}.jpg")
 
 
-class Side:
-    """A bucket and an index that agree on `count` objects, but for one in 100,000."""
+class GeneratedStores:
+    """A bucket and an index of `count` objects, in sync except for one object in 100,000."""
 
     def __init__(self, count: int) -> None:
         self.count = count
         ids = bytearray()
         for number in range(count):
             ids += uuid.UUID(ref(number).point_id).bytes
-        self.order = np.argsort(np.frombuffer(ids, "S16"))  # a scroll goes by id
+        self.order = np.argsort(np.frombuffer(ids, "S16"))  # Qdrant scrolls by id
 
-    def for_model(self, model: str) -> Side:
+    def for_model(self, model: str) -> GeneratedStores:
         return self
 
     def info(self) -> CollectionInfo:
@@ -82,35 +82,36 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=1_000_000)
     arguments = parser.parse_args()
-    side = Side(arguments.count)
+    stores = GeneratedStores(arguments.count)
 
     start_s = time.perf_counter()
     for number in range(100_000):
         _ = ref(number).point_id
     floor_s = 2 * (time.perf_counter() - start_s) * arguments.count / 100_000
 
-    before = most = resident_bytes()
+    before = peak = resident_bytes()
 
     def watch(what: str, count: int) -> None:
-        nonlocal most
-        most = max(most, resident_bytes())
+        nonlocal peak
+        peak = max(peak, resident_bytes())
 
     start_s = time.perf_counter()
-    found: list[Any] = []
+    differences: list[Any] = []
     config = DriftConfig("photos", "", "s")
-    report = DriftDetector(side, side, config, found.extend, watch).run()  # type: ignore[arg-type]
-    took_s = time.perf_counter() - start_s
-    bytes_each = (most - before) / arguments.count
-    assert report.changed == len(found) == -(-arguments.count // 100_000)
+    detector = DriftDetector(stores, stores, config, differences.extend, watch)  # type: ignore[arg-type]
+    report = detector.run()
+    elapsed_s = time.perf_counter() - start_s
+    bytes_per_point = (peak - before) / arguments.count
+    assert report.changed == len(differences) == -(-arguments.count // 100_000)
     print(
         json.dumps(
             {
                 "objects": arguments.count,
-                "seconds": round(took_s, 1),
-                "objects_a_second": round(arguments.count / took_s),
-                "bytes_a_point": round(bytes_each, 1),
-                "ratio": round(took_s / floor_s, 2),
-                "memory_ratio": round(bytes_each / 24, 2),
+                "seconds": round(elapsed_s, 1),
+                "objects_a_second": round(arguments.count / elapsed_s),
+                "bytes_a_point": round(bytes_per_point, 1),
+                "ratio": round(elapsed_s / floor_s, 2),
+                "memory_ratio": round(bytes_per_point / 24, 2),
             }
         )
     )

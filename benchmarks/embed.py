@@ -1,11 +1,11 @@
-"""Decode + preprocess + embed, against its floor: the bare ONNX run, the bare decode and resize.
+"""Decode, preprocess and embed, compared with a floor: bare decode, resize and ONNX run.
 
-    ratio        our path over the floor, 640 × 480 JPEG, one thread, lower is better
-    decode_gain  12-MP JPEG → tensor: a full decode and resize over ours, higher is better
-    cosine       the lowest cosine of the embeddings with and without the scaled decode
+    ratio        our time over the floor's, 640 × 480 JPEG, one thread; lower is better
+    decode_gain  12-megapixel JPEG → tensor: full decode and resize over ours; higher is better
+    cosine       lowest cosine of the embeddings with and without the scaled decode
 
 The floor decodes and resizes the same pixels with Pillow alone and runs the same network on the
-result with onnxruntime alone. A peer, torchvision's or CLIP's own preprocessing, is Pillow too.
+result with onnxruntime alone. The preprocessing of torchvision and CLIP uses Pillow too.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PHOTOS = ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "
 
 
 def jpegs(width: int, height: int) -> list[bytes]:
-    """The photographs that scikit-image carries, scaled to width × height and encoded."""
+    """The photographs that scikit-image contains, scaled to width × height and encoded."""
     folder = Path(skimage.__file__).parent / "data"
     encoded = []
     for name in PHOTOS:
@@ -53,7 +53,7 @@ def bare_session(threads: int = 1) -> ort.InferenceSession:
 
 
 def bare_tensor(data: bytes, spec: ModelSpec, draft: int | None = None) -> np.ndarray:
-    """What anyone would write: open, resize, to float32 NCHW. No limit, no check, no EXIF."""
+    """The obvious code: open, resize, to float32 NCHW. No limits, no checks, no EXIF."""
     image = Image.open(io.BytesIO(data))
     if draft:
         image.draft("RGB", (draft, draft))
@@ -65,17 +65,17 @@ def bare_tensor(data: bytes, spec: ModelSpec, draft: int | None = None) -> np.nd
 
 
 def interleaved_ms(
-    works: dict[str, Callable[[bytes], object]], inputs: list[bytes], rounds: int
+    functions: dict[str, Callable[[bytes], object]], inputs: list[bytes], rounds: int
 ) -> dict[str, float]:
-    """Median milliseconds of each work; they take turns, so that noise hits them alike."""
-    times: dict[str, list[float]] = {name: [] for name in works}
+    """Median milliseconds of each function; they take turns, so that noise affects all alike."""
+    times: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(rounds):
         for data in inputs:
-            for name, work in works.items():
+            for name, function in functions.items():
                 start = time.perf_counter()
-                work(data)
+                function(data)
                 times[name].append((time.perf_counter() - start) * 1000)
-    return {name: statistics.median(taken) for name, taken in times.items()}
+    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def measure() -> dict[str, float]:
@@ -124,19 +124,19 @@ def main() -> None:
     )
     parser.add_argument("--json", action="store_true", help="a JSON object on the last line")
     arguments = parser.parse_args()
-    found = measure()
+    figures = measure()
     print(
-        f"640 × 480 JPEG → vector   ours {found['ours_ms']:7.2f} ms   "
-        f"floor {found['floor_ms']:7.2f} ms   ratio {found['ratio']:.2f}"
+        f"640 × 480 JPEG → vector    ours {figures['ours_ms']:7.2f} ms   "
+        f"floor {figures['floor_ms']:7.2f} ms   ratio {figures['ratio']:.2f}"
     )
     print(
-        f"12-MP JPEG → tensor       ours {found['decode_ms']:7.2f} ms   "
-        f"full  {found['full_decode_ms']:7.2f} ms   gain  {found['decode_gain']:.2f}   "
-        f"(floor: bare scaled decode {found['draft_floor_ms']:.2f} ms)"
+        f"12-megapixel JPEG → tensor ours {figures['decode_ms']:7.2f} ms   "
+        f"full  {figures['full_decode_ms']:7.2f} ms   gain  {figures['decode_gain']:.2f}   "
+        f"(floor: bare scaled decode {figures['draft_floor_ms']:.2f} ms)"
     )
-    print(f"same embedding: lowest cosine {found['cosine']:.4f}")
+    print(f"same embedding: lowest cosine {figures['cosine']:.4f}")
     if arguments.json:
-        print(json.dumps({name: round(value, 4) for name, value in found.items()}))
+        print(json.dumps({name: round(value, 4) for name, value in figures.items()}))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
-"""Indexing through the real handler, against its floor: the bare decode and embedding.
+"""Indexing through the real handler, compared with a floor: bare decode and embedding.
 
     ratio  images/s of the handler with the embedded engine, over the floor's, batches of ten
 
 The handler parses SQS messages, reads the index and the bucket, decodes, embeds, writes to the
-engine on disk and looks again, as it does on Lambda. The bucket is in memory: S3's own time is not
-ours. Both run on one core. The floor decodes, resizes and embeds the same bytes in the same batches
-with Pillow and onnxruntime alone. A peer: the REST adapter to the test server (another thread).
+engine on disk and checks the object again, as on Lambda. The bucket is in memory, so S3's own time
+is not included. Both run on one core. The floor decodes, resizes and embeds the same bytes in the
+same batches with Pillow and onnxruntime alone. Also measured: the REST adapter to the test server,
+which runs in another thread.
 """
 
 from __future__ import annotations
@@ -43,10 +44,10 @@ from tests.fake_bucket import FakeBucket
 BATCH = 10
 
 
-def handler_rate(index: VectorIndex, pictures: list[bytes], count: int) -> float:
+def handler_rate(index: VectorIndex, jpeg_files: list[bytes], count: int) -> float:
     bucket = FakeBucket("bench")
     for i in range(count):
-        bucket.put(f"{i:05}.jpg", pictures[i % len(pictures)])
+        bucket.put(f"{i:05}.jpg", jpeg_files[i % len(jpeg_files)])
     logger = Logger(service="bench", logger_handler=logging.NullHandler())
     metrics = Metrics(namespace="Bench", service="bench")
     handler = Handler(Indexer(bucket, index, Embedder(MODEL)), logger, metrics, Stopwatch())
@@ -63,13 +64,13 @@ def sqs_event(bucket: FakeBucket, first: int) -> dict[str, Any]:
     return {"Records": [{"messageId": ref.key, "body": hint_message(ref)} for ref in refs]}
 
 
-def floor_rate(pictures: list[bytes], count: int) -> float:
+def floor_rate(jpeg_files: list[bytes], count: int) -> float:
     spec = Embedder(MODEL).spec
     session = bare_session()
     start = time.perf_counter()
     for first in range(0, count, BATCH):
         batch = [
-            bare_tensor(pictures[i % len(pictures)], spec) for i in range(first, first + BATCH)
+            bare_tensor(jpeg_files[i % len(jpeg_files)], spec) for i in range(first, first + BATCH)
         ]
         session.run([spec.embedding.name], {spec.input.name: np.concatenate(batch)})
     return count / (time.perf_counter() - start)
@@ -78,21 +79,26 @@ def floor_rate(pictures: list[bytes], count: int) -> float:
 def measure(count: int, rounds: int) -> dict[str, float]:
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     os.environ["POWERTOOLS_METRICS_DISABLED"] = "true"
-    pictures = jpegs(640, 480)
-    ours, floors, peers = [], [], []
+    jpeg_files = jpegs(640, 480)
+    ours, floors, rests = [], [], []
     for _ in range(rounds):
-        floors.append(floor_rate(pictures, count))
+        floors.append(floor_rate(jpeg_files, count))
         with tempfile.TemporaryDirectory() as folder:
             index = EmbeddedIndex(Path(folder), Layout("bench", Schema()))
-            ours.append(handler_rate(index, pictures, count))
+            ours.append(handler_rate(index, jpeg_files, count))
             index.close()
         server = qdrant_server.start()
         rest = RestIndex(Transport(qdrant_server.url_of(server)), Layout("bench", Schema()))
-        peers.append(handler_rate(rest, pictures, count // 2))
+        rests.append(handler_rate(rest, jpeg_files, count // 2))
         server.shutdown()
         server.server_close()
-    rate, floor, peer = (float(np.median(rates)) for rates in (ours, floors, peers))
-    return {"ratio": rate / floor, "images_s": rate, "floor_images_s": floor, "rest_images_s": peer}
+    rate, floor, rest_rate = (float(np.median(rates)) for rates in (ours, floors, rests))
+    return {
+        "ratio": rate / floor,
+        "images_s": rate,
+        "floor_images_s": floor,
+        "rest_images_s": rest_rate,
+    }
 
 
 def main() -> None:
@@ -100,18 +106,18 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--json", action="store_true", help="a JSON object on the last line")
-    parser.add_argument("--count", type=int, default=400, help="images a round")
+    parser.add_argument("--count", type=int, default=400, help="images per round")
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
-    found = measure(arguments.count, arguments.rounds)
-    print(f"bare decode + embed, batches of {BATCH}     {found['floor_images_s']:7.0f} images/s")
+    figures = measure(arguments.count, arguments.rounds)
+    print(f"bare decode + embed, batches of {BATCH}     {figures['floor_images_s']:7.0f} images/s")
     print(
-        f"handler, embedded engine            {found['images_s']:7.0f} images/s   "
-        f"ratio {found['ratio']:.2f}"
+        f"handler, embedded engine            {figures['images_s']:7.0f} images/s   "
+        f"ratio {figures['ratio']:.2f}"
     )
-    print(f"handler, REST to the test server    {found['rest_images_s']:7.0f} images/s")
+    print(f"handler, REST to the test server    {figures['rest_images_s']:7.0f} images/s")
     if arguments.json:
-        print(json.dumps({name: round(value, 4) for name, value in found.items()}))
+        print(json.dumps({name: round(value, 4) for name, value in figures.items()}))
 
 
 if __name__ == "__main__":

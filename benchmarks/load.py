@@ -1,15 +1,15 @@
-"""Load on the search app: requests/s, latency and errors with one worker a core, driven by wrk.
+"""Load test of the search app with wrk: requests/s, latency and errors, one worker per core.
 
-    image_…   a photo of 640 × 480 is sent, `precise`: decode, embed, search, rerank
-    id_…      an indexed image is named: search, rerank
+    image_…   query by a photo of 640 × 480, `precise`: decode, embed, search, rerank
+    id_…      query by the id of an indexed image: search, rerank
     …_requests_s, …_p50_ms, …_p99_ms, …_max_ms, …_errors (anything but a 2xx)
 
-Each worker is a process of its own on a core of its own, as Lambda's are: uvicorn, one thread for
-the network. The embedded engine opens a folder for one process only, so each has a copy of the
-index, that of benchmarks/query.py. There is no S3, no gateway and no network here, and wrk takes
-its time from the workers' cores: a deployed function has its own. Each connection sends its next
-request when the last is answered: with --connections above the number of workers, waiting in line
-is part of the latency. wrk comes with Debian and Homebrew (apt-get install wrk).
+Each worker is a process on a core of its own, as on Lambda: uvicorn, and one thread for the
+network. The embedded engine opens a folder for one process only, so each worker has a copy of the
+index of benchmarks/query.py. There is no S3, no API Gateway and no network, and wrk shares the
+workers' cores, which deployed functions have for themselves. Each connection sends its next request
+when the last is answered: with more --connections than workers, the latency includes queueing. wrk
+is in Debian and Homebrew (apt-get install wrk).
 """
 
 from __future__ import annotations
@@ -38,23 +38,23 @@ from likeness.records import ObjectRef
 
 SPAWN = multiprocessing.get_context("spawn")
 SCRIPT = Path(__file__).with_suffix(".lua")
-ALIAS = "bench"  # of benchmarks/query.py's index
-NAMED = 200
+ALIAS = "bench"  # alias of the index of benchmarks/query.py
+QUERY_IDS = 200
 
 
-def index_of(folder: Path, points: int) -> Path:
-    """The index of benchmarks/query.py. It holds its process to one core: let it be another one."""
-    from benchmarks.query import made
+def build_index(folder: Path, points: int) -> Path:
+    """The index of benchmarks/query.py, which pins its process to one core: call it in a child."""
+    from benchmarks.query import open_or_make
     from likeness.embedding import Embedder
 
-    return made(folder, points, Embedder(MODEL))
+    return open_or_make(folder, points, Embedder(MODEL))
 
 
-def work(index: Path, port: int, core: int) -> None:
-    """One worker, until it is ended."""
+def run_worker(index: Path, port: int, core: int) -> None:
+    """One worker; runs until it is terminated."""
     os.sched_setaffinity(0, {core})
     os.environ |= {
-        "LIKENESS_ANSWER_LOG": os.devnull,  # as cheap as Lambda's, which takes it over a pipe
+        "LIKENESS_ANSWER_LOG": os.devnull,  # as cheap as on Lambda, where it is written to a pipe
         "QDRANT_URL": index.resolve().as_uri(),
         "LIKENESS_ALIAS": ALIAS,
         "LIKENESS_MODEL_DIR": str(MODEL),
@@ -73,31 +73,31 @@ def work(index: Path, port: int, core: int) -> None:
 
 @contextlib.contextmanager
 def service(index: Path, workers: int, folder: Path) -> Iterator[str]:
-    """Workers that answer on one port."""
-    with socket.socket() as kept:  # bound, so that the port stays ours; it never listens
-        kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        kept.bind(("127.0.0.1", 0))
-        port = kept.getsockname()[1]
+    """Workers that share one port; yields the URL of the search."""
+    with socket.socket() as reserved:  # keeps the port bound; never listens
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        reserved.bind(("127.0.0.1", 0))
+        port = reserved.getsockname()[1]
         cores = sorted(os.sched_getaffinity(0))
-        started = []
+        processes = []
         for number in range(workers):
             copy = shutil.copytree(index, folder / f"index-{number}")
             arguments = (copy, port, cores[number % len(cores)])
-            started.append(SPAWN.Process(target=work, args=arguments))
-            started[-1].start()
-            until_ready(f"http://127.0.0.1:{port}/v1/ready", number + 1)
+            processes.append(SPAWN.Process(target=run_worker, args=arguments))
+            processes[-1].start()
+            wait_until_ready(f"http://127.0.0.1:{port}/v1/ready", number + 1)
         try:
             yield f"http://127.0.0.1:{port}/v1/search"
         finally:
-            for process in started:
+            for process in processes:
                 process.terminate()
                 process.join()
 
 
-def until_ready(url: str, tries: int) -> None:
-    """Until so many answers in a row were good: each connection may meet another worker."""
+def wait_until_ready(url: str, workers: int) -> None:
+    """Wait for several good answers in a row: each connection may reach another worker."""
     good, deadline_s = 0, time.monotonic() + 60
-    while good < 4 * tries:
+    while good < 4 * workers:
         try:
             with urllib.request.urlopen(url, timeout=5):
                 good += 1
@@ -108,27 +108,27 @@ def until_ready(url: str, tries: int) -> None:
             time.sleep(0.2)
 
 
-def driven(
+def run_wrk(
     url: str, bodies: Sequence[bytes], kind: str, connections: int, seconds: int, folder: Path
 ) -> dict[str, float]:
-    """What wrk says of these requests."""
+    """Send these requests with wrk; its figures."""
     files = [folder / f"{number}.body" for number in range(len(bodies))]
     for file, body in zip(files, bodies, strict=True):
         file.write_bytes(body)
-    listed = folder / "bodies"
-    listed.write_text("".join(f"{file}\n" for file in files))
+    listing = folder / "bodies"
+    listing.write_text("".join(f"{file}\n" for file in files))
     command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "30s"]
-    said = subprocess.run(
+    output = subprocess.run(
         [*command, "-s", SCRIPT, url],
-        env={**os.environ, "BODIES": str(listed), "CONTENT_TYPE": kind},
+        env={**os.environ, "BODIES": str(listing), "CONTENT_TYPE": kind},
         check=True,
         capture_output=True,
         text=True,
     ).stdout
-    told: dict[str, float] = json.loads(said.splitlines()[-1])
+    figures: dict[str, float] = json.loads(output.splitlines()[-1])
     return {
-        "requests_s": told["requests"] / told["seconds"],
-        **{name: told[name] for name in ("p50_ms", "p99_ms", "max_ms", "errors")},
+        "requests_s": figures["requests"] / figures["seconds"],
+        **{name: figures[name] for name in ("p50_ms", "p99_ms", "max_ms", "errors")},
     }
 
 
@@ -136,19 +136,19 @@ def measure(
     folder: Path, points: int, workers: int, connections: int, seconds: int
 ) -> dict[str, float]:
     with ProcessPoolExecutor(1, SPAWN) as pool:
-        index = pool.submit(index_of, folder, points).result()
-    ids = [ObjectRef(ALIAS, f"{number:06}.jpg").point_id for number in range(NAMED)]
-    named = [json.dumps({"id": point_id}).encode() for point_id in ids]
-    queries = {"image": (jpegs(640, 480), "image/jpeg"), "id": (named, "application/json")}
+        index = pool.submit(build_index, folder, points).result()
+    ids = [ObjectRef(ALIAS, f"{number:06}.jpg").point_id for number in range(QUERY_IDS)]
+    bodies_by_id = [json.dumps({"id": point_id}).encode() for point_id in ids]
+    queries = {"image": (jpegs(640, 480), "image/jpeg"), "id": (bodies_by_id, "application/json")}
     found = {}
     with (
         tempfile.TemporaryDirectory(dir=folder) as temporary,
         service(index, workers, Path(temporary)) as url,
     ):
         for name, (bodies, kind) in queries.items():
-            for length_s in (2, seconds):  # warm first
-                told = driven(url, bodies, kind, connections, length_s, Path(temporary))
-            found |= {f"{name}_{figure}": value for figure, value in told.items()}
+            for length_s in (2, seconds):  # the first run only warms up
+                figures = run_wrk(url, bodies, kind, connections, length_s, Path(temporary))
+            found |= {f"{name}_{figure}": value for figure, value in figures.items()}
     return {
         **found,
         "points": points,
@@ -165,9 +165,9 @@ def main() -> None:
     )
     parser.add_argument("--json", action="store_true", help="a JSON object on the last line")
     parser.add_argument("--points", type=int, default=100_000)
-    parser.add_argument("--workers", type=int, default=cores, help="(default: one a core)")
+    parser.add_argument("--workers", type=int, default=cores, help="(default: one per core)")
     parser.add_argument("--connections", type=int, default=2 * cores)
-    parser.add_argument("--seconds", type=int, default=20, help="for each kind of query")
+    parser.add_argument("--seconds", type=int, default=20, help="duration of each kind of query")
     parser.add_argument("--folder", type=Path, default=DEFAULT_DATA / "benchmarks")
     arguments = parser.parse_args()
     if not shutil.which("wrk"):

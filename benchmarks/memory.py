@@ -1,14 +1,14 @@
-"""Which memory size and how many threads are the cheapest, and which the fastest?
+"""Find the cheapest and the fastest memory size and number of threads of both functions.
 
 Both functions run in real processes under Lambda's own runtime client. Lambda gives a function of
-1,769 MB one processor, and others in proportion (AWS Lambda guide, "Configure Lambda function
-memory"). Here a CPU quota of a control group gives a process so much, in periods of 20 ms, once it
-has started; where no such group can be made, processors are pinned and what a share below one
-would add is reckoned from the time on the processor. Qdrant and S3 are local stand-ins outside of
-the quota. The time that Qdrant's, which is written in Python, thinks is taken off, and
-`--qdrant-ms` is put in its place for each call.
+1,769 MB one processor, and other sizes a proportional share (AWS Lambda guide, "Configure Lambda
+function memory"). Here a control group's CPU quota, in periods of 20 ms, gives a started process
+the same share. Where no control group can be created, the process is pinned to whole processors,
+and the extra time of a share below one is computed from its CPU time. Qdrant and S3 are local
+stand-ins outside the quota. The Qdrant stand-in is written in Python: its own time is subtracted,
+and each call counts as `--qdrant-ms` instead.
 
-Written is what `likeness cost` reads.
+`likeness cost` reads the file that this script writes.
 
     python benchmarks/memory.py --json
 """
@@ -35,7 +35,7 @@ from rich.progress import Progress
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT)]
 
-from benchmarks.coldstart import API_KEY, INDEX, SEARCH, StandIn, check, photo  # noqa: E402
+from benchmarks.coldstart import API_KEY, INDEX, SEARCH, QdrantTimer, check_search, photo  # noqa: E402
 from console.cost import cost_report  # noqa: E402
 from console.cost.pricing import Measured, Run  # noqa: E402
 from tests import qdrant_server  # noqa: E402
@@ -60,7 +60,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--repeat", type=int, default=25, help="invocations of each setting")
     parser.add_argument(
-        "--qdrant-ms", type=float, default=5.0, help="what a call to a real Qdrant takes"
+        "--qdrant-ms", type=float, default=5.0, help="assumed time of a call to a real Qdrant"
     )
     parser.add_argument("--out", type=Path, default=Path(".likeness/memory.json"))
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
@@ -72,21 +72,21 @@ def main() -> None:
             "QDRANT_API_KEY": API_KEY,
             "AWS_ENDPOINT_URL": aws,
         }
-        stand_in = StandIn(server, arguments.qdrant_ms)
-        measured = sweep(env, aws, stand_in, arguments.repeat, progress)
+        timer = QdrantTimer(server, arguments.qdrant_ms)
+        measured = sweep(env, aws, timer, arguments.repeat, progress)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_bytes(msgspec.json.format(msgspec.json.encode(measured)))
     cost_report.print_report(measured, Console())
     for name, found in cost_report.costs(measured).items():
         cheapest, fastest = (cost.run for cost in cost_report.best(found))
-        print(f"{name}: cheapest {_named(cheapest)}, fastest {_named(fastest)}")
-    print(f"written: {arguments.out}, for `likeness cost`")
+        print(f"{name}: cheapest {_described(cheapest)}, fastest {_described(fastest)}")
+    print(f"wrote {arguments.out}, which `likeness cost` reads")
     if arguments.json:
         print(json.dumps(msgspec.to_builtins(measured)))
 
 
 def sweep(
-    env: dict[str, str], aws: str, qdrant: StandIn, repeat: int, progress: Progress
+    env: dict[str, str], aws: str, qdrant: QdrantTimer, repeat: int, progress: Progress
 ) -> Measured:
     uploads = batches(aws)
     query = http_event("POST", "/v1/search", photo(0, 1600, 1200))
@@ -104,9 +104,11 @@ def sweep(
 
     index = each(INDEX, lambda: next(uploads), BATCH)
     search = each(SEARCH, lambda: query, 1)
-    how = "a control group's quota" if group() else "pinned processors, and arithmetic below one"
+    how = (
+        "control group quota" if control_group_parent() else "pinned processors, computed below one"
+    )
     return Measured(
-        f"awslambdaric on {processor()}; the share of a processor by {how}",
+        f"awslambdaric on {processor()}; processor share by {how}",
         [sample.run for sample in search],
         [sample.run for sample in index],
         search[-1].answer_bytes,
@@ -119,7 +121,7 @@ def sweep(
 
 
 class Sample(NamedTuple):
-    """One setting; bytes and calls of one answer or image."""
+    """Figures of one setting; bytes and calls are per answer or per image."""
 
     run: Run
     answer_bytes: int
@@ -130,29 +132,29 @@ class Sample(NamedTuple):
 def measure(
     function: LambdaProcess,
     event: Callable[[], object],
-    qdrant: StandIn,
+    qdrant: QdrantTimer,
     repeat: int,
     memory_mb: int,
     threads: int,
     images: int,
 ) -> Sample:
-    """Warm invocations; `images` are the work of each."""
+    """Warm invocations that process `images` images each."""
     invoke(function, event(), qdrant)
     share = memory_mb / VCPU_MB
     assert function.pid
-    with limited(function.pid, share) as quota:
+    with processor_share(function.pid, share) as quota:
         for _ in range(WARM):
             answer_bytes, _ = invoke(function, event(), qdrant)
         logged, called, cpu_s = len(function.log), qdrant.calls, cpu_time_s(function.pid)
-        took_ms = sorted(invoke(function, event(), qdrant)[1] / images for _ in range(repeat))
+        elapsed_ms = sorted(invoke(function, event(), qdrant)[1] / images for _ in range(repeat))
         cpu_ms = (cpu_time_s(function.pid) - cpu_s) * 1000 / repeat / images
-    # without a quota: what the process would have waited for its share of the processor
+    # without a quota: the time that the process would have waited for its processor share
     more_ms = 0.0 if quota else max(0.0, cpu_ms / min(share, 1.0) - cpu_ms)
     run = Run(
         memory_mb,
         threads,
-        round(statistics.median(took_ms) + more_ms, 2),
-        round(took_ms[int(0.95 * repeat)] + more_ms, 2),
+        round(statistics.median(elapsed_ms) + more_ms, 2),
+        round(elapsed_ms[int(0.95 * repeat)] + more_ms, 2),
         round(cpu_ms, 2),
         round(function.peak_rss_mib, 1),
     )
@@ -161,23 +163,23 @@ def measure(
     return Sample(run, answer_bytes, log_bytes, round((qdrant.calls - called) / done, 2))
 
 
-def invoke(function: LambdaProcess, event: object, qdrant: StandIn) -> tuple[int, float]:
-    """Bytes of the answer, and milliseconds."""
-    before_ms, start_s = qdrant.too_slow_ms, time.perf_counter()
+def invoke(function: LambdaProcess, event: object, qdrant: QdrantTimer) -> tuple[int, float]:
+    """Size of the answer in bytes, and elapsed milliseconds."""
+    before_ms, start_s = qdrant.excess_ms, time.perf_counter()
     answer = function.invoke(event)
-    took_ms = (time.perf_counter() - start_s) * 1000 - (qdrant.too_slow_ms - before_ms)
+    elapsed_ms = (time.perf_counter() - start_s) * 1000 - (qdrant.excess_ms - before_ms)
     if "batchItemFailures" in answer:
         if answer["batchItemFailures"]:
             raise SystemExit(f"not indexed: {answer}\n{function.log}")
     else:
-        check(answer)
-    return len(answer.get("body", "")), took_ms
+        check_search(answer)
+    return len(answer.get("body", "")), elapsed_ms
 
 
 @contextlib.contextmanager
-def limited(pid: int, share: float) -> Iterator[bool]:
-    """Give a process so many processors; whether a quota of the system's sees to it."""
-    parent = group()
+def processor_share(pid: int, share: float) -> Iterator[bool]:
+    """Limit a process to `share` processors; yields whether a control group enforces it."""
+    parent = control_group_parent()
     if parent is None:
         os.sched_setaffinity(pid, set(range(max(1, round(share)))))
         yield False
@@ -198,8 +200,8 @@ def limited(pid: int, share: float) -> Iterator[bool]:
         own.rmdir()
 
 
-def group() -> Path | None:
-    """Where a control group with a CPU quota can be made: version 1, or 2."""
+def control_group_parent() -> Path | None:
+    """The folder in which a control group (version 1 or 2) with a CPU quota can be created."""
     for parent in GROUPS:
         probe = parent / f"likeness-probe-{os.getpid()}"
         with contextlib.suppress(OSError):
@@ -212,16 +214,16 @@ def group() -> Path | None:
 
 
 def cpu_time_s(pid: int) -> float:
-    """On processors so far (proc(5): fields 14 and 15 of stat, after the name in brackets)."""
+    """CPU time so far (proc(5): fields 14 and 15 of stat, after the name in brackets)."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICKS_S
 
 
 def batches(aws: str) -> Iterator[dict[str, Any]]:
-    """Events of photos that were just uploaded, the same keys again and again."""
+    """Events of photos that were just uploaded, for the same keys in rotation."""
     s3 = client("s3", aws)
     s3.create_bucket(Bucket="photos")
-    # an object that is uploaded again is another version, and so indexed again
+    # with versioning, an object that is uploaded again is a new version, and indexed again
     versioned = {"Status": "Enabled"}
     s3.put_bucket_versioning(Bucket="photos", VersioningConfiguration=versioned)
     photos = [photo(seed, 1600, 1200) for seed in range(BATCH)]
@@ -237,7 +239,7 @@ def processor() -> str:
     return f"{os.cpu_count()} × {found[0] if found else 'an unknown processor'}"
 
 
-def _named(run: Run) -> str:
+def _described(run: Run) -> str:
     return f"{run.memory_mb} MB with {run.threads} threads"
 
 

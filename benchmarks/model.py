@@ -1,7 +1,7 @@
-"""The bundled network alone, one image on one core; beside it MobileNetV2's int8 from MODELS.
+"""Time of the bundled network alone, one image on one core, beside MobileNetV2 in int8 from MODELS.
 
-`--avx2` runs it as on a processor that stops at AVX2, as many that Lambda uses do (needs `cc`), and
-tells whether the embeddings are the same as with all that this processor has.
+`--avx2` runs it as on a processor without AVX-512, like many that Lambda uses (needs `cc`), and
+compares the embeddings with those of this processor.
 """
 
 from __future__ import annotations
@@ -32,27 +32,27 @@ def open_session(path: Path) -> ort.InferenceSession:
 
 
 def milliseconds(session: ort.InferenceSession, feed: dict[str, Any]) -> float:
-    """Median of RUNS."""
-    taken = []
+    """Median of RUNS runs."""
+    times = []
     for _ in range(RUNS + 5):
         start = time.perf_counter()
         session.run(None, feed)
-        taken.append(time.perf_counter() - start)
-    return statistics.median(taken[5:]) * 1e3
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[5:]) * 1e3
 
 
 def measure(models: Path | None) -> dict[str, Any]:
-    """What one process sees: times, and a hash of the embeddings of random images."""
+    """Times in this process, and the embeddings of random images."""
     ours = open_session(NETWORK)
     images = np.random.default_rng(0).normal(size=(4, 3, 224, 224)).astype(np.float32)
-    found: dict[str, Any] = {"ms": milliseconds(ours, {"image": images[:1]})}
+    figures: dict[str, Any] = {"ms": milliseconds(ours, {"image": images[:1]})}
     if models:
         peer = open_session(models / "mobilenetv2_int8.onnx")
         feed = {"input": np.zeros((1, 224, 224, 3), np.uint8)}
-        found["mobilenetv2_ms"] = milliseconds(peer, feed)
-        found["ratio"] = found["ms"] / found["mobilenetv2_ms"]
-    found["embedding"] = ours.run(["embedding"], {"image": images})[0].tolist()
-    return found
+        figures["mobilenetv2_ms"] = milliseconds(peer, feed)
+        figures["ratio"] = figures["ms"] / figures["mobilenetv2_ms"]
+    figures["embedding"] = ours.run(["embedding"], {"image": images})[0].tolist()
+    return figures
 
 
 def measure_as_avx2(models: Path | None) -> dict[str, Any]:
@@ -70,20 +70,20 @@ def measure_as_avx2(models: Path | None) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", type=Path, help="folder with mobilenetv2_int8.onnx")
-    parser.add_argument("--avx2", action="store_true", help="also as if AVX2 were all there is")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--avx2", action="store_true", help="measure again without AVX-512")
+    parser.add_argument("--json", action="store_true", help="print the JSON on one line")
     parser.add_argument("--raw", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    found = measure(arguments.models)
+    figures = measure(arguments.models)
     if arguments.raw:
-        print(json.dumps(found))
+        print(json.dumps(figures))
         return
-    native = np.array(found.pop("embedding"))
-    report = {"mb": NETWORK.stat().st_size / 1e6, "native": found}
+    native = np.array(figures.pop("embedding"))
+    report = {"mb": NETWORK.stat().st_size / 1e6, "native": figures}
     if arguments.avx2:
-        masked = measure_as_avx2(arguments.models)
-        least = (native * np.array(masked.pop("embedding"))).sum(axis=1).min()
-        report |= {"avx2": masked, "cosine_native_avx2": float(least)}
+        without_avx512 = measure_as_avx2(arguments.models)
+        lowest = (native * np.array(without_avx512.pop("embedding"))).sum(axis=1).min()
+        report |= {"avx2": without_avx512, "cosine_native_avx2": float(lowest)}
     print(json.dumps(report, indent=None if arguments.json else 2))
 
 

@@ -1,23 +1,23 @@
-"""A million images in one shard of Qdrant's engine, with the settings that our adapters give it.
+"""A million images in one shard of Qdrant's engine, with the settings of our adapters.
 
-    recall_10, recall_100   share of the exact nearest that the index finds; aim .98 for ten
-    p50_ms, p95_ms          one search for ten neighbours, by the clock
-    service_…               the service's own search: a hundred, with vectors and payload
-    write_points_s          points/s through the adapter, each under its condition
-    graph_points_s          points/s that the graph is then built with
-    anon_bytes, file_bytes  memory of the searching process for a point: its own, files' pages
-    disk_bytes              on disk for a point; of it vectors, quantised, graph, payload …
+    recall_10, recall_100   share of the exact nearest neighbours found; target .98 for ten
+    p50_ms, p95_ms          one search for ten neighbours, wall-clock time
+    service_…               the same for the service's search: a hundred, with vectors and payload
+    write_points_s          points/s written through the adapter, with conditional writes
+    graph_points_s          points/s of the graph's construction afterwards
+    anon_bytes, file_bytes  memory of the searching process per point: anonymous, mapped files
+    disk_bytes              disk per point, in total and for vectors, quantised, graph, payload …
 
-    --variants              compares other storages and search settings; take --points 100000
+    --variants              compares other storages and search settings; use --points 100000
 
-The vectors have the structure of real ones: each is a real embedding moved by a part of the
-difference between two others, so that they spread as real pictures do. The real ones are random
-crops of pictures: of --photos, or of the few that the demo brings. Queries are made the same way
-from other random numbers: none is in the index. Exact is a scan of all vectors in NumPy.
+The vectors are distributed like real ones: each is a real embedding, moved by a part of the
+difference between two others. The real embeddings are of random crops of images: of --photos, or of
+the demo's few. Queries are generated the same way from other random numbers: none is in the index.
+The exact neighbours come from a scan of all vectors in NumPy.
 
-Payload is what an image has without metadata, less what only reranking reads; benchmarks/rerank.py
-says what that takes. The index is made once, in .likeness/, and goes on where it was stopped. What
-is measured is measured in a process of its own.
+The payload is that of an image without metadata, without the fields that only reranking reads;
+benchmarks/rerank.py prints their size. The index is built once, in .likeness/, and an interrupted
+build is resumed. Measurements run in processes of their own.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ from likeness.records import (
 
 LAYOUT = Layout("scale", Schema())
 BATCH = 1000
-LOOKS, QUERIES, DEPTH = 4096, 500, 100
-FAR = 0.7  # how much of a difference a vector is moved by at most
+REAL, QUERIES, DEPTH = 4096, 500, 100
+MAX_SHIFT = 0.7  # largest part of a difference that is added to a vector
 TARGET = 0.98
 PARTS = {
     "vector_storage": "vectors",
@@ -82,32 +82,32 @@ PARTS = {
 # --- vectors ---
 
 
-def looks(photos: Path | None, count: int, embedder: Embedder) -> Vector:
-    """Real embeddings (count, D): each of another random part of a picture, a fifth or more."""
+def crop_embeddings(photos: Path | None, count: int, embedder: Embedder) -> Vector:
+    """Real embeddings (count, D), each of a random crop of at least a fifth of an image."""
     rng, found = np.random.default_rng(0), list[Vector]()
-    for item in track(islice(pictures(photos), count), "embedding", count):
+    for item in track(islice(images(photos), count), "embedding", count):
         width, height = np.sqrt(rng.uniform(0.2, 1.0)) * rng.uniform(0.8, 1.0, 2)
         left, top = rng.uniform(0, 1 - width), rng.uniform(0, 1 - height)
         try:
             part = cropped(item.image, Box(left, top, left + width, top + height))
             found.append(embedder.embed([embedder.to_tensor(part)]))
         except ImageError:
-            continue  # broken, or a part of one colour
+            continue  # broken, or a crop of a single colour
     return np.concatenate(found)
 
 
-def kept(folder: Path, photos: Path | None, embedder: Embedder) -> Vector:
-    """The looks of an earlier run with the same pictures, or new ones."""
-    file = folder / "looks.npy"
+def real_embeddings(folder: Path, photos: Path | None, embedder: Embedder) -> Vector:
+    """The embeddings of an earlier run with the same images, or new ones."""
+    file = folder / "embeddings.npy"
     if not file.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        np.save(file, looks(photos, LOOKS, embedder))
+        np.save(file, crop_embeddings(photos, REAL, embedder))
     real: Vector = np.load(file)
     return real
 
 
-def pictures(photos: Path | None) -> Iterator[sample_images.Item]:
-    """Again and again, in the same random order."""
+def images(photos: Path | None) -> Iterator[sample_images.Item]:
+    """Endless: the images in the same random order, over and over."""
     if photos is None:
         return cycle([*sample_images.photographs(), *sample_images.products()])
     files = sorted(photos.rglob("*.jpg"))
@@ -115,20 +115,20 @@ def pictures(photos: Path | None) -> Iterator[sample_images.Item]:
     return (sample_images.Item(files[n].name, files[n].read_bytes()) for n in cycle(order))
 
 
-def drawn(real: Vector, count: int, seed: int) -> Vector:
-    """Unit vectors (count, D): a real one, moved along the difference of two others."""
+def generated_vectors(real: Vector, count: int, seed: int) -> Vector:
+    """Unit vectors (count, D): real ones, moved along the difference of two others."""
     rng = np.random.default_rng(seed)
-    start, towards, away = rng.integers(len(real), size=(3, count))
-    moved = real[start] + rng.uniform(0, FAR, (count, 1)) * (real[towards] - real[away])
+    start, plus, minus = rng.integers(len(real), size=(3, count))
+    moved = real[start] + rng.uniform(0, MAX_SHIFT, (count, 1)) * (real[plus] - real[minus])
     return (moved / np.linalg.norm(moved, axis=1, keepdims=True)).astype(np.float32)
 
 
 def nearest(real: Vector, count: int, queries: Vector) -> NDArray[np.int64]:
-    """Numbers of the exact DEPTH nearest of each query (Q, DEPTH), best first."""
+    """Numbers of the exact DEPTH nearest neighbours of each query (Q, DEPTH), nearest first."""
     scores = np.empty((len(queries), 0), np.float32)
     numbers = np.empty((len(queries), 0), np.int64)
     for first in track(range(0, count, BATCH), "searching exactly"):
-        vectors = drawn(real, min(BATCH, count - first), first)
+        vectors = generated_vectors(real, min(BATCH, count - first), first)
         scores = np.hstack([scores, queries @ vectors.T])
         own = np.broadcast_to(np.arange(first, first + len(vectors)), (len(queries), len(vectors)))
         numbers = np.hstack([numbers, own])
@@ -141,23 +141,23 @@ def nearest(real: Vector, count: int, queries: Vector) -> NDArray[np.int64]:
 # --- the index ---
 
 
-def filled(place: Path, real: Vector, count: int, model: str) -> float:
-    """Points/s written by this run; goes on where an earlier one was stopped."""
-    index = EmbeddedIndex(place, LAYOUT)
+def fill_index(index_folder: Path, real: Vector, count: int, model: str) -> float:
+    """Fill the index, resuming an interrupted run; returns points/s of this run."""
+    index = EmbeddedIndex(index_folder, LAYOUT)
     index.prepare(model, real.shape[1])
-    begun = index.info().points // BATCH * BATCH
+    first_missing = index.info().points // BATCH * BATCH
     start_s = time.perf_counter()
-    for first in track(range(begun, count, BATCH), f"writing {count} points"):
-        vectors = drawn(real, min(BATCH, count - first), first)
+    for first in track(range(first_missing, count, BATCH), f"writing {count} points"):
+        vectors = generated_vectors(real, min(BATCH, count - first), first)
         points = (point(first + row, vector, model) for row, vector in enumerate(vectors))
         index.write(model, [PointWrite(point, OlderThan(point.version)) for point in points])
-    took_s = time.perf_counter() - start_s
+    elapsed_s = time.perf_counter() - start_s
     index.close()
-    return (count - begun) / took_s
+    return (count - first_missing) / elapsed_s
 
 
 def point(number: int, vector: Vector | None, model: str) -> Point:
-    """As the index function writes it."""
+    """A point as the index function writes it."""
     return Point(
         ref(number),
         State.LIVE,
@@ -175,61 +175,67 @@ def ref(number: int) -> ObjectRef:
     return ObjectRef("a-bucket-of-photos", f"products/2026/{number:09}.jpg")
 
 
-def graphed(shard: edge.EdgeShard, count: int) -> float:
-    """Points/s that the graph is built with."""
+def build_graph(shard: edge.EdgeShard, count: int) -> float:
+    """Build the graph; returns points/s."""
     start_s = time.perf_counter()
     shard.optimize()
-    took_s = time.perf_counter() - start_s
+    elapsed_s = time.perf_counter() - start_s
     shard.close()
-    return count / took_s
+    return count / elapsed_s
 
 
-def made(folder: Path, real: Vector, count: int, model: str) -> tuple[Path, dict[str, float]]:
-    """The folder with an index of so many points, made if it is not there; and how fast it was."""
-    place = folder / f"{count}"
-    rates = place / "rates.json"
+def built_index(
+    folder: Path, real: Vector, count: int, model: str
+) -> tuple[Path, dict[str, float]]:
+    """The folder of an index of `count` points, built if missing, and the rates of its build."""
+    index_folder = folder / f"{count}"
+    rates = index_folder / "rates.json"
     if not rates.exists():
-        found = {"write_points_s": filled(place, real, count, model)}
+        found = {"write_points_s": fill_index(index_folder, real, count, model)}
         print("building the graph …", flush=True)
-        shard = edge.EdgeShard.load(str(place / LAYOUT.collection(model)))
-        found["graph_points_s"] = graphed(shard, count)
+        shard = edge.EdgeShard.load(str(index_folder / LAYOUT.collection(model)))
+        found["graph_points_s"] = build_graph(shard, count)
         rates.write_text(json.dumps(found))
-    return place, json.loads(rates.read_text())
+    return index_folder, json.loads(rates.read_text())
 
 
-# --- what is measured ---
+# --- measurements ---
 
-Ask = Callable[[Vector], list[str]]
+Search = Callable[[Vector], list[str]]
 
 
-def judged(ask: Ask, queries: Vector, truth: NDArray[np.int64], depth: int) -> dict[str, float]:
-    """Recall of the first `depth`, and times of one search."""
-    hits, took_ms = 0, []
+def measure_search(
+    search: Search, queries: Vector, truth: NDArray[np.int64], depth: int
+) -> dict[str, float]:
+    """Recall at `depth`, and latency of one search."""
+    hits, elapsed_ms = 0, []
     for vector in queries[:50]:
-        ask(vector)
+        search(vector)
     for vector, numbers in zip(queries, truth[:, :depth], strict=True):
         start_s = time.perf_counter()
-        found = ask(vector)
-        took_ms.append((time.perf_counter() - start_s) * 1000)
+        found = search(vector)
+        elapsed_ms.append((time.perf_counter() - start_s) * 1000)
         hits += len(set(found[:depth]) & {ref(number).point_id for number in numbers.tolist()})
-    p50, p95 = np.percentile(took_ms, [50, 95]).tolist()
+    p50, p95 = np.percentile(elapsed_ms, [50, 95]).tolist()
     return {"recall": hits / (depth * len(queries)), "p50_ms": p50, "p95_ms": p95}
 
 
-def searched(place: Path, queries: Vector, truth: NDArray[np.int64], count: int) -> dict[str, Any]:
-    """Through the adapter, as the service asks. Memory is what came in addition."""
+def measure_service(
+    index_folder: Path, queries: Vector, truth: NDArray[np.int64], count: int
+) -> dict[str, Any]:
+    """Figures of searches through the adapter, as the service does them; memory is the increase."""
     before = memory_bytes()
-    index = EmbeddedIndex(place, LAYOUT)
+    index = EmbeddedIndex(index_folder, LAYOUT)
 
-    def ask(limit: int, full: bool) -> Ask:
-        def asked(vector: Vector) -> list[str]:
+    def search_with(limit: int, full: bool) -> Search:
+        def search(vector: Vector) -> list[str]:
             [found] = index.nearest([NearestQuery([vector], limit, full=full)])
             return [candidate.point.id for candidate in found]
 
-        return asked
+        return search
 
-    ten = judged(ask(10, False), queries, truth, 10)
-    hundred = judged(ask(DEPTH, True), queries, truth, DEPTH)
+    ten = measure_search(search_with(10, False), queries, truth, 10)
+    hundred = measure_search(search_with(DEPTH, True), queries, truth, DEPTH)
     after = memory_bytes()
     index.close()
     return {
@@ -243,28 +249,28 @@ def searched(place: Path, queries: Vector, truth: NDArray[np.int64], count: int)
 
 def memory_bytes() -> dict[str, int]:
     lines = Path("/proc/self/status").read_text().splitlines()
-    told = {line.split(":")[0]: line.split()[1] for line in lines if line.startswith("Rss")}
+    values = {line.split(":")[0]: line.split()[1] for line in lines if line.startswith("Rss")}
     return {
-        "anon_bytes": int(told["RssAnon"]) * 1024,
-        "file_bytes": int(told["RssFile"]) * 1024,
+        "anon_bytes": int(values["RssAnon"]) * 1024,
+        "file_bytes": int(values["RssFile"]) * 1024,
     }
 
 
 def disk(folder: Path, count: int) -> dict[str, float]:
-    """Bytes on disk for a point, in all and of each part."""
+    """Bytes on disk per point, in total and by part."""
     sizes: defaultdict[str, float] = defaultdict(float)
     for file in folder.rglob("*"):
         if file.is_file():
             size = file.stat().st_blocks * 512 / count
             sizes["disk_bytes"] += size
-            of = "quantized" if "quantized" in file.name else str(file.relative_to(folder))
-            part = next((name for path, name in PARTS.items() if path in of), "other")
+            path = "quantized" if "quantized" in file.name else str(file.relative_to(folder))
+            part = next((part for key, part in PARTS.items() if key in path), "other")
             sizes[f"{part}_bytes"] += size
     return dict(sizes)
 
 
-def apart(work: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
-    """In a process of its own, so that its memory is nobody else's."""
+def in_own_process(work: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
+    """Run in a separate process, so that its memory can be measured."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(work, *arguments).result()
 
@@ -273,8 +279,8 @@ def apart(work: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any
 
 
 def storages(dim: int) -> dict[str, edge.EdgeVectorParams]:
-    def params(**how: Any) -> edge.EdgeVectorParams:
-        return edge.EdgeVectorParams(size=dim, distance=edge.Distance.Cosine, **how)
+    def params(**options: Any) -> edge.EdgeVectorParams:
+        return edge.EdgeVectorParams(size=dim, distance=edge.Distance.Cosine, **options)
 
     int8 = edge.ScalarQuantizationConfig(edge.ScalarType.Int8, always_ram=True)
     turbo = edge.TurboQuantQuantizationConfig(always_ram=True, bits=edge.TurboQuantBitSize.Bits4)
@@ -296,85 +302,95 @@ def searches() -> dict[str, edge.SearchParams]:
         return edge.SearchParams(ef, quantization=edge.QuantizationSearchParams(**quantization))
 
     return {
-        "ef 128, as it is": params(128, rescore=False),
-        "ef 128, rescored of 2": params(128, rescore=True, oversampling=2.0),
-        "ef 256, rescored of 8": params(256, rescore=True, oversampling=8.0),
-        "ef 1536, rescored of 8": params(1536, rescore=True, oversampling=8.0),
+        "ef 128, not rescored": params(128, rescore=False),
+        "ef 128, rescored, oversampling 2": params(128, rescore=True, oversampling=2.0),
+        "ef 256, rescored, oversampling 8": params(256, rescore=True, oversampling=8.0),
+        "ef 1536, rescored, oversampling 8": params(1536, rescore=True, oversampling=8.0),
     }
 
 
-def stored(place: Path, storage: str, real: Vector, count: int, model: str) -> dict[str, float]:
-    """The adapter's collection over a shard of another configuration."""
-    index = EmbeddedIndex(place, LAYOUT)
+def fill_variant(
+    index_folder: Path, storage: str, real: Vector, count: int, model: str
+) -> dict[str, float]:
+    """Fill the adapter's collection over a shard with another storage; returns the rates."""
+    index = EmbeddedIndex(index_folder, LAYOUT)
     index.prepare(model, real.shape[1])
     index.close()
-    collection = place / LAYOUT.collection(model)
+    collection = index_folder / LAYOUT.collection(model)
     for part in ("segments", "wal"):
         shutil.rmtree(collection / part)
     params = storages(real.shape[1])[storage]
     edge.EdgeShard.create(str(collection), edge.EdgeConfig(vectors={VECTOR: params})).close()
-    written = filled(place, real, count, model)
+    written = fill_index(index_folder, real, count, model)
     return {
         "write_points_s": written,
-        "graph_points_s": graphed(edge.EdgeShard.load(str(collection)), count),
+        "graph_points_s": build_graph(edge.EdgeShard.load(str(collection)), count),
     }
 
 
-def tried(
+def measure_settings(
     shard_folder: Path, queries: Vector, truth: NDArray[np.int64], count: int
 ) -> dict[str, Any]:
-    """One storage with each search setting."""
+    """Figures of one storage with each search setting."""
     before = memory_bytes()["anon_bytes"]
     shard = edge.EdgeShard.load(str(shard_folder))
     found: dict[str, Any] = {}
-    for name, how in searches().items():
+    for name, params in searches().items():
 
-        def ask(vector: Vector, how: edge.SearchParams = how) -> list[str]:
+        def search(vector: Vector, params: edge.SearchParams = params) -> list[str]:
             query = edge.Query.Nearest(vector.tolist(), using=VECTOR)
-            answer = shard.query(edge.QueryRequest(limit=10, query=query, params=how))
-            return [str(one.id) for one in answer]
+            answer = shard.query(edge.QueryRequest(limit=10, query=query, params=params))
+            return [str(hit.id) for hit in answer]
 
-        found[name] = judged(ask, queries, truth, 10)
+        found[name] = measure_search(search, queries, truth, 10)
     anon = (memory_bytes()["anon_bytes"] - before) / count
     shard.close()
     return {"searches": found, "anon_bytes": anon, **disk(shard_folder, count)}
 
 
 def compare(folder: Path, real: Vector, count: int, model: str) -> dict[str, Any]:
-    """All storages with the same points."""
-    queries = drawn(real, QUERIES, -1 % 2**32)
+    """Figures of all storages with the same points."""
+    queries = generated_vectors(real, QUERIES, -1 % 2**32)
     truth = nearest(real, count, queries)
     found = {}
     for storage in storages(real.shape[1]):
-        place = folder / "variant"
-        shutil.rmtree(place, ignore_errors=True)
-        rates = stored(place, storage, real, count, model)
-        told = apart(tried, place / LAYOUT.collection(model), queries, truth, count) | rates
-        found[storage] = told
+        index_folder = folder / "variant"
+        shutil.rmtree(index_folder, ignore_errors=True)
+        rates = fill_variant(index_folder, storage, real, count, model)
+        shard_folder = index_folder / LAYOUT.collection(model)
+        figures = rates | in_own_process(measure_settings, shard_folder, queries, truth, count)
+        found[storage] = figures
         print(
-            f"{storage}: graph {told['graph_points_s']:.0f} points/s, "
-            f"own memory {told['anon_bytes']:.0f} bytes a point, disk {told['disk_bytes']:.0f}",
+            f"{storage}: graph {figures['graph_points_s']:.0f} points/s, "
+            f"anonymous memory {figures['anon_bytes']:.0f} bytes per point, "
+            f"disk {figures['disk_bytes']:.0f}",
             flush=True,
         )
-        for name, one in told["searches"].items():
+        for name, result in figures["searches"].items():
             print(
-                f"  {name:<24} recall@10 {one['recall']:.4f}   p50 {one['p50_ms']:5.2f}   "
-                f"p95 {one['p95_ms']:5.2f} ms",
+                f"  {name:<34} recall@10 {result['recall']:.4f}   p50 {result['p50_ms']:5.2f}   "
+                f"p95 {result['p95_ms']:5.2f} ms",
                 flush=True,
             )
-        shutil.rmtree(place)
+        shutil.rmtree(index_folder)
     return found
 
 
 def measure(folder: Path, real: Vector, count: int, model: str) -> dict[str, Any]:
-    place, rates = made(folder, real, count, model)
-    queries = drawn(real, QUERIES, -1 % 2**32)
+    index_folder, rates = built_index(folder, real, count, model)
+    queries = generated_vectors(real, QUERIES, -1 % 2**32)
     truth = nearest(real, count, queries)
-    found = apart(searched, place, queries, truth, count)
-    shard = edge.EdgeShard.load(str(place / LAYOUT.collection(model)))
+    found = in_own_process(measure_service, index_folder, queries, truth, count)
+    shard = edge.EdgeShard.load(str(index_folder / LAYOUT.collection(model)))
     in_graph = shard.info().indexed_vectors_count
     shard.close()
-    return {**found, **rates, **disk(place, count), "points": count, "points_in_graph": in_graph}
+    return {
+        **found,
+        **rates,
+        **disk(index_folder, count),
+        "points": count,
+        "points_in_graph": in_graph,
+    }
 
 
 def main() -> None:
@@ -383,14 +399,14 @@ def main() -> None:
     )
     parser.add_argument("--json", action="store_true", help="a JSON object on the last line")
     parser.add_argument("--points", type=int, default=1_000_000)
-    parser.add_argument("--photos", type=Path, help="real pictures, at best some thousands")
+    parser.add_argument("--photos", type=Path, help="folder of JPEGs, ideally thousands")
     parser.add_argument("--variants", action="store_true", help="compare storages and settings")
     parser.add_argument("--folder", type=Path, default=DEFAULT_DATA / "benchmarks")
     arguments = parser.parse_args()
     embedder = Embedder(MODEL)
     source = arguments.photos.name if arguments.photos else "demo"
     folder = arguments.folder / f"scale-{embedder.fingerprint}-{source}"
-    real = kept(folder, arguments.photos, embedder)
+    real = real_embeddings(folder, arguments.photos, embedder)
     work = compare if arguments.variants else measure
     found = work(folder, real, arguments.points, embedder.fingerprint)
     if not arguments.variants:

@@ -1,4 +1,4 @@
-"""What an index of a hundred thousand to a hundred million images needs, and its monthly cost.
+"""Size and monthly cost of an index of a hundred thousand to a hundred million images.
 
 Prints docs/reference/sizing.md, with every input and formula; each input is also an option:
 
@@ -24,8 +24,8 @@ GIB = 1024**3
 MONTH_H, DAY_S = 730, 86_400
 SIZES = (100_000, MILLION, 10 * MILLION, 100 * MILLION)
 
-# Prices that this page uses, beside the nodes' own.
-USED = (
+# The prices on this page, besides those of the nodes.
+PRICES_SHOWN = (
     "lambda_gb_second_x86_64",
     "lambda_request",
     "api_request",
@@ -57,7 +57,7 @@ NODES = (
 
 
 class Inputs(NamedTuple):
-    """Measured figures, then assumptions; SOURCES has the reason for each."""
+    """Measured figures, then assumptions; SOURCES explains each."""
 
     memory_bytes: float = 1000.0
     disk_bytes: float = 2400.0
@@ -86,13 +86,13 @@ SOURCES = {
     "lookup_ms": "assumed: above the 4.5 that one query for ten neighbours takes in `scale.py`",
     "search_ms": "billed per search: above the 51 that `memory.py` measures on our machine, for a "
     "slower core and the network; not measured on Lambda",
-    "index_ms": "billed per image: `index.py` needs 8 ms for a small image, a phone's takes 40; "
-    "the rest is S3 and Qdrant; not measured on Lambda",
+    "index_ms": "billed per image: `index.py` measures 8 ms for a small image, a phone's photo "
+    "takes 40; the rest is S3 and Qdrant; not measured on Lambda",
     "function_gb": "1,769 MB, one vCPU",
     "replicas": "copies of each image, on different nodes: one node may fail",
-    "shard_images": "most images in one shard: its graph can be rebuilt in hours",
-    "queries_s": "searches a second, mean of a month",
-    "peak": "peak over mean",
+    "shard_images": "limit of images in one shard, so that its graph can be rebuilt in hours",
+    "queries_s": "searches per second, mean over a month",
+    "peak": "searches at the peak over the mean",
     "queries": "queries to Qdrant per search: the whole image, and its subject",
     "changed": "share of the images that are new each month",
     "index_functions": "concurrent functions, the template's `IndexConcurrency`",
@@ -108,12 +108,12 @@ class Plan(NamedTuple):
     shards: int
     nodes: int
     node: Node
-    memory_gib: float  # of all nodes, as the next two
+    memory_gib: float  # of all nodes together, like cores and disk_gb
     cores: float
     disk_gb: int
     searches: int  # search functions at the peak
-    filling_days: float
-    node_usd: float  # these four for a month
+    indexing_days: float
+    node_usd: float  # per month, like the next three
     disk_usd: float
     search_usd: float
     index_usd: float
@@ -141,7 +141,7 @@ def plan(images: int, given: Inputs) -> Plan:
         cores=cores,
         disk_gb=disk_gb,
         searches=math.ceil(peak_s * given.search_ms / 1000),
-        filling_days=images * given.index_ms / 1000 / given.index_functions / DAY_S,
+        indexing_days=images * given.index_ms / 1000 / given.index_functions / DAY_S,
         node_usd=nodes * node.usd_hour * MONTH_H,
         disk_usd=disk_gb * price_list().usd("disk_gb_month"),
         search_usd=given.queries_s * 3600 * MONTH_H * search_usd(given),
@@ -150,7 +150,7 @@ def plan(images: int, given: Inputs) -> Plan:
 
 
 def machines(memory_gib: float, cores: float, replicas: int, shards: int) -> tuple[int, Node]:
-    """The cheapest set of equal nodes that holds it all, each with equally many shard copies.
+    """The cheapest set of equal nodes that is large enough, each with as many shard copies.
 
     Raises SystemExit if even the largest nodes are too small.
     """
@@ -188,59 +188,59 @@ def index_usd(given: Inputs) -> float:
 def page(given: Inputs) -> str:
     plans = [plan(images, given) for images in SIZES]
     nodes = [f"{n.name}: {n.memory_gib} GiB, {n.cores} cores; per hour" for n in NODES]
-    prices = {name: price_list().usd(name) for name in USED}
+    prices = {name: price_list().usd(name) for name in PRICES_SHOWN}
     prices |= {name: node.usd_hour for name, node in zip(nodes, NODES, strict=True)}
-    told = [
+    input_rows = [
         (f"`{name}`", f"{value:,.4g}", SOURCES[name]) for name, value in given._asdict().items()
     ]
     return TEXT.format(
         plans=table(row(each) for each in plans),
         costs=table(costs(each) for each in plans),
-        inputs=table(told),
+        inputs=table(input_rows),
         prices=table((name, f"{usd:.10f}".rstrip("0")) for name, usd in prices.items()),
         as_of=price_list().as_of,
         peak_s=given.queries_s * given.peak,
         given=given,
-        **worked(plan(10 * MILLION, given), given),
+        **formulas(plan(10 * MILLION, given), given),
     )
 
 
-def row(of: Plan) -> tuple[str, ...]:
+def row(planned: Plan) -> tuple[str, ...]:
     return (
-        f"{of.images:,}",
-        f"{of.nodes} × {of.node.name}",
-        f"{of.shards}",
-        f"{of.memory_gib / of.nodes:.1f} of {of.node.memory_gib} GiB",
-        f"{of.disk_gb // of.nodes:,} GB",
-        f"{of.searches}",
-        f"{of.filling_days:,.1f} days",
-        f"${of.month_usd:,.0f}",
+        f"{planned.images:,}",
+        f"{planned.nodes} × {planned.node.name}",
+        f"{planned.shards}",
+        f"{planned.memory_gib / planned.nodes:.1f} of {planned.node.memory_gib} GiB",
+        f"{planned.disk_gb // planned.nodes:,} GB",
+        f"{planned.searches}",
+        f"{planned.indexing_days:,.1f} days",
+        f"${planned.month_usd:,.0f}",
     )
 
 
-def costs(of: Plan) -> tuple[str, ...]:
-    parts = (of.node_usd, of.disk_usd, of.search_usd, of.index_usd)
-    return (f"{of.images:,}", *(f"${usd:,.0f}" for usd in parts))
+def costs(planned: Plan) -> tuple[str, ...]:
+    parts = (planned.node_usd, planned.disk_usd, planned.search_usd, planned.index_usd)
+    return (f"{planned.images:,}", *(f"${usd:,.0f}" for usd in parts))
 
 
 def table(rows: Iterable[tuple[str, ...]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
 
 
-def worked(of: Plan, given: Inputs) -> dict[str, str]:
-    """The formulas with the figures of ten million images."""
-    copies, peak_s = f"{of.images:,} × {given.replicas}", f"{given.queries_s * given.peak:.0f}"
+def formulas(planned: Plan, given: Inputs) -> dict[str, str]:
+    """The formulas with the figures of one plan."""
+    copies, peak_s = f"{planned.images:,} × {given.replicas}", f"{given.queries_s * given.peak:.0f}"
     disk_bytes = given.disk_bytes + given.rerank_bytes
     return {
         "memory": f"{copies} × {given.memory_bytes:,.0f} bytes × {given.memory_headroom} = "
-        f"{of.memory_gib:.1f} GiB",
+        f"{planned.memory_gib:.1f} GiB",
         "disk": f"{copies} × {disk_bytes:,.0f} bytes × {given.disk_headroom} = "
-        f"{of.images * given.replicas * disk_bytes * given.disk_headroom / 1e9:,.0f} GB",
-        "cores": f"{peak_s} × {given.queries} × {of.shards} × "
-        f"{given.lookup_ms:.1f} ms / {given.busy} = {of.cores:.2f} cores",
-        "searches": f"{peak_s} × {given.search_ms:.0f} ms = {of.searches}",
-        "filling": f"{of.images:,} × {given.index_ms:.0f} ms / {given.index_functions} = "
-        f"{of.filling_days:.1f} days",
+        f"{planned.images * given.replicas * disk_bytes * given.disk_headroom / 1e9:,.0f} GB",
+        "cores": f"{peak_s} × {given.queries} × {planned.shards} × "
+        f"{given.lookup_ms:.1f} ms / {given.busy} = {planned.cores:.2f} cores",
+        "searches": f"{peak_s} × {given.search_ms:.0f} ms = {planned.searches}",
+        "initial": f"{planned.images:,} × {given.index_ms:.0f} ms / {given.index_functions} = "
+        f"{planned.indexing_days:.1f} days",
         "search": f"${search_usd(given) * MILLION:.2f}",
         "index": f"${index_usd(given) * MILLION:.2f}",
     }
@@ -287,7 +287,7 @@ With the figures of ten million images:
   replica, and all with the same number of shard copies.
 - **Concurrent search functions**: searches at the peak × `search_ms` = {searches}. An
   account may run 1,000 functions concurrently unless it asks for more.
-- **Initial indexing**: images × `index_ms` / `index_functions` = {filling}.
+- **Initial indexing**: images × `index_ms` / `index_functions` = {initial}.
   Ten times as many functions take a tenth of the time, as long as Qdrant builds the graph as fast
   (`graph_points_s` of `benchmarks/scale.py`).
 - **A search**: API request + Lambda request + `search_ms` × `function_gb` × price of a GB-second.

@@ -1,4 +1,4 @@
-"""Fixtures that more than one folder of tests uses."""
+"""Fixtures for more than one folder of tests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.tls_server import Keys
 
 @pytest.fixture(scope="session")
 def aws() -> Iterator[str]:
-    """The endpoint of a local AWS, shared: each test makes buckets and buses of its own."""
+    """The endpoint of a shared local AWS; each test creates its own buckets and event buses."""
     with lambda_runtime.local_aws() as url:
         yield url
 
@@ -21,5 +21,5 @@ def aws() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
     if not shutil.which("openssl"):
-        pytest.skip("needs the openssl command, which makes the server's certificate")
+        pytest.skip("needs the openssl command for the server's certificate")
     return Keys(tmp_path_factory.mktemp("keys"))

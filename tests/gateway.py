@@ -1,4 +1,4 @@
-"""API Gateway for tests: requests become the events of a REST API, with its authorizer's words."""
+"""API Gateway for tests: requests become events of a REST API, with an authorizer's context."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from functions.search.gateway import create_handler
 
 
 class Context:
-    """What Lambda hands to a handler, of which we read two things."""
+    """Lambda's context: the two attributes that the handler reads."""
 
     aws_request_id = "request-1"
 
@@ -22,7 +22,7 @@ class Context:
 
 
 class Gateway:
-    """Calls the app as the deployed function is called."""
+    """Calls the app through the handler, as Lambda does."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._handler = create_handler(app)
@@ -37,12 +37,12 @@ class Gateway:
         identity: Any = None,
         headers: Mapping[str, str] | None = None,
     ) -> tuple[int, Any]:
-        """Status and JSON of the answer, or its bytes as base64. `authorizer` and `identity`: of
-        the request's context.
+        """Status and JSON of the answer, or its bytes as base64. `authorizer` and `identity` become
+        part of the event's request context.
         """
         parts = urlsplit(url)
         query = dict(parse_qsl(parts.query, keep_blank_values=True))
-        given = {
+        sent_headers = {
             "Host": "abc123.execute-api.us-east-1.amazonaws.com",
             "Content-Type": "application/json",
             **(headers or {}),
@@ -51,8 +51,8 @@ class Gateway:
             "resource": "/{proxy+}",
             "path": parts.path,
             "httpMethod": method,
-            "headers": given,
-            "multiValueHeaders": {name: [value] for name, value in given.items()},
+            "headers": sent_headers,
+            "multiValueHeaders": {name: [value] for name, value in sent_headers.items()},
             "queryStringParameters": query or None,
             "multiValueQueryStringParameters": {k: [v] for k, v in query.items()} or None,
             "requestContext": {

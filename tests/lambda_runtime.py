@@ -1,8 +1,8 @@
 """AWS for tests: handlers in real processes under Lambda's own runtime client, and a local S3.
 
 `LambdaProcess` starts `python -m awslambdaric`, which speaks the Lambda Runtime API (AWS Lambda
-guide, "Using the Lambda runtime API"), and answers it. `local_aws` starts MiniStack. The events
-have the shape in which API Gateway and SQS hand them over.
+guide, "Using the Lambda runtime API"), and acts as that API. `local_aws` starts MiniStack. The
+events have the form that API Gateway and SQS send.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _INIT_TIMEOUT_S = 30.0
 
 
 class LambdaError(Exception):
-    """Something that Lambda would report instead of a result."""
+    """An outcome that Lambda reports instead of a result."""
 
 
 class FunctionError(LambdaError):
@@ -70,7 +70,7 @@ _FATAL = {"init/error": InitError, "restore/error": RestoreError}
 
 @dataclass(frozen=True)
 class _Report:
-    """What the process told: next, restore/next, response, error, a key of _FATAL, or died."""
+    """A call of the process: next, restore/next, response, error or a key of _FATAL; or died."""
 
     kind: str
     body: bytes = b""
@@ -85,9 +85,9 @@ class _Invocation:
 
 
 class LambdaProcess:
-    """One execution environment: started by its first invocation, and again after it died.
+    """One execution environment: started by its first invocation, and again after it ended.
 
-    On AWS a timeout counts from the invocation on; starting has a limit of its own.
+    As on AWS, a timeout counts from the invocation; initialisation has a limit of its own.
     """
 
     def __init__(
@@ -120,19 +120,19 @@ class LambdaProcess:
 
     @property
     def log(self) -> str:
-        """What all its processes wrote to stdout and stderr."""
+        """Output of all its processes to stdout and stderr."""
         self._log.flush()
         return os.pread(self._log.fileno(), 1 << 24, 0).decode(errors="replace")
 
     @property
     def peak_rss_mib(self) -> float:
-        """The most memory that the running process has held (Linux; ru_maxrss has its parent's)."""
+        """Peak memory of the running process (Linux; ru_maxrss would include its parent's)."""
         status = Path(f"/proc/{self.pid}/status").read_text()
         [peak_kib] = re.findall(r"VmHWM:\s+(\d+) kB", status)
         return int(peak_kib) / 1024
 
     def invoke(self, event: Any, timeout_s: float = 30.0) -> Any:
-        """The handler's result. Raises a LambdaError where Lambda would not have one either."""
+        """The handler's result. Raises a LambdaError where Lambda would report an error."""
         api = self._api or self._start()
         self._expect("next", _INIT_TIMEOUT_S)
         deadline_ms = int((time.time() + timeout_s) * 1000)
@@ -143,12 +143,12 @@ class LambdaProcess:
         return json.loads(report.body)
 
     def snapshot(self) -> None:
-        """Start, up to where SnapStart takes its snapshot."""
+        """Start, and stop where SnapStart takes its snapshot."""
         self._start()
         self._expect("restore/next", _INIT_TIMEOUT_S)
 
     def restore(self) -> None:
-        """Go on from the snapshot. The next invocation finds a RestoreError if a hook fails."""
+        """Continue from the snapshot. The next invocation raises a RestoreError if a hook fails."""
         assert self._api
         self._api.restored.set()
 
@@ -171,11 +171,11 @@ class LambdaProcess:
             stdout=self._log,
             stderr=self._log,
         )
-        threading.Thread(target=_tell_death, args=(process, api.reports), daemon=True).start()
+        threading.Thread(target=_report_death, args=(process, api.reports), daemon=True).start()
         return api
 
     def _expect(self, kind: str, timeout_s: float) -> _Report:
-        """What the process tells next, which must be this. A process that cannot go on is ended."""
+        """The next report, which must be of this kind; a process that cannot go on is killed."""
         assert self._api and self._process
         try:
             report = self._api.reports.get(timeout=timeout_s)
@@ -194,7 +194,7 @@ class LambdaProcess:
 
 
 def environment(handler: str, memory_mb: int = 1769, snap_start: bool = False) -> dict[str, str]:
-    """What Lambda sets ("Defined runtime environment variables"), and where our layers lie."""
+    """Lambda's variables ("Defined runtime environment variables"), and our layers' paths."""
     name = handler.split(".")[1]
     return {
         **CREDENTIALS,
@@ -223,13 +223,13 @@ def _message(body: bytes) -> str:
     return f"{error['errorType']}: {error['errorMessage']}"
 
 
-def _tell_death(process: subprocess.Popen[bytes], reports: queue.Queue[_Report]) -> None:
+def _report_death(process: subprocess.Popen[bytes], reports: queue.Queue[_Report]) -> None:
     process.wait()
     reports.put(_Report("died"))
 
 
 class _RuntimeApi:
-    """The service that a runtime asks for its next invocation and hands its results to."""
+    """The Runtime API, from which a runtime gets invocations and to which it sends results."""
 
     def __init__(self) -> None:
         self.invocations: queue.Queue[_Invocation | None] = queue.Queue()
@@ -256,7 +256,7 @@ def _handler_class(api: _RuntimeApi) -> type[BaseHTTPRequestHandler]:
         disable_nagle_algorithm = True
 
         def handle(self) -> None:
-            # a killed process leaves its connection reset
+            # a killed process resets its connection
             with suppress(ConnectionError):
                 super().handle()
 
@@ -276,7 +276,7 @@ def _handler_class(api: _RuntimeApi) -> type[BaseHTTPRequestHandler]:
             call = self.path.removeprefix(_API)
             outcome = _OUTCOME.fullmatch(call)
             report = _Report(outcome[2], body, outcome[1]) if outcome else _Report(call, body)
-            # first of all: the process may end as soon as it has the answer
+            # before the answer: the process may end as soon as it has it
             api.reports.put(report)
             self._send(202, b'{"status":"OK"}')
 
@@ -309,7 +309,7 @@ def _headers(invocation: _Invocation) -> dict[str, str]:
 
 @contextmanager
 def local_aws() -> Iterator[str]:
-    """MiniStack on loopback, empty, with what the functions use; yields the endpoint's URL."""
+    """An empty MiniStack on loopback, with the services we use; yields the endpoint's URL."""
     with (
         tempfile.TemporaryDirectory() as folder,
         ministack(Path(folder), "s3,secretsmanager,events,sqs,cloudwatch") as url,
@@ -319,8 +319,8 @@ def local_aws() -> Iterator[str]:
 
 def client(service: str, url: str) -> Any:
     """A boto3 client of MiniStack."""
-    names = {name.lower(): value for name, value in CREDENTIALS.items()}
-    return boto3.client(service, endpoint_url=url, region_name=REGION, **names)
+    credentials = {name.lower(): value for name, value in CREDENTIALS.items()}
+    return boto3.client(service, endpoint_url=url, region_name=REGION, **credentials)
 
 
 def http_event(
@@ -351,7 +351,7 @@ def http_event(
 
 
 def queue_event(bucket: str, keys: Iterable[str], sequencer: int = 1) -> dict[str, Any]:
-    """An SQS batch: one S3 notification in each message; the object's key is the message's id."""
+    """An SQS batch with one S3 notification per message; the message id is the object's key."""
     return {
         "Records": [
             {

@@ -35,7 +35,7 @@ SCHEMA = Schema.declare({"brand": "keyword", "price": "float"})
 
 
 class Service:
-    """FIXED_FILTERS has neither patches nor local descriptors, and is fast; BUNDLED has all."""
+    """FIXED_FILTERS is fast, without patches and local descriptors; BUNDLED has all features."""
 
     def __init__(
         self,
@@ -49,8 +49,10 @@ class Service:
         self.index = EmbeddedIndex(folder, Layout("images", schema))
         self.bucket = FakeBucket("photos")
         self.embedder = Embedder(model)
-        usual = Settings("file:///unused", model, "photos", upload_prefix="uploads/", schema=SCHEMA)
-        self.settings = structs.replace(usual, **settings)
+        defaults = Settings(
+            "file:///unused", model, "photos", upload_prefix="uploads/", schema=SCHEMA
+        )
+        self.settings = structs.replace(defaults, **settings)
         self.calibration = calibration_of(self.embedder.spec) if calibrated else None
         self.searcher = Searcher(
             Gallery(
@@ -89,10 +91,10 @@ class Service:
         self.index.close()
 
     def fill(
-        self, pictures: Mapping[str, bytes], metadata: Mapping[str, Mapping[str, str]] | None = None
+        self, images: Mapping[str, bytes], metadata: Mapping[str, Mapping[str, str]] | None = None
     ) -> None:
-        """Index pictures, in this order, as the index function does it."""
-        for key, data in pictures.items():
+        """Index images in this order, as the index function does."""
+        for key, data in images.items():
             self.bucket.put(key, data, (metadata or {}).get(key))
         self._reconcile()
 

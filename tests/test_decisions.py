@@ -27,14 +27,14 @@ RECORD = re.compile(
     re.MULTILINE,
 )
 LINK = re.compile(r"\[([^\]]+)\]\(([^)\s]+)\)")
-# What may refer to a decision by its number.
+# Folders whose files may refer to a decision by its number.
 SOURCES = ("shared", "functions", "console", "layers", "training", "benchmarks", "tests", "docs")
 REFERENCE = re.compile(r"\bdecisions? (\d{4})\b", re.IGNORECASE)
 CHANGES = {"amended by": "amends", "superseded by": "supersedes"}
 
 
 class Decision(NamedTuple):
-    """`status` and `changes` as they are written, with links."""
+    """`status` and `changes` are Markdown, with links."""
 
     topic: str
     number: str
@@ -55,7 +55,7 @@ class Row(NamedTuple):
 
 
 def records(topic: str, text: str) -> list[Decision]:
-    """The complete records of a topic, in their order; malformed ones are left out."""
+    """The well-formed records of a topic, in order; malformed ones are left out."""
     parts = ("number", "title", "status", "date", "changes")
     return [
         Decision(topic, *(found[part] for part in parts))
@@ -80,7 +80,7 @@ def relations(text: str, verbs: Sequence[str]) -> set[tuple[str, str]]:
 
 
 def anchors(path: Path) -> set[str]:
-    """Explicit ones, and those that GitHub makes of headings."""
+    """Explicit anchors, and those that GitHub generates from headings."""
     text = path.read_text("utf-8")
     headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
     slugs = (re.sub(r"[^\w\s-]", "", heading.lower()).replace(" ", "-") for heading in headings)
@@ -122,7 +122,7 @@ def test_each_heading_begins_a_record_with_anchor_status_and_text(path: Path) ->
         ("0001", "0001 · A title", "Status: accepted · 2026-12-01 · amends everything"),
     ],
 )
-def test_a_malformed_record_is_recognised(anchor: str, heading: str, status: str) -> None:
+def test_a_malformed_record_is_detected(anchor: str, heading: str, status: str) -> None:
     good = '<a id="0001"></a>\n## 0001 · A title\nStatus: accepted · 2026-12-01\n\nText.\n'
     assert len(records("topic.md", good)) == 1
     bad = f'<a id="{anchor}"></a>\n## {heading}\n{status}\n\nText.\n'
@@ -178,7 +178,7 @@ def test_links_resolve(path: Path) -> None:
         assert linked.is_file(), target
         assert not anchor or anchor in anchors(linked), target
         if re.fullmatch(r"\d{4}", text):
-            assert anchor == text, f"{text} leads to {target}"
+            assert anchor == text, f"{text} links to {target}"
 
 
 def test_code_and_documents_name_decisions_that_exist() -> None:

@@ -1,4 +1,4 @@
-"""The documents: every relative link leads somewhere, and tables name what the code has."""
+"""The documents: every relative link resolves, and tables list what the code has."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ def without_fences(markdown: str) -> str:
 
 
 def prose(markdown: str) -> str:
-    """A document without its code: blocks, and spans within lines."""
+    """A document without its code blocks and code spans."""
     text = re.sub(r"(?<=\n\n)(?: {4}.*\n|\n(?= {4}))+", "\n", without_fences(markdown))
     return re.sub(r"(`+)[^`]+?\1", "", text)
 
 
 def links(markdown: str) -> list[str]:
-    """Targets of links and pictures that stay in the repository."""
+    """Targets of links and images within the repository."""
     return [to for to in _LINK.findall(prose(markdown)) if not _ELSEWHERE.match(to)]
 
 
 def anchors(markdown: str) -> set[str]:
-    """Anchors that are written as <a id="…">, and those that GitHub gives a document's headings
+    """Anchors written as <a id="…">, and those that GitHub generates from headings
     (github/html-pipeline, its filter for tables of contents).
     """
     text = without_fences(markdown)
@@ -58,7 +58,7 @@ def anchors(markdown: str) -> set[str]:
 
 
 def test_links_and_anchors_are_found() -> None:
-    """Or the test below would look at nothing."""
+    """Otherwise the tests below would check nothing."""
     markdown = (
         "# One `two`: three\n\n## Same\n\n## Same\n\n[a](b.md#c), [`d`](e.md) and ![f](g.png)\n"
         "[h\ni](j/), [k](https://example.com), `[l](m)`\n\n    [n](o)\n\n```\n[p](q)\n```\n"
@@ -78,20 +78,20 @@ def _broken(page: Path) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_every_relative_link_leads_somewhere(page: Path) -> None:
+def test_every_relative_link_resolves(page: Path) -> None:
     assert not list(_broken(page))
 
 
-def test_every_path_of_the_repository_that_is_named_exists() -> None:
-    named = {
+def test_every_repository_path_in_the_documents_exists() -> None:
+    mentioned = {
         (path, str(page.relative_to(ROOT)))
         for page in PAGES
-        if page.name != "CHANGELOG.md"  # it names what existed then
+        if page.name != "CHANGELOG.md"  # it mentions files of earlier releases
         for path in _CODE.findall(without_fences(page.read_text()))
         if path.partition("/")[0] in FOLDERS
     }
-    assert ("shared/likeness/settings.py", "docs/reference/settings.md") in named
-    assert not [found for found in named if not (ROOT / found[0]).exists()]
+    assert ("shared/likeness/settings.py", "docs/reference/settings.md") in mentioned
+    assert not [found for found in mentioned if not (ROOT / found[0]).exists()]
 
 
 def test_every_document_can_be_reached_from_the_readme() -> None:
@@ -106,7 +106,7 @@ def test_every_document_can_be_reached_from_the_readme() -> None:
     assert not [str(page.relative_to(ROOT)) for page in PAGES if page not in reached | generated]
 
 
-def test_the_settings_page_names_every_variable_that_is_read() -> None:
+def test_the_settings_page_lists_every_variable_that_is_read() -> None:
     source = (ROOT / "shared" / "likeness" / "settings.py").read_text()
     read = set(re.findall(r'"((?:LIKENESS|QDRANT|POWERTOOLS)_[A-Z_]+)"', source))
     assert len(read) > 20
@@ -114,7 +114,7 @@ def test_the_settings_page_names_every_variable_that_is_read() -> None:
     assert read <= listed
 
 
-def test_the_parameters_page_names_every_parameter_and_output_of_the_template() -> None:
+def test_the_parameters_page_lists_every_parameter_and_output_of_the_template() -> None:
     template = cfn_yaml.load(str(ROOT / "template.yaml"))
     text = (REFERENCE / "template-parameters.md").read_text()
     listed = set(re.findall(r"`(\w+)`", text))

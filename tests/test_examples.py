@@ -1,8 +1,8 @@
-"""The curl examples of README.md and of docs/, run as they stand against the service.
+"""The curl examples of README.md and of docs/ run unchanged against the service.
 
-A block of code with a line that begins with curl is a script: bash runs it, and no call may fail.
-`localhost:8000` becomes the service's address, and so does $LIKENESS_URL. The files that are sent
-and the keys that are named exist. So do $ID and $OTHER_ID, two images' ids, $QUERY_ID and
+A code block with a line that begins with curl is a script: bash runs it, and no call may fail.
+`localhost:8000` is replaced by the service's address, and $LIKENESS_URL is set to it. The files and
+object keys in the examples exist. So do $ID and $OTHER_ID, the ids of two images, $QUERY_ID and
 $REQUEST_ID of an answer, and $GROUP, a group of duplicates in which $ID is a copy.
 """
 
@@ -27,10 +27,10 @@ STRICT = 'set -euo pipefail; curl() { command curl --silent --show-error --fail-
 
 
 def scripts(markdown: str) -> list[str]:
-    """Blocks of code, fenced or indented, that call curl."""
+    """Code blocks, fenced or indented, that call curl."""
     fenced = re.findall(r"^```\w*\n(.*?)^```", markdown, re.MULTILINE | re.DOTALL)
-    without = re.sub(r"^```.*?^```", "", markdown, flags=re.MULTILINE | re.DOTALL)
-    indented = re.findall(r"(?:^ {4}.*\n|^\n(?= {4}))+", without, re.MULTILINE)
+    without_fences = re.sub(r"^```.*?^```", "", markdown, flags=re.MULTILINE | re.DOTALL)
+    indented = re.findall(r"(?:^ {4}.*\n|^\n(?= {4}))+", without_fences, re.MULTILINE)
     return [block for block in [*fenced, *indented] if re.search(r"^\s*curl ", block, re.MULTILINE)]
 
 
@@ -49,14 +49,14 @@ def test_the_documents_show_how_to_search() -> None:
     assert {"README.md", "docs/reference/http-api.md"} <= pages
 
 
-def test_what_is_not_run_here_asks_qdrant() -> None:
-    """Or an example with another address would never be tried."""
+def test_examples_that_are_not_run_call_qdrant() -> None:
+    """Otherwise an example with another address would never be tested."""
     for page, script in FOUND:
         assert calls_the_service(script) or "$QDRANT_URL" in script, f"{page}: {script}"
 
 
-def test_blocks_of_code_are_found() -> None:
-    """Or the test below would run nothing."""
+def test_code_blocks_are_found() -> None:
+    """Otherwise the test below would run nothing."""
     markdown = "a\n\n    curl x\n    curl y\n\n```sh\nls\ncurl z\n```\n\n    ls\n\nb `curl`\n"
     assert [script.split() for script in scripts(markdown)] == [
         ["ls", "curl", "z"],
@@ -81,7 +81,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
             yield {
                 "ADDRESS": url,
                 "LIKENESS_URL": url,
-                "LIKENESS_API_KEY": "any: the service itself asks for none",
+                "LIKENESS_API_KEY": "unused: the service itself requires no key",
                 "ID": service.id("copy.jpg"),
                 "OTHER_ID": service.id("2.png"),
                 "QUERY_ID": answer["query_id"],
@@ -93,12 +93,12 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
 @pytest.mark.parametrize(
     "script", [script for _, script in EXAMPLES], ids=[page for page, _ in EXAMPLES]
 )
-def test_an_example_works_as_it_stands(
+def test_an_example_runs_without_error(
     script: str, environment: dict[str, str], tmp_path: Path
 ) -> None:
     for name in re.findall(r"@([\w.-]+\.(?:jpe?g|png))", script):
         (tmp_path / name).write_bytes(encoded(picture(7, 320, 240), "JPEG"))
-    done = subprocess.run(
+    completed = subprocess.run(
         ["bash", "-c", STRICT + script.replace(ADDRESS, environment["ADDRESS"])],
         cwd=tmp_path,
         env={**os.environ, **environment, "no_proxy": "*"},
@@ -106,4 +106,4 @@ def test_an_example_works_as_it_stands(
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert completed.returncode == 0, completed.stdout + completed.stderr

@@ -1,6 +1,6 @@
-"""scripts/find-python finds an interpreter on the PATH, or where a version manager keeps it.
+"""scripts/find-python finds an interpreter on the PATH or in a version manager's folder.
 
-The interpreter is the one that runs the tests, linked into folders as version managers have them.
+The tests link their own interpreter into folders like those of version managers.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def install(program: Path) -> Path:
 
 
 def shim(program: Path) -> None:
-    """What pyenv has on the PATH for a version that is not selected."""
+    """A script like pyenv's on the PATH for a version that is not selected."""
     program.parent.mkdir(parents=True)
     program.write_text("#!/bin/sh\necho 'pyenv: command not found' >&2\nexit 127\n")
     program.chmod(0o755)
@@ -74,7 +74,7 @@ def test_an_interpreter_on_the_path_is_found(find: Find, tmp_path: Path, name: s
         f".local/share/uv/python/cpython-{VERSION}.0-linux-x86_64-gnu",
     ],
 )
-def test_a_version_manager_is_asked_where_the_path_has_only_its_failing_shim(
+def test_a_version_managers_folder_is_searched_if_the_path_has_only_its_failing_shim(
     find: Find, tmp_path: Path, folder: str
 ) -> None:
     shim(tmp_path / "bin" / f"python{VERSION}")
@@ -92,10 +92,10 @@ def test_a_version_manager_is_asked_where_the_path_has_only_its_failing_shim(
         ("UV_PYTHON_INSTALL_DIR", ""),
     ],
 )
-def test_a_version_manager_may_have_a_folder_of_another_name(
+def test_a_version_managers_folder_may_be_set_by_a_variable(
     find: Find, tmp_path: Path, variable: str, below: str
 ) -> None:
-    root = tmp_path / "where I keep it"
+    root = tmp_path / "a custom folder"
     program = install(root / below / f"{VERSION}.0" / "bin" / f"python{VERSION}")
     assert find(VERSION, **{variable: str(root)}).stdout == f"{program}\n"
 
@@ -108,13 +108,15 @@ def test_the_newest_patch_release_is_chosen(find: Find, tmp_path: Path) -> None:
     assert find(VERSION).stdout == f"{programs[1]}\n"
 
 
-def test_a_name_does_not_make_a_version(find: Find, tmp_path: Path) -> None:
+def test_an_interpreter_of_another_version_is_not_found_by_its_name(
+    find: Find, tmp_path: Path
+) -> None:
     install(tmp_path / "bin" / f"python{ABSENT}")
     install(tmp_path / f".pyenv/versions/{ABSENT}.0/bin/python{ABSENT}")
     found = find(ABSENT)
     assert (found.returncode, found.stdout) == (1, "")
 
 
-def test_the_first_of_several_versions_that_is_there_is_found(find: Find, tmp_path: Path) -> None:
+def test_the_first_installed_version_of_several_is_found(find: Find, tmp_path: Path) -> None:
     program = install(tmp_path / f".pyenv/versions/{VERSION}.0/bin/python{VERSION}")
     assert find(ABSENT, VERSION).stdout == f"{program}\n"

@@ -1,4 +1,4 @@
-"""docs/reference/sizing.md is what benchmarks/sizing.py prints; its nodes are large enough."""
+"""docs/reference/sizing.md equals benchmarks/sizing.py's output; its nodes are large enough."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from benchmarks.sizing import MILLION, SIZES, SOURCES, Inputs, machines, page, p
 from tests.service import ROOT
 
 
-def test_the_page_is_the_one_that_the_script_prints() -> None:
+def test_the_page_equals_the_output_of_the_script() -> None:
     assert (ROOT / "docs" / "reference" / "sizing.md").read_text() == page(Inputs())
 
 
-def test_each_input_says_where_it_comes_from() -> None:
+def test_each_input_has_a_source() -> None:
     assert list(SOURCES) == list(Inputs._fields)
 
 
@@ -32,12 +32,12 @@ def test_more_images_never_cost_less() -> None:
     assert costs == sorted(costs)
 
 
-def test_a_million_more_images_change_no_searches() -> None:
+def test_the_cost_of_searches_does_not_depend_on_the_number_of_images() -> None:
     one, ten = (plan(images, Inputs()) for images in (MILLION, 10 * MILLION))
     assert one.search_usd == ten.search_usd
     assert ten.index_usd == pytest.approx(10 * one.index_usd)
 
 
-def test_what_no_node_can_hold_is_told() -> None:
+def test_an_index_too_large_for_every_node_is_refused() -> None:
     with pytest.raises(SystemExit, match="--shard-images"):
         machines(memory_gib=1000, cores=1, replicas=2, shards=1)

@@ -27,12 +27,12 @@ SOURCES = ["pyproject.toml", "README.md", "LICENSE", "shared", "functions", "con
 SHIPPED = {".py", ".typed", ".html", ".css", ".js", ".svg", ".json", ".onnx"}
 # An environment that has the wheel and its dependencies already.
 INSTALLED = os.environ.get("LIKENESS_WHEEL_ENVIRONMENT")
-# Neither the repository nor a service of this machine may be found by chance.
+# Nothing here leads to the repository or to a service that runs on this machine.
 ENVIRONMENT = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
 
 
 def run(*command: str | Path, cwd: Path, **environment: str) -> str:
-    done = subprocess.run(
+    completed = subprocess.run(
         command,
         cwd=cwd,
         env={**ENVIRONMENT, "NO_PROXY": "*", **environment},
@@ -40,13 +40,13 @@ def run(*command: str | Path, cwd: Path, **environment: str) -> str:
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    assert completed.returncode == 0, completed.stdout + completed.stderr
+    return completed.stdout
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from a copy, since setuptools writes beside the sources."""
+    """Built from a copy, since setuptools writes into the source folder."""
     copy, out = (tmp_path_factory.mktemp(name) for name in ("sources", "dist"))
     for name in [*SOURCES, "layers/model"]:
         if (ROOT / name).is_dir():
@@ -61,7 +61,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def binaries(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the installed `likeness` and its Python are."""
+    """The folder of the installed `likeness` and its Python."""
     if INSTALLED:
         return Path(INSTALLED).resolve() / "bin"
     environment = tmp_path_factory.mktemp("environment")
@@ -69,7 +69,7 @@ def binaries(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     install = ["-m", "pip", "--disable-pip-version-check", "install", "--no-index", "--no-deps"]
     run(environment / "bin" / "python", *install, wheel, cwd=environment)
     [packages] = environment.glob("lib/python3*/site-packages")
-    # A plain line adds the folder alone: the repository's own installation there stays unseen.
+    # A plain line adds the folder only: its .pth files, which lead to the repository, are not read.
     (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
     return environment / "bin"
 
@@ -78,7 +78,7 @@ def binaries(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def served(
     binaries: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Path, LocalService]]:
-    """The installed service, and the folder, empty before, that it runs in."""
+    """The installed service, and the folder that it runs in, which was empty."""
     folder = tmp_path_factory.mktemp("empty")
     with subprocess.Popen(
         [binaries / "likeness", "serve", "--port", "0"],
@@ -97,9 +97,9 @@ def served(
             process.terminate()
 
 
-def test_only_packages_of_ours_are_installed(wheel: Path) -> None:
-    tops = {name.partition("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
-    packages = {top for top in tops if not top.endswith(".dist-info")}
+def test_only_our_own_packages_are_installed(wheel: Path) -> None:
+    top_level = {name.partition("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
+    packages = {top for top in top_level if not top.endswith(".dist-info")}
     assert packages == {"likeness", "likeness_console", "likeness_functions"}
 
 
@@ -114,7 +114,7 @@ def test_every_file_of_the_packages_is_in_the_wheel(wheel: Path) -> None:
     assert "likeness/py.typed" in names
 
 
-def test_the_repository_is_not_what_runs(binaries: Path, tmp_path: Path) -> None:
+def test_the_installed_package_runs_and_not_the_repository(binaries: Path, tmp_path: Path) -> None:
     code = "import likeness, likeness_console as c; print(likeness.__file__, c.__file__)"
     assert str(ROOT) not in run(binaries / "python", "-c", code, cwd=tmp_path)
 
@@ -137,7 +137,7 @@ def test_an_image_is_uploaded_and_found_by_the_installed_command(
     assert "1.jpg" in found
 
 
-def test_a_service_elsewhere_is_searched_by_its_url(
+def test_another_service_is_searched_by_its_url(
     served: tuple[Path, LocalService], binaries: Path, tmp_path: Path
 ) -> None:
     _, service = served

@@ -1,10 +1,11 @@
-"""Tries a learned verifier: does cross-attention over two images' descriptors beat geometry?
+"""An experiment: does a learned verifier, attention over two images' descriptors, beat geometry?
 
-After AMES (Suma et al., ECCV 2024, arXiv 2408.03282), made small: 32 descriptors of each image with
-their places, two layers of 96 dimensions, one logit. Pairs are views of one photo against views of
-the photos most like it. Writes WORK/RUN/attention.onnx, times it, and measures on the tasks of
-`evaluate.py` what it adds to the order of the profile `precise`: the score gains its probability,
-times a weight. All weights are shown, so the best is flattered: if that is no gain, there is none.
+A small version of AMES (Suma et al., ECCV 2024, arXiv 2408.03282): 32 descriptors of each image
+with their positions, two layers of 96 dimensions, one logit. Positive pairs are views of one photo,
+negative ones views of similar photos. Writes WORK/RUN/attention.onnx, times it, and measures on the
+tasks of `evaluate.py` how much it improves the ranking of the profile `precise` when its
+probability, times a weight, is added to the score. All weights are shown, so the best figure is
+optimistic: if even that is no gain, there is none.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from console.evaluation.metrics import Estimate, estimate
-from evaluate import Described, Task, Vectors, tasks
-from likeness.descriptor_packing import KEPT
+from evaluate import SetFeatures, Task, Vectors, tasks
+from likeness.descriptor_packing import KEPT, cell_positions
 from likeness.embedding import Embedder
-from likeness.proof.geometry import grid, verify
+from likeness.proof.geometry import verify
 from likeness.proof.verdicts import Calibration, load_calibration
 from likeness.rerank.refinement import refine
 from likeness.search import DEPTH
@@ -36,13 +37,13 @@ from pixels import normalised
 TOKENS = 32  # the most salient descriptors of an image
 _DIM, _LAYERS, _HEADS = 96, 2, 4
 _BATCH, _NEGATIVES = 64, 3
-_HARD = 20  # negatives are drawn from so many nearest photos
+_HARD = 20  # negatives are drawn from this many nearest views of other photos
 _SIDE = 14
 WEIGHTS = (0.02, 0.05, 0.1, 0.2, 0.5)
 
 
 class Verifier(nn.Module):
-    """Descriptors (N, 32, D) and places (N, 32, 2), in shares of the side, of two images → (N,)."""
+    """Descriptors (N, 32, D) and positions (N, 32, 2) of 0…1 of two images → logits (N,)."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -71,59 +72,60 @@ class Verifier(nn.Module):
 def salient(
     local: NDArray[np.float32], salience: NDArray[np.float32]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The TOKENS best descriptors (N, 32, D) and their places (N, 32, 2), 0 to 1."""
+    """The TOKENS most salient descriptors (N, 32, D) and their positions (N, 32, 2) of 0…1."""
     best = np.argsort(-salience, axis=1, kind="stable")[:, :TOKENS]
     rows = np.take_along_axis(local, best[..., None], axis=1)
-    return rows.astype(np.float32), grid(_SIDE)[best] / (_SIDE - 1)
+    return rows.astype(np.float32), cell_positions(_SIDE)[best] / (_SIDE - 1)
 
 
 def describe_views(
     work: Path, embedder: Embedder, shards: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]:
-    """Vectors, descriptors, places and photo numbers of the views of some shards."""
-    vectors, rows, places, photos = [], [], [], []
+    """Vectors, descriptors, positions and photo numbers of the views of some shards."""
+    vectors, rows, positions, photos = [], [], [], []
     for path in track(sorted((work / "shards").glob("[0-9]*.npy"))[:shards], "describing"):
         for record in np.load(path, mmap_mode="r"):
             image = Image.fromarray(record["view"]).resize((224, 224), Image.Resampling.BICUBIC)
             found = embedder.extract([normalised(np.asarray(image))])
             assert found.local is not None
             assert found.salience is not None
-            row, place = salient(found.local, found.salience)
+            row, position = salient(found.local, found.salience)
             vectors.append(found.vectors[0])
             rows.append(row[0])
-            places.append(place[0])
+            positions.append(position[0])
             photos.append(record["photo"])
-    return np.array(vectors), np.array(rows), np.array(places), np.array(photos)
+    return np.array(vectors), np.array(rows), np.array(positions), np.array(photos)
 
 
 def train(
     verifier: Verifier,
     vectors: NDArray[np.float32],
     rows: NDArray[np.float32],
-    places: NDArray[np.float32],
+    positions: NDArray[np.float32],
     photos: NDArray[np.int32],
     steps: int,
     rate: float,
     seed: int,
 ) -> None:
-    """Each step: pairs of views 2k and 2k + 1, each beside views of photos that look alike."""
+    """Each step compares views 2k and 2k + 1, and each with views of similar photos."""
     rng = np.random.default_rng(seed)
     optimizer = torch.optim.AdamW(verifier.parameters(), rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
-    all_rows, all_places = torch.from_numpy(rows), torch.from_numpy(places)
+    all_rows, all_positions = torch.from_numpy(rows), torch.from_numpy(positions)
     near = _neighbours(vectors, photos)
     mean, started = 0.7, time.monotonic()
     for step in track(range(steps), "training"):
-        one = rng.integers(len(vectors) // 2, size=_BATCH) * 2 + rng.integers(2, size=_BATCH)
-        wrong = near[one[:, None], rng.integers(_HARD, size=(_BATCH, _NEGATIVES))]
-        other = np.concatenate([(one ^ 1)[:, None], wrong], axis=1).ravel()
-        query = np.repeat(one, 1 + _NEGATIVES)
+        pairs, sides = rng.integers(len(vectors) // 2, size=_BATCH), rng.integers(2, size=_BATCH)
+        first_views = 2 * pairs + sides
+        negatives = near[first_views[:, None], rng.integers(_HARD, size=(_BATCH, _NEGATIVES))]
+        candidates = np.concatenate([(first_views ^ 1)[:, None], negatives], axis=1).ravel()
+        query = np.repeat(first_views, 1 + _NEGATIVES)
         truth = torch.zeros(_BATCH, 1 + _NEGATIVES)
         truth[:, 0] = 1
         logits = verifier(
-            all_rows[query], all_places[query], all_rows[other], all_places[other]
+            all_rows[query], all_positions[query], all_rows[candidates], all_positions[candidates]
         ).view(_BATCH, -1)
-        # which of them is it, and is it at all: ranking and a verdict
+        # a ranking loss over the candidates, and a binary loss for each pair
         loss = functional.cross_entropy(logits, torch.zeros(_BATCH, dtype=torch.long))
         loss = loss + functional.binary_cross_entropy_with_logits(logits, truth)
         optimizer.zero_grad(set_to_none=True)
@@ -163,59 +165,69 @@ def export(verifier: Verifier, path: Path, dim: int) -> None:
 
 
 def gains(
-    session: ort.InferenceSession, task: Task, sets: dict[str, Described], calibration: Calibration
+    session: ort.InferenceSession,
+    task: Task,
+    sets: dict[str, SetFeatures],
+    calibration: Calibration,
 ) -> dict[float, Estimate]:
-    """For each weight, the difference in R@1 that it makes to `precise`, with its interval."""
-    of, rows = task.queries
-    queries = sets[of]
+    """For each weight, the change of R@1 over `precise`, with its confidence interval."""
+    query_set, rows = task.queries
+    queries = sets[query_set]
     parts = [(sets[name], chosen) for name, chosen in task.gallery]
     vectors = np.concatenate([found.vectors[chosen] for found, chosen in parts])
-    local = np.concatenate([_known(found.local)[chosen] for found, chosen in parts])
-    salience = np.concatenate([_known(found.salience)[chosen] for found, chosen in parts])
-    theirs, theirs_at = salient(local, salience)
+    local = np.concatenate([_required(found.local)[chosen] for found, chosen in parts])
+    salience = np.concatenate([_required(found.salience)[chosen] for found, chosen in parts])
+    target_rows, target_at = salient(local, salience)
     stored = np.argsort(-salience, axis=1, kind="stable")[:, :KEPT]
-    kept, kept_at = np.take_along_axis(local, stored[..., None], axis=1), grid(_SIDE)[stored]
-    mine, mine_at = salient(_known(queries.local)[rows], _known(queries.salience)[rows])
+    kept, kept_at = (
+        np.take_along_axis(local, stored[..., None], axis=1),
+        cell_positions(_SIDE)[stored],
+    )
+    query_rows, query_at = salient(
+        _required(queries.local)[rows], _required(queries.salience)[rows]
+    )
     cosines = queries.vectors[rows] @ vectors.T
     if task.ignored is not None:
         cosines = np.where(task.ignored, -1, cosines)
-    right: dict[float, list[bool]] = {weight: [] for weight in (0.0, *WEIGHTS)}
+    correct: dict[float, list[bool]] = {weight: [] for weight in (0.0, *WEIGHTS)}
     for n, row in enumerate(track(rows, task.name, transient=True)):
         first = np.argsort(-cosines[n], kind="stable")[:DEPTH]
         share = calibration.refinement
         score = (1 - share) * cosines[n, first]
         score += share * refine(queries.vectors[row], vectors[first])
-        found = verify(_known(queries.local)[row], grid(_SIDE), kept[first], kept_at[first])
+        found = verify(
+            _required(queries.local)[row], cell_positions(_SIDE), kept[first], kept_at[first]
+        )
         score += calibration.geometry * found.score
-        same = np.repeat(mine[n : n + 1], len(first), axis=0)
-        same_at = np.repeat(mine_at[n : n + 1], len(first), axis=0)
-        feed = {"query": same, "query_at": same_at, "target": theirs[first]}
-        [logit] = session.run(None, {**feed, "target_at": theirs_at[first]})
-        for weight, answers in right.items():
+        repeated = np.repeat(query_rows[n : n + 1], len(first), axis=0)
+        repeated_at = np.repeat(query_at[n : n + 1], len(first), axis=0)
+        feed = {"query": repeated, "query_at": repeated_at, "target": target_rows[first]}
+        [logit] = session.run(None, {**feed, "target_at": target_at[first]})
+        for weight, hits in correct.items():
             best = first[(score + weight / (1 + np.exp(-logit))).argmax()]
-            answers.append(bool(task.relevant[n, best]))
-    before = np.array(right[0.0], np.float64)
+            hits.append(bool(task.relevant[n, best]))
+    before = np.array(correct[0.0], np.float64)
     return {
-        weight: estimate(np.array(right[weight], np.float64) - before, task.groups)
+        weight: estimate(np.array(correct[weight], np.float64) - before, task.groups)
         for weight in WEIGHTS
     }
 
 
-def _known(values: NDArray[np.float32] | None) -> NDArray[np.float32]:
+def _required(values: NDArray[np.float32] | None) -> NDArray[np.float32]:
     assert values is not None
     return values
 
 
 def pair_ms(session: ort.InferenceSession, dim: int, pairs: int = 100) -> float:
-    """The least of ten runs, for one pair."""
+    """Milliseconds per pair, the minimum of ten runs."""
     sizes = {"query": dim, "query_at": 2, "target": dim, "target_at": 2}
     feed = {name: np.ones((pairs, TOKENS, size), np.float32) for name, size in sizes.items()}
-    took = []
+    times = []
     for _ in range(10):
         started = time.perf_counter()
         session.run(None, feed)
-        took.append(time.perf_counter() - started)
-    return min(took) * 1000 / pairs
+        times.append(time.perf_counter() - started)
+    return min(times) * 1000 / pairs
 
 
 def main() -> None:
@@ -225,10 +237,12 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="folder with grocery/, copies/ and clothing/")
     parser.add_argument("work", type=Path, help="folder with shards/")
     parser.add_argument("run", help="folder under WORK for attention.onnx")
-    parser.add_argument("bundle", type=Path, help="whose descriptors it learns to compare")
-    parser.add_argument("--shards", type=int, default=40, help="of views (default: %(default)s)")
+    parser.add_argument("bundle", type=Path, help="the model bundle whose descriptors it compares")
+    parser.add_argument(
+        "--shards", type=int, default=40, help="number of shards of views (default: %(default)s)"
+    )
     parser.add_argument("--steps", type=int, default=6000, help="(default: %(default)s)")
-    parser.add_argument("--rate", type=float, default=1e-3, help="of learning (default: 1e-3)")
+    parser.add_argument("--rate", type=float, default=1e-3, help="learning rate (default: 1e-3)")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     torch.manual_seed(arguments.seed)
@@ -246,7 +260,7 @@ def main() -> None:
     options.intra_op_num_threads = 1
     session = ort.InferenceSession(str(folder / "attention.onnx"), options)
     weights = sum(p.numel() for p in verifier.parameters())
-    print(f"{weights} weights, {pair_ms(session, dim):.2f} ms a pair on one core")
+    print(f"{weights} weights, {pair_ms(session, dim):.2f} ms per pair on one core")
     calibration = load_calibration(arguments.bundle, embedder.fingerprint)
     assert calibration is not None
     sets = Vectors(arguments.data, folder / "vectors").of_bundle("ours", arguments.bundle)

@@ -1,6 +1,6 @@
-"""Puts a run's network into a bundle: image.onnx, model.json and MODEL_CARD.md.
+"""Writes a model bundle from a run's network: image.onnx, model.json and MODEL_CARD.md.
 
-The card's figures are those of evaluate.py and of the runs' logs: nothing is typed by hand.
+The card's figures are generated from evaluate.py's results and the runs' logs.
 """
 
 from __future__ import annotations
@@ -50,17 +50,17 @@ def write(folder: Path, network: Path, version: str) -> None:
 
 
 def card(work: Path, evaluation: Path) -> str:
-    """The template with its tables filled in."""
+    """The model card: the template with its tables filled in."""
     cells = msgspec.json.decode(evaluation.read_bytes(), type=list[Cell])
-    parts = {"evaluation": tables(cells), "tries": tries(work)}
+    parts = {"evaluation": tables(cells), "tries": run_table(work)}
     filled = _CARD.read_text(encoding="utf-8")
     for name, text in parts.items():
         filled = filled.replace(f"{{{{{name}}}}}", text)
     return filled
 
 
-def tries(work: Path) -> str:
-    """One line for each run that has a log: its last losses and validation figures."""
+def run_table(work: Path) -> str:
+    """A table with a row for each run that has a log: its steps and last validation figures."""
     lines = ["| run | steps | clothing | objects | views |", "|---|---|---|---|---|"]
     for log in sorted(work.glob("*/log.csv")):
         with log.open(encoding="utf-8", newline="") as file:

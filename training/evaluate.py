@@ -1,9 +1,9 @@
-"""Measures models side by side on photos that training never saw: tables and WORK/evaluation.json.
+"""Compares models on photos that training never saw: prints tables, writes WORK/evaluation.json.
 
-Rows: our bundle, as shipped and in float32 where WORK/RUN holds it; the networks of MODELS;
-fixed filters; perceptual hashes. Columns: five tasks, by the global vector alone, then with
-geometric verification of the first 50 where the model has local descriptors. Vectors are kept in
-WORK/vectors, so that a second run takes seconds.
+Rows: our bundle, as shipped and with --float before quantisation; the networks of MODELS; fixed
+filters; perceptual hashes. Models with local descriptors have further rows, with geometric
+verification of the first 50 candidates. Columns: the tasks. Vectors are cached in WORK/vectors, so
+that a second run takes seconds.
 """
 
 from __future__ import annotations
@@ -26,19 +26,20 @@ from PIL import Image
 from rich.progress import track
 
 from console.evaluation.metrics import Estimate, Ranking, estimate, rank
+from likeness.descriptor_packing import cell_positions
 from likeness.embedding import BatchFeatures, Embedder
 from likeness.images import decode
-from likeness.proof.geometry import grid, verify
+from likeness.proof.geometry import verify
 from likeness.settings import Limits
 
 _REPOSITORY = Path(__file__).resolve().parents[1]
 BUNDLED = _REPOSITORY / "layers" / "model"
 FIXED_FILTERS = _REPOSITORY / "tests" / "models" / "fixed-filters"
 RERANKED = 50
-STORED = 64  # descriptors that the index would keep of an image: those of the highest salience
-GEOMETRY_GAIN = 0.1  # what a verified match adds to the cosine: `geometry_gain.py` chose it
+STORED = 64  # descriptors per image that the index would store: the most salient
+GEOMETRY_GAIN = 0.1  # weight of the geometric score beside the cosine; see `geometry_gain.py`
 _SETS = ("grocery", "copies", "clothing")
-# Clothing photos that copies/ uses as a background: as distractors they would be right answers.
+# Clothing photos that copies/ uses as backgrounds: as distractors they would be correct answers.
 _BACKGROUNDS = {f"images/{n}.jpg" for n in ("00641", "03471", "03642", "04326", "04541", "04725")}
 _HASHES: dict[str, Callable[[Image.Image], imagehash.ImageHash]] = {
     "pHash": imagehash.phash,
@@ -62,7 +63,7 @@ PEERS: dict[str, tuple[int, dict[str, Any]]] = {
 
 
 class Task(NamedTuple):
-    """Queries and gallery as rows of their sets, which pairs are right, and what to resample."""
+    """Queries and gallery as rows of their sets, the relevant pairs, and the groups to resample."""
 
     name: str
     queries: tuple[str, NDArray[np.intp]]
@@ -72,8 +73,8 @@ class Task(NamedTuple):
     groups: NDArray[np.str_]
 
 
-class Described(NamedTuple):
-    """One set through one model: unit rows (N, D); local (N, 196, d) and salience, or None."""
+class SetFeatures(NamedTuple):
+    """Features of one set: unit rows (N, D); local (N, 196, d) and salience, or None."""
 
     vectors: NDArray[np.float32]
     local: NDArray[np.float32] | None
@@ -81,7 +82,7 @@ class Described(NamedTuple):
 
 
 def tasks(data: Path) -> list[Task]:
-    """The five protocols of the data's README, on held-out photos only."""
+    """The tasks of the data's README, on held-out photos only."""
     grocery, copies, clothing = (_columns(data / name) for name in _SETS)
     test, train, iconic = (_rows(grocery, "split", s) for s in ("test", "train", "iconic"))
     cartons = [rows[grocery["dept"][rows] == "Packages"] for rows in (test, train, iconic)]
@@ -145,8 +146,8 @@ def _rows(columns: dict[str, NDArray[np.str_]], name: str, value: str) -> NDArra
     return np.flatnonzero(columns[name] == value)
 
 
-def describe(folder: Path, embedder: Embedder, title: str) -> Described:
-    """All photos of one set, as the service would see them."""
+def extract(folder: Path, embedder: Embedder, title: str) -> SetFeatures:
+    """Features of all photos of one set, as the service would extract them."""
     found: list[BatchFeatures] = []
     for path in track(_columns(folder)["path"], f"{title}, {folder.name}", transient=True):
         image, _ = decode((folder / path).read_bytes(), Limits(), embedder.decode_size)
@@ -155,55 +156,59 @@ def describe(folder: Path, embedder: Embedder, title: str) -> Described:
     if embedder.spec.local:
         local = np.concatenate([d.local for d in found if d.local is not None])
         salience = np.concatenate([d.salience for d in found if d.salience is not None])
-    return Described(np.concatenate([d.vectors for d in found]), local, salience)
+    return SetFeatures(np.concatenate([d.vectors for d in found]), local, salience)
 
 
-def hashed(folder: Path, how: Callable[[Image.Image], imagehash.ImageHash]) -> Described:
+def hash_images(
+    folder: Path, hash_image: Callable[[Image.Image], imagehash.ImageHash]
+) -> SetFeatures:
     """Bits as ±1, scaled to unit rows: their cosine falls as the Hamming distance grows."""
     rows = [
-        np.where(how(Image.open(folder / path).convert("RGB")).hash.ravel(), 1, -1)
+        np.where(hash_image(Image.open(folder / path).convert("RGB")).hash.ravel(), 1, -1)
         for path in track(_columns(folder)["path"], f"hashes, {folder.name}", transient=True)
     ]
     bits = np.array(rows, np.float32)
-    return Described(bits / np.sqrt(np.float32(bits.shape[1])), None, None)
+    return SetFeatures(bits / np.sqrt(np.float32(bits.shape[1])), None, None)
 
 
-def judge(task: Task, sets: dict[str, Described], stored: int | None) -> Ranking:
-    """The task's metrics; `stored` descriptors of a gallery image take part in geometry, or none
-    at all where it is None.
+def measure(task: Task, sets: dict[str, SetFeatures], stored: int | None) -> Ranking:
+    """The task's metrics. Geometry uses the `stored` most salient descriptors of a gallery image;
+    with None there is no geometry.
     """
-    of, queries = task.queries
+    query_set, queries = task.queries
     gallery = [_part(sets[name], rows) for name, rows in task.gallery]
-    scores = sets[of].vectors[queries] @ np.concatenate([g.vectors for g in gallery]).T
+    scores = sets[query_set].vectors[queries] @ np.concatenate([g.vectors for g in gallery]).T
     if stored is not None:
-        kept, kept_at = zip(*(_kept(g, stored) for g in gallery), strict=True)
+        kept, kept_at = zip(*(_most_salient(g, stored) for g in gallery), strict=True)
         scores = _verified(
-            scores, _part(sets[of], queries), np.concatenate(kept), np.concatenate(kept_at)
+            scores, _part(sets[query_set], queries), np.concatenate(kept), np.concatenate(kept_at)
         )
     return rank(scores, task.relevant, task.ignored)
 
 
-def _part(described: Described, rows: NDArray[np.intp]) -> Described:
-    return Described(*(None if values is None else values[rows] for values in described))  # type: ignore[arg-type]
+def _part(features: SetFeatures, rows: NDArray[np.intp]) -> SetFeatures:
+    return SetFeatures(*(None if values is None else values[rows] for values in features))  # type: ignore[arg-type]
 
 
-def _kept(gallery: Described, stored: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The most salient descriptors (N, stored, d), and where they are (N, stored, 2)."""
+def _most_salient(
+    gallery: SetFeatures, stored: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The most salient descriptors (N, stored, d) and their positions (N, stored, 2)."""
     assert gallery.local is not None
     assert gallery.salience is not None
     best = np.argsort(-gallery.salience, axis=1, kind="stable")[:, :stored]
-    at = grid(round(gallery.local.shape[1] ** 0.5))
+    at = cell_positions(round(gallery.local.shape[1] ** 0.5))
     return np.take_along_axis(gallery.local, best[..., None], axis=1), at[best]
 
 
 def _verified(
     scores: NDArray[np.float32],
-    queries: Described,
+    queries: SetFeatures,
     kept: NDArray[np.float32],
     kept_at: NDArray[np.float32],
 ) -> NDArray[np.float32]:
     assert queries.local is not None
-    at = grid(round(queries.local.shape[1] ** 0.5))
+    at = cell_positions(round(queries.local.shape[1] ** 0.5))
     fused = scores.copy()
     for row, query in enumerate(queries.local):
         first = np.argsort(-scores[row], kind="stable")[:RERANKED]
@@ -213,7 +218,7 @@ def _verified(
 
 
 def peer_bundle(folder: Path, network: Path) -> Path:
-    """A teacher's file as a bundle, with the centre crop that it was trained with."""
+    """A bundle of a teacher's network, with the centre crop that it was trained with."""
     dim, fields = PEERS[network.stem]
     data = network.read_bytes()
     (folder / network.name).write_bytes(data)
@@ -242,32 +247,32 @@ def float_bundle(folder: Path, bundle: Path, network: Path) -> Path:
 
 
 class Vectors:
-    """Every method's vectors of every set, computed once for the same weights."""
+    """Features of every set by each method, cached by the model's fingerprint."""
 
     def __init__(self, data: Path, cache: Path) -> None:
         self._data, self._cache = data, cache
         cache.mkdir(parents=True, exist_ok=True)
 
-    def of_bundle(self, title: str, folder: Path) -> dict[str, Described]:
+    def of_bundle(self, title: str, folder: Path) -> dict[str, SetFeatures]:
         embedder = Embedder(folder, os.cpu_count() or 1)
         return {
-            name: self._kept(
+            name: self._cached(
                 f"{embedder.fingerprint}-{name}",
-                lambda name=name: describe(self._data / name, embedder, title),  # type: ignore[misc]
+                lambda name=name: extract(self._data / name, embedder, title),  # type: ignore[misc]
             )
             for name in _SETS
         }
 
-    def of_hash(self, title: str) -> dict[str, Described]:
+    def of_hash(self, title: str) -> dict[str, SetFeatures]:
         return {
-            name: self._kept(
+            name: self._cached(
                 f"{title}-{name}",
-                lambda name=name: hashed(self._data / name, _HASHES[title]),  # type: ignore[misc]
+                lambda name=name: hash_images(self._data / name, _HASHES[title]),  # type: ignore[misc]
             )
             for name in _SETS
         }
 
-    def _kept(self, key: str, compute: Callable[[], Described]) -> Described:
+    def _cached(self, key: str, compute: Callable[[], SetFeatures]) -> SetFeatures:
         path = self._cache / f"{key}.npz"
         if not path.exists():
             found = {k: v for k, v in compute()._asdict().items() if v is not None}
@@ -275,7 +280,7 @@ class Vectors:
             np.savez(partial, **found)
             partial.rename(path)
         arrays = np.load(path)
-        return Described(*(arrays.get(f) for f in Described._fields))
+        return SetFeatures(*(arrays.get(f) for f in SetFeatures._fields))
 
 
 class Cell(msgspec.Struct):
@@ -289,18 +294,21 @@ class Cell(msgspec.Struct):
     mean_ap: Estimate
 
 
-def cells(title: str, sets: dict[str, Described], listed: list[Task]) -> list[Cell]:
-    """A model with local descriptors has three rows: vector alone, and geometry with all
+def cells(title: str, sets: dict[str, SetFeatures], listed: list[Task]) -> list[Cell]:
+    """A model with local descriptors has three rows: the vector alone, and geometry with all
     descriptors or with those that the index would store.
     """
-    ways: list[tuple[str, int | None]] = [(title, None)]
+    variants: list[tuple[str, int | None]] = [(title, None)]
     local = sets["grocery"].local
     if local is not None:
-        ways += [(f"{title} + geometry", local.shape[1]), (f"{title} + geometry, {STORED}", STORED)]
+        variants += [
+            (f"{title} + geometry", local.shape[1]),
+            (f"{title} + geometry, {STORED}", STORED),
+        ]
     found = []
-    for name, stored in ways:
+    for name, stored in variants:
         for task in track(listed, name, transient=True):
-            ranking = judge(task, sets, stored)
+            ranking = measure(task, sets, stored)
             shown = (ranking.at_1, ranking.at_5, ranking.average_precision)
             estimates = [estimate(values, task.groups) for values in shown]
             found.append(Cell(name, task.name, len(task.groups), *estimates))
@@ -308,7 +316,7 @@ def cells(title: str, sets: dict[str, Described], listed: list[Task]) -> list[Ce
 
 
 def table(found: list[Cell], title: str, value: Callable[[Cell], Estimate]) -> str:
-    """Markdown: methods down, tasks across, one metric with its interval; last, the mean of all."""
+    """Markdown: a row per method, a column per task, and the mean; one metric with its interval."""
     names = list(dict.fromkeys(cell.task for cell in found))
     lines = [f"| {title} | {' | '.join(names)} | mean |", "|---" * (len(names) + 2) + "|"]
     for method in dict.fromkeys(cell.method for cell in found):
@@ -342,8 +350,10 @@ def main() -> None:
     parser.add_argument("work", type=Path, help="folder for vectors and evaluation.json")
     parser.add_argument("--models", type=Path, help="folder with the teachers' .onnx files")
     parser.add_argument("--bundle", type=Path, default=BUNDLED, help="(default: the bundled model)")
-    parser.add_argument("--float", type=Path, metavar="ONNX", help="ours before quantisation")
-    parser.add_argument("--ours", action="store_true", help="only our own rows")
+    parser.add_argument(
+        "--float", type=Path, metavar="ONNX", help="our network before quantisation"
+    )
+    parser.add_argument("--ours", action="store_true", help="only our own model")
     arguments = parser.parse_args()
     vectors, listed = Vectors(arguments.data, arguments.work / "vectors"), tasks(arguments.data)
     found: list[Cell] = []

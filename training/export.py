@@ -1,9 +1,10 @@
-"""Whitens, and exports a run's averaged weights to ONNX: WORK/RUN/image.f32.onnx.
+"""Whitens a run's averaged weights and exports them to ONNX: WORK/RUN/image.f32.onnx.
 
-The embedding is centred on the training photos' mean and gently whitened (eigenvalues to the power
-of −strength/2; Jégou and Chum, ECCV 2012, is strength 1): which strength, the validation photos
-decide. Both are linear, so they become the last layer's weights. `patches` are the 64 principal
-axes of the same map. Mean and standard deviation of the pixels stand in model.json.
+The embedding is centred on the training photos' mean and partly whitened (eigenvalues to the power
+of −strength/2; Jégou and Chum, ECCV 2012, is strength 1). The strength is chosen on the validation
+photos. Both steps are linear, so they are folded into the last layer's weights. `patches` are the
+projections of the same map on its 64 principal axes. The pixels' mean and standard deviation are in
+model.json.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from network import EMBEDDING_DIM, LOCAL_DIM, Features, Network
 from pixels import SIDE, tensor
 from validation import Validation
 
-PHOTOS = 2000  # of training, for mean and covariance
+PHOTOS = 2000  # training photos for mean and covariance
 PATCH_DIM = 64
 OUTPUTS = ("embedding", "patches", "local", "salience")
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -81,7 +82,7 @@ def statistics(
 
 
 def whitening(covariance: NDArray[np.float64], strength: float) -> NDArray[np.float64]:
-    """Σ^(−strength/2), floored so that directions of pure noise are not blown up."""
+    """Σ^(−strength/2), with a floor so that directions of pure noise are not amplified."""
     values, axes = np.linalg.eigh(covariance)
     values = np.maximum(values, 1e-3 * values.max())
     scaled = (values / values.max()) ** (-strength / 2)
@@ -93,7 +94,9 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="folder that the listing's paths start from")
     parser.add_argument("work", type=Path)
     parser.add_argument("run")
-    parser.add_argument("--strength", type=float, help="of whitening, instead of trying several")
+    parser.add_argument(
+        "--strength", type=float, help="whitening strength, instead of choosing the best"
+    )
     arguments = parser.parse_args()
     folder = arguments.work / arguments.run
     network = Network().eval()
@@ -124,7 +127,10 @@ def main() -> None:
         opset_version=_OPSET,
         external_data=False,
     )
-    print(f"{folder / 'image.f32.onnx'}: whitening {strength}, {LOCAL_DIM} values a spot")
+    print(
+        f"{folder / 'image.f32.onnx'}: whitening {strength}, "
+        f"{LOCAL_DIM} values per local descriptor"
+    )
 
 
 def _best(exported: dict[float, Exported], validation: Validation) -> float:

@@ -1,8 +1,8 @@
 """Writes the baseline model: an image embedding with fixed, not learned, filters.
 
-Three blocks, each scaled to length 1, weighted and joined: where the colours are (layout), which
-way the edges run (gradients), and how much there is of each colour (histogram).
-The same bytes come out at every run.
+Three blocks, each scaled to length 1, weighted and joined: where the colours are (layout), the
+directions of edges (gradients), and how much there is of each colour (histogram).
+Every run writes the same bytes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 SIDE = 128
-# Old enough for every onnxruntime of the last years; nothing newer is needed.
+# Old enough for every onnxruntime of recent years; nothing newer is needed.
 OPSET = 18
 IR_VERSION = 9
 
@@ -32,7 +32,7 @@ LAYOUT_GRID, LAYOUT_CELL, LAYOUT_STRIDE = 4, 44, 28
 CHROMA_GAIN = 2.0  # colours vary less than light does
 
 DIRECTIONS = 8
-# On half the size: 64 pixels, 62 after a 3 × 3 convolution without padding.
+# At half size: 64 pixels, 62 after a 3 × 3 convolution without padding.
 GRADIENT_GRID, GRADIENT_CELL, GRADIENT_STRIDE = 6, 12, 10
 GRADIENT_WINDOW = 0.9
 
@@ -53,7 +53,7 @@ _REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 class Graph:
-    """Nodes and constants of an ONNX graph, named by a counter so that names repeat exactly."""
+    """Nodes and constants of an ONNX graph, named by a counter so that every run gives the same."""
 
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
@@ -68,13 +68,13 @@ class Graph:
         return self._constant(np.array(values, np.int64))
 
     def add(self, op: str, *inputs: str, **attributes: Any) -> str:
-        """One node; the name of its output."""
+        """Add one node; returns the name of its output."""
         name = f"{op.lower()}{len(self.nodes)}"
         self.nodes.append(helper.make_node(op, list(inputs), [name], name=name, **attributes))
         return name
 
     def reshape(self, value: str, *shape: int) -> str:
-        """0 keeps an axis, the batch axis above all."""
+        """A 0 keeps an axis, such as the batch axis."""
         return self.add("Reshape", value, self.ints(*shape))
 
     def pool(self, value: str, cell: int, stride: int) -> str:
@@ -90,7 +90,7 @@ class Graph:
         return self.add("Sqrt", self.add("Add", squares, self.const(floor**2)))
 
     def unit(self, value: str, floor: float) -> str:
-        """(N, D) rows scaled to length 1, those far below `floor` to less: they are noise."""
+        """(N, D) rows scaled to length 1; rows far below `floor`, which are noise, stay shorter."""
         return self.add("Div", value, self.length(value, floor))
 
     def _constant(self, values: NDArray[Any]) -> str:
@@ -102,7 +102,7 @@ class Graph:
 def window(side: int, width: float) -> NDArray[np.float64]:
     """A Gaussian over a side × side grid that spans −1…1, rounded so that all machines agree.
 
-    What a photo is about stands in its middle; borders and crops change its rim.
+    The subject of a photo is usually in the middle; borders and crops change the edges.
     """
     positions = (np.arange(side) + 0.5) / side * 2 - 1
     bell = np.exp(-(positions**2) / (2 * width**2))
@@ -128,10 +128,10 @@ def direction_kernels(directions: int) -> NDArray[np.float64]:
 
 
 def direction_votes(graph: Graph, luminance: str) -> str:
-    """Each pixel's slope shared out to the directions less than one step from its own.
+    """Each pixel's slope, distributed to the directions less than one step from its own.
 
-    A projection on a direction is slope × cos(angle between); what is left of it above
-    slope × cos(one step) is a bump that ends where the neighbours' bumps are highest.
+    A projection on a direction is slope × cos(angle between). The part above slope × cos(one step)
+    is a bump that ends where the neighbours' bumps are highest.
     """
     projections = graph.add("Conv", luminance, graph.const(direction_kernels(DIRECTIONS)))
     across_and_down = graph.add("Conv", luminance, graph.const(direction_kernels(4)[:2]))
@@ -143,8 +143,8 @@ def direction_votes(graph: Graph, luminance: str) -> str:
 def gradients(graph: Graph, opponent: str) -> str:
     """Histograms of oriented gradients: Dalal and Triggs, CVPR 2005.
 
-    Overlapping cells stand for their interpolated votes. Square roots keep one strong edge from
-    outvoting the rest. Each cell is divided by the energy of its 3 × 3 neighbours.
+    Overlapping cells replace their interpolated votes. Square roots keep one strong edge from
+    dominating. Each cell is divided by the energy of its 3 × 3 neighbours.
     """
     luminance = graph.add("Slice", opponent, graph.ints(0), graph.ints(1), graph.ints(1))
     votes = direction_votes(graph, graph.pool(luminance, 2, 2))
@@ -161,7 +161,7 @@ def gradients(graph: Graph, opponent: str) -> str:
 def soft_bins(graph: Graph, opponent: str, channel: int, centres: list[float]) -> str:
     """One channel of (N, 3, S, S) → (N, bins, S²) shares that fall off to the next centre.
 
-    Values beyond the ends count for the last bin; the shares of a pixel add up to 1.
+    Values beyond the ends count for the outermost bin; the shares of a pixel add up to 1.
     """
     value = graph.add(
         "Slice", opponent, graph.ints(channel), graph.ints(channel + 1), graph.ints(1)
@@ -178,9 +178,9 @@ def soft_bins(graph: Graph, opponent: str, channel: int, centres: list[float]) -
 
 
 def colour_histogram(graph: Graph, opponent: str) -> str:
-    """How much there is of each colour, the middle counting more.
+    """How much there is of each colour, with more weight on the centre.
 
-    The same after a flip or a quarter turn. Square roots before the cosine: Arandjelović and
+    Unchanged by a flip or a quarter turn. Square roots before the cosine: Arandjelović and
     Zisserman, CVPR 2012, section 2.
     """
     step = SIDE // HISTOGRAM_SIDE

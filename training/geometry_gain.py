@@ -1,7 +1,7 @@
-"""How much a geometric match should count beside the cosine, tried on the validation photos.
+"""Finds the weight of the geometric score beside the cosine, on the validation photos.
 
-The same three tasks as in training (see validation.py), the first 30 candidates verified.
-`evaluate.py` takes the gain with the highest sum.
+The same three tasks as in training (see validation.py), with the first 30 candidates verified.
+`evaluate.py` uses the gain with the highest sum.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from evaluate import STORED
+from likeness.descriptor_packing import cell_positions
 from likeness.embedding import Embedder
-from likeness.proof.geometry import grid, verify
+from likeness.proof.geometry import verify
 from pixels import normalised
 from validation import Validation
 
@@ -23,15 +24,15 @@ CANDIDATES = 30
 GAINS = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0)
 
 
-def describe(
+def extract(
     embedder: Embedder, images: list[NDArray[np.uint8]]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
     """Vectors (N, D), local descriptors (N, 196, d), salience (N, 196)."""
-    found = [embedder.extract([normalised(image)]) for image in images]
+    features = [embedder.extract([normalised(image)]) for image in images]
     return (
-        np.concatenate([d.vectors for d in found]),
-        np.concatenate([d.local for d in found if d.local is not None]),
-        np.concatenate([d.salience for d in found if d.salience is not None]),
+        np.concatenate([d.vectors for d in features]),
+        np.concatenate([d.local for d in features if d.local is not None]),
+        np.concatenate([d.salience for d in features if d.salience is not None]),
     )
 
 
@@ -42,10 +43,10 @@ def main() -> None:
     parser.add_argument("bundle", type=Path)
     arguments = parser.parse_args()
     embedder, validation = Embedder(arguments.bundle), Validation(arguments.data, arguments.work)
-    whole, local, salience = describe(embedder, validation.whole)
-    views, views_local, _ = describe(embedder, validation.views)
+    whole, local, salience = extract(embedder, validation.whole)
+    views, views_local, _ = extract(embedder, validation.views)
     best = np.argsort(-salience, axis=1, kind="stable")[:, :STORED]
-    kept, at = np.take_along_axis(local, best[..., None], axis=1), grid(14)
+    kept, at = np.take_along_axis(local, best[..., None], axis=1), cell_positions(14)
     sums = np.zeros(len(GAINS))
     for task in validation.tasks(whole, views):
         queries = views_local if task.name == "views" else local[task.rows]
@@ -60,9 +61,9 @@ def main() -> None:
         cosines = np.take_along_axis(task.cosines, first, axis=1)
         right = np.take_along_axis(task.right, first, axis=1)
         chosen = [(cosines + gain * scores).argmax(axis=1) for gain in GAINS]
-        found = np.array([right[np.arange(len(right)), c].mean() for c in chosen])
-        sums += found
-        print(task.name, *(f"{g}: {r:.3f}" for g, r in zip(GAINS, found, strict=True)), sep="  ")
+        recall = np.array([right[np.arange(len(right)), c].mean() for c in chosen])
+        sums += recall
+        print(task.name, *(f"{g}: {r:.3f}" for g, r in zip(GAINS, recall, strict=True)), sep="  ")
     print("sum", *(f"{g}: {r:.3f}" for g, r in zip(GAINS, sums, strict=True)), sep="  ")
 
 

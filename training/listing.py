@@ -1,9 +1,9 @@
 """Lists the training photos and splits them by instance: WORK/photos.csv.
 
-Clothing is split by contributor (the same person photographs the same clothes before the same
-wall), Caltech-101 by category, since its photos name no instance: so validation asks for garments
-of unseen contributors and for unseen categories. Contributors of the benchmark's test split are
-left out altogether; the sets `grocery` and `copies` are never listed.
+Clothing is split by contributor (one person photographs the same clothes before the same wall),
+Caltech-101 by category, since its photos have no instance labels. So validation uses garments of
+unseen contributors, and unseen categories. Contributors of the benchmark's test split are excluded;
+the sets `grocery` and `copies` are never listed.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def read(work: Path, part: str | None = None) -> list[Photo]:
 
 
 def clothing(folder: Path, rng: np.random.Generator) -> list[Photo]:
-    """By contributor, without those of the benchmark."""
+    """Clothing split by contributor, without those of the benchmark."""
     rows = _rows(folder)
     benchmark = {row["sender_id"] for row in rows if row["split"] == "test"}
     rows = [row for row in rows if row["sender_id"] not in benchmark]
@@ -46,14 +46,14 @@ def clothing(folder: Path, rng: np.random.Generator) -> list[Photo]:
 
 
 def caltech101(folder: Path, rng: np.random.Generator) -> list[Photo]:
-    """By category; each photo is an instance of its own."""
+    """Caltech-101 split by category; each photo is an instance of its own."""
     return _split("caltech101", _rows(folder), "label", "path", rng)
 
 
 def _split(
     source: str, rows: list[dict[str, str]], by: str, instance: str, rng: np.random.Generator
 ) -> list[Photo]:
-    """Columns: what keeps photos on one side, and what names the thing that they show."""
+    """`by`: the column whose equal values stay in one part; `instance`: the column of instances."""
     held_out = _held_out([row[by] for row in rows], rng)
     return [
         Photo(
@@ -73,7 +73,7 @@ def _rows(folder: Path) -> list[dict[str, str]]:
 
 
 def _held_out(groups: list[str], rng: np.random.Generator) -> set[str]:
-    """Whole groups, drawn until they hold VALIDATION_SHARE of the rows; none over half of that."""
+    """Random groups with VALIDATION_SHARE of the rows in all; none larger than half of that."""
     sizes: dict[str, int] = defaultdict(int)
     for group in groups:
         sizes[group] += 1
@@ -90,7 +90,7 @@ def _held_out(groups: list[str], rng: np.random.Generator) -> set[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path, help="folder with clothing/ and caltech101/")
-    parser.add_argument("work", type=Path, help="folder for all that training writes")
+    parser.add_argument("work", type=Path, help="folder for the output of all training steps")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     rng = np.random.default_rng(arguments.seed)

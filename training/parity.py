@@ -1,8 +1,8 @@
-"""Holds what is exported against what was trained, and exits with 1 where a bound is missed.
+"""Compares the exported networks with the trained one; exits with 1 if a limit is exceeded.
 
 torch → float32 ONNX: cosine ≥ .9999. float32 → int8: median cosine of the embeddings ≥ .99.
-A picture in a batch and alone: ≥ .999. Unit length, size ≤ 5 MB, and the time for one picture on
-one core, beside MobileNetV2's int8 where MODELS is given.
+An image in a batch and alone: ≥ .999. Also checked: unit length, and size ≤ 5 MB. Prints the time
+for one image on one core, beside MobileNetV2 in int8 where MODELS is given.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from export import OUTPUTS
 from network import Network
 from pixels import tensor
 
-PHOTOS, LARGEST_MB = 200, 5.0
+PHOTOS, MAX_MB = 200, 5.0
 
 
 def open_session(path: Path) -> ort.InferenceSession:
@@ -36,7 +36,7 @@ def open_session(path: Path) -> ort.InferenceSession:
 def embed(
     session: ort.InferenceSession, images: list[NDArray[np.float32]], batch: int = 1
 ) -> list[NDArray[np.float32]]:
-    """The four outputs for all images."""
+    """The four outputs of all images."""
     runs = [
         session.run(list(OUTPUTS), {"image": np.concatenate(images[i : i + batch])})
         for i in range(0, len(images), batch)
@@ -60,12 +60,12 @@ def cosines(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.
 
 def milliseconds(session: ort.InferenceSession, feed: dict[str, Any], runs: int = 60) -> float:
     session.run(None, feed)
-    taken = []
+    times = []
     for _ in range(runs):
         start = time.perf_counter()
         session.run(None, feed)
-        taken.append(time.perf_counter() - start)
-    return statistics.median(taken) * 1e3
+        times.append(time.perf_counter() - start)
+    return statistics.median(times) * 1e3
 
 
 def main() -> None:
@@ -87,14 +87,14 @@ def main() -> None:
     alone = cosines(embed(small, images, batch=8)[0], rounded[0])
     lengths = np.abs(np.linalg.norm(rounded[0], axis=1) - 1).max()
     megabytes = (folder / "image.onnx").stat().st_size / 1e6
-    print(f"float32 ONNX to torch    cosine of local descriptors, least {local.min():.6f}")
+    print(f"float32 ONNX and torch   cosine of local descriptors, lowest {local.min():.6f}")
     print(
-        f"int8 to float32          cosine, median {np.median(quantised):.4f}, "
-        f"least {quantised.min():.4f}"
+        f"int8 and float32         cosine, median {np.median(quantised):.4f}, "
+        f"lowest {quantised.min():.4f}"
     )
     for name, one, other in zip(OUTPUTS[1:3], exact[1:3], rounded[1:3], strict=True):
         print(f"{'':25}{name}: median {np.median(cosines(one, other)):.4f}")
-    print(f"batch of 8 to alone      cosine, least {alone.min():.6f}")
+    print(f"batch of 8 and alone     cosine, lowest {alone.min():.6f}")
     print(f"size                     {megabytes:.2f} MB")
     print(
         f"one image, one core      float32 {milliseconds(full, {'image': images[0]}):.1f} ms, "
@@ -104,14 +104,14 @@ def main() -> None:
         peer = open_session(arguments.models / "mobilenetv2_int8.onnx")
         feed = {"input": np.zeros((1, 224, 224, 3), np.uint8)}
         print(f"{'':25}MobileNetV2 int8 {milliseconds(peer, feed):.1f} ms")
-    kept = {
+    checks = {
         "float32 ONNX is not the trained network": local.min() >= 0.9999,
         "int8 is too far from float32": np.median(quantised) >= 0.99,
         "a batch changes an image's embedding": alone.min() >= 0.999,
         "embeddings are not of unit length": lengths < 1e-3,
-        "the network is too large": megabytes <= LARGEST_MB,
+        "the network is too large": megabytes <= MAX_MB,
     }
-    if missed := [text for text, good in kept.items() if not good]:
+    if missed := [text for text, passed in checks.items() if not passed]:
         sys.exit("; ".join(missed))
 
 

@@ -1,4 +1,4 @@
-"""How a photo becomes the network's input: squashed to a square, normalised as ImageNet's are."""
+"""Preprocessing of a photo: squashed to a square, normalised like ImageNet."""
 
 from __future__ import annotations
 
@@ -24,5 +24,5 @@ def normalised(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def tensor(path: Path) -> NDArray[np.float32]:
-    """A file as the network takes it: (1, 3, SIDE, SIDE)."""
+    """An image file as the network's input: (1, 3, SIDE, SIDE)."""
     return normalised(squashed(Image.open(path).convert("RGB")))

@@ -1,8 +1,8 @@
 """Static int8 quantisation of image.f32.onnx: per channel, QDQ, calibrated on training photos.
 
-Weights keep seven bits: processors with AVX2 or AVX-512 but without VNNI add pairs of products in
+Weights have seven bits: processors with AVX2 or AVX-512 but without VNNI add pairs of products in
 16 bits, where eight would overflow (onnxruntime's guide on quantisation, "Data type selection").
-The first convolution stays in float: it sees the picture itself, and costs next to nothing.
+The first convolution stays in float32: it reads the pixels, and costs next to nothing.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Photos(CalibrationDataReader):  # type: ignore[misc]
 def quantise(
     source: Path, target: Path, photos: list[Path], method: str = "percentile", **extra: Any
 ) -> None:
-    """Write `target`. Only convolutions and the last product are int8: norms stay float."""
+    """Write `target`. Convolutions and the last matrix product become int8; norms stay float32."""
     with tempfile.TemporaryDirectory() as folder:
         folded = Path(folder) / "folded.onnx"
         quant_pre_process(source, folded, skip_symbolic_shape=True)
@@ -74,7 +74,9 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="folder that the listing's paths start from")
     parser.add_argument("work", type=Path)
     parser.add_argument("run")
-    parser.add_argument("--photos", type=int, default=256, help="for calibration (default: 256)")
+    parser.add_argument(
+        "--photos", type=int, default=256, help="number of calibration photos (default: 256)"
+    )
     parser.add_argument("--method", choices=METHODS, default="percentile")
     arguments = parser.parse_args()
     folder = arguments.work / arguments.run

@@ -1,8 +1,8 @@
-"""Writes shards of views with what the teachers say of them: WORK/shards/NNNNN.npy.
+"""Writes shards of views with the teachers' outputs for them: WORK/shards/NNNNN.npy.
 
-Each shard is a structured array (see `RECORD`), written whole or not at all: a stopped run goes on
-where it was. Views 2k and 2k + 1 of a shard show the same photo. The first step fits the linear
-maps that shorten the teachers' long vectors: WORK/basis.npz.
+Each shard is a structured array (see `RECORD`) and is written atomically, so an interrupted run can
+be resumed. Views 2k and 2k + 1 of a shard show the same photo. The first step fits the linear maps
+that reduce the dimensions of the teachers' descriptors: WORK/basis.npz.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from views import SIDE, make_view
 
 COARSE_DIM, FINE_DIM = 256, 64
 SHARD = 512
-# What one view takes: 155 kB. Fine descriptors are unit vectors times 127.
+# One view: 155 kB. Fine descriptors are unit vectors times 127.
 RECORD = np.dtype(
     [
         ("view", np.uint8, (SIDE, SIDE, 3)),
@@ -40,16 +40,16 @@ RECORD = np.dtype(
 
 
 def fit_basis(data: Path, models: Path, work: Path, seed: int, photos: int = 600) -> None:
-    """Principal axes of the teachers' two maps over some photos, and their means."""
+    """Principal axes and means of the teachers' two maps over some photos."""
     rng = np.random.default_rng(seed)
     listed = listing.read(work, "train")
     teachers = Teachers(models)
     chosen = rng.choice(len(listed), min(photos, len(listed)), replace=False)
     coarse, fine = [], []
     for index in track(chosen, "principal axes"):
-        lessons = teachers(_open(data, listed[index].path))
-        coarse.append(lessons.coarse)
-        fine.append(lessons.fine[rng.choice(FINE**2, 64, replace=False)])
+        outputs = teachers(_open(data, listed[index].path))
+        coarse.append(outputs.coarse)
+        fine.append(outputs.fine[rng.choice(FINE**2, 64, replace=False)])
     basis = {}
     for name, rows, dim in (("coarse", coarse, COARSE_DIM), ("fine", fine, FINE_DIM)):
         stacked = np.concatenate(rows).astype(np.float64)
@@ -62,7 +62,7 @@ def fit_basis(data: Path, models: Path, work: Path, seed: int, photos: int = 600
 
 
 def write_shard(number: int, data: Path, models: Path, work: Path, seed: int) -> None:
-    """One file of SHARD records, the same for the same seed and number."""
+    """One file of SHARD records, determined by seed and number."""
     path = work / "shards" / f"{number:05}.npy"
     teachers, basis, photos = _resources(models, work)
     rng = np.random.default_rng((seed, number))
@@ -74,13 +74,13 @@ def write_shard(number: int, data: Path, models: Path, work: Path, seed: int) ->
 
     for record, index in zip(records, chosen, strict=True):
         view = make_view(_open(data, photos[index].path), another, rng)
-        lessons = teachers(view.image)
+        outputs = teachers(view.image)
         record["view"], record["to_photo"], record["photo"] = view.image, view.to_photo, index
-        record["pooled"] = lessons.pooled
-        record["coarse"] = (lessons.coarse - basis["coarse_mean"]) @ basis["coarse_axes"]
-        fine = unit((lessons.fine - basis["fine_mean"]) @ basis["fine_axes"])
+        record["pooled"] = outputs.pooled
+        record["coarse"] = (outputs.coarse - basis["coarse_mean"]) @ basis["coarse_axes"]
+        fine = unit((outputs.fine - basis["fine_mean"]) @ basis["fine_axes"])
         record["fine"] = np.rint(fine * 127)
-        record["salience"] = lessons.salience
+        record["salience"] = outputs.salience
     np.save(_partial(path), records)
     _partial(path).rename(path)
 
@@ -89,7 +89,7 @@ def write_shard(number: int, data: Path, models: Path, work: Path, seed: int) ->
 def _resources(
     models: Path, work: Path
 ) -> tuple[Teachers, dict[str, NDArray[Any]], list[listing.Photo]]:
-    """What every shard of one process needs."""
+    """Loaded once per process and used for every shard."""
     return Teachers(models), dict(np.load(work / "basis.npz")), listing.read(work, "train")
 
 

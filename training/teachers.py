@@ -1,8 +1,8 @@
 """The pretrained networks that the student learns from, through onnxruntime, one core each.
 
-Three ImageNet classifiers give what a picture shows: their pooled features side by side, and the
-last map of the first of them place by place; its middle map gives what a spot looks like, and XFeat
-(arXiv 2404.19174) how well a spot can be found again.
+Three ImageNet classifiers describe the content of an image: their concatenated pooled features, and
+the last feature map of the first one. A middle feature map of the first one describes local
+appearance, and XFeat (arXiv 2404.19174) how well a position can be found again.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ POOLED = {"mobilenetv2_fp32": 1280, "mobilenetv1_int8": 1024, "squeezenet1.1_fp3
 _COARSE_MAP, _FINE_MAP = "t203", "t157"
 
 
-class Lessons(NamedTuple):
-    """What the teachers say of a view, raw float32.
+class TeacherOutputs(NamedTuple):
+    """The teachers' outputs for a view, raw float32.
 
     pooled (sum of POOLED,): each teacher's vector, unit length. coarse (49, 1280) and
     fine (196, 576): maps of MobileNetV2. salience (196,): XFeat's best keypoint in the cell times
@@ -39,7 +39,7 @@ class Lessons(NamedTuple):
 
 
 class Teachers:
-    """Four open networks."""
+    """The four networks, ready to run."""
 
     def __init__(self, models: Path) -> None:
         inner = {"mobilenetv2_fp32": [_COARSE_MAP, _FINE_MAP]}
@@ -47,8 +47,8 @@ class Teachers:
             name: _open(models / f"{name}.onnx", inner.get(name, [])) for name in (*POOLED, "xfeat")
         }
 
-    def __call__(self, view: Image.Image) -> Lessons:
-        """One RGB view: batches are no faster on a CPU."""
+    def __call__(self, view: Image.Image) -> TeacherOutputs:
+        """Outputs for one RGB view; batches are no faster on a CPU."""
         pixels = squashed(view)
         normal = normalised(pixels)
         first, coarse, fine = self._run(
@@ -61,7 +61,7 @@ class Teachers:
             ["keypoint_logits", "reliability"],
             pixels[None].transpose(0, 3, 1, 2) / np.float32(255),
         )
-        return Lessons(
+        return TeacherOutputs(
             np.concatenate([unit(first), unit(second), unit(third)], axis=1)[0],
             _cells(coarse),
             _cells(fine),
@@ -79,14 +79,14 @@ def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _keypoints(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(N, 65, h, w) → (N, 1, h, w): the best of 64 places; the 65th means that there is none."""
+    """(N, 65, h, w) → (N, 1, h, w): the best of 64 positions; the 65th stands for none."""
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
     best: NDArray[np.float32] = powers[:, :64].max(axis=1, keepdims=True)
     return best / powers.sum(axis=1, keepdims=True)
 
 
 def _halved(maps: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(N, C, 2h, 2w) → (N, C, h, w), the best of each four."""
+    """(N, C, 2h, 2w) → (N, C, h, w), the maximum of each 2 × 2 block."""
     n, channels, height, width = maps.shape
     blocks = maps.reshape(n, channels, height // 2, 2, width // 2, 2)
     return np.asarray(blocks.max(axis=(3, 5)), np.float32)

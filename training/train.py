@@ -1,15 +1,15 @@
-"""Trains the student on the shards: WORK/RUN/checkpoint.pt, and log.csv beside it.
+"""Trains the student on the shards: writes WORK/RUN/checkpoint.pt and log.csv.
 
-A stopped run goes on from its last checkpoint. The losses, each with its weight:
+An interrupted run resumes from its last checkpoint. The losses, which are added with weights:
 
 vector    cosine to the teachers' pooled vectors, through a learned map (FitNets, arXiv 1412.6550)
-relation  the batch's similarity matrix equals the teachers' (Tung and Mori, ICCV 2019)
-coarse    cosine to MobileNetV2's last map, place by place
-fine      cosine to its middle map, place by place
-salience  how well XFeat would find the spot again
-instance  two views of one photo find each other (InfoNCE, arXiv 1807.03748)
-spot      so do the same spots of two views, placed by their homographies
-label     classes of the training sets, by supervised contrast (arXiv 2004.11362)
+relation  the batch's similarity matrix compared with the teachers' (Tung and Mori, ICCV 2019)
+coarse    cosine to MobileNetV2's last map, at each position
+fine      cosine to its middle map, at each position
+salience  how well XFeat would find the position again
+instance  two views of one photo attract each other (InfoNCE, arXiv 1807.03748)
+spot      so do corresponding positions of two views, matched by their homographies
+label     classes of the training sets, by supervised contrastive learning (arXiv 2004.11362)
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import listing
-from network import EMBEDDING_DIM, LOCAL_DIM, Features, Network, images_of
+from network import EMBEDDING_DIM, LOCAL_DIM, Features, Network, to_images
 from targets import COARSE_DIM, FINE_DIM
 from teachers import COARSE, FINE, POOLED
 from validation import Validation
@@ -46,17 +46,17 @@ WEIGHTS = {
     "spot": 0.1,
     "label": 0.05,
 }
-# Side of the images in pixels, and the share of the steps that it lasts. Most is learnt on small,
-# cheap images; the last steps fit the network to the size it will see (arXiv 1906.06423).
+# Side of the images in pixels, and its share of the steps. Most is learnt on small, cheap images;
+# the last steps adapt the network to the size that it is used with (arXiv 1906.06423).
 Sides = tuple[tuple[int, float], ...]
 SIDES: Sides = ((128, 0.7), (160, 0.22), (224, 0.08))
-SHORT_OF_ONE = 0.9995  # decay of the averaged weights
-SPOTS = 512  # pairs of spots that are compared in a batch
+AVERAGING_DECAY = 0.9995  # of the moving average of the weights
+SPOTS = 512  # pairs of positions compared in a batch
 _TEMPERATURE = 0.1
 
 
 class Shards:
-    """All records of WORK/shards, mapped from disk; a batch is of whole pairs of views."""
+    """All records of WORK/shards, memory-mapped; a batch consists of whole pairs of views."""
 
     def __init__(self, work: Path) -> None:
         paths = sorted((work / "shards").glob("[0-9]*.npy"))
@@ -64,12 +64,12 @@ class Shards:
         self._size = len(self._shards[0])
         labels = [photo.label for photo in listing.read(work, "train")]
         self._labels = np.unique(labels, return_inverse=True)[1]
-        # of the first shards, so that it stays the same while others are still being written
+        # from the first shards, so that it stays the same while others are still being written
         first = np.concatenate([shard["pooled"][::8] for shard in self._shards[:8]])
         self.pooled_mean = torch.from_numpy(first.astype(np.float32).mean(axis=0))
 
     def __len__(self) -> int:
-        """Pairs."""
+        """Number of pairs."""
         return len(self._shards) * self._size // 2
 
     def batch(self, pairs: NDArray[np.intp]) -> dict[str, Tensor]:
@@ -82,7 +82,7 @@ class Shards:
 
 
 class Student(nn.Module):
-    """The network and the maps from its heads into the teachers' spaces, which are not shipped."""
+    """The network, and maps from its heads into the teachers' spaces, which are not shipped."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -99,24 +99,24 @@ def losses(
     pooled_mean: Tensor,
     mirrored: bool,
 ) -> dict[str, Tensor]:
-    """One number each, unweighted. `mirrored`: the images are; their targets are not yet."""
+    """The losses, unweighted scalars. `mirrored`: the images are mirrored, the targets not yet."""
     side = features.coarse.shape[-1]
-    taught = _centred(batch["pooled"].float(), pooled_mean)
+    target_vectors = _centred(batch["pooled"].float(), pooled_mean)
     raw = features.embedding
     embedding = functional.normalize(raw, dim=1)
     local = functional.normalize(features.local, dim=1)
     salience = _resized(batch["salience"].float(), FINE, 2 * side, mirrored).squeeze(1)
     coarse = _resized(batch["coarse"].float(), COARSE, side, mirrored)
     found = {
-        "vector": 1 - functional.cosine_similarity(student.vector(raw), taught).mean(),
-        "relation": _relation(embedding, functional.normalize(taught, dim=1)),
+        "vector": 1 - functional.cosine_similarity(student.vector(raw), target_vectors).mean(),
+        "relation": _relation(embedding, functional.normalize(target_vectors, dim=1)),
         "coarse": 1 - functional.cosine_similarity(student.coarse(features.coarse), coarse).mean(),
         "salience": functional.binary_cross_entropy_with_logits(features.salience, salience),
         "instance": _contrast(embedding, batch["photo"]),
         "spot": _spots(local, batch["to_photo"].double(), mirrored),
         "label": _contrast(embedding, batch["label"]),
     }
-    # What a spot looks like in the mirror is not what it looked like: no such target is known.
+    # Mirroring changes local descriptors: the teachers' fine map is no target for a mirrored view.
     if not mirrored:
         fine = _resized(batch["fine"].float(), FINE, 2 * side, mirrored)
         found["fine"] = 1 - functional.cosine_similarity(student.fine(features.local), fine).mean()
@@ -124,7 +124,7 @@ def losses(
 
 
 def _centred(pooled: Tensor, mean: Tensor) -> Tensor:
-    """Each teacher's part less its mean, of unit length: all three count the same."""
+    """Each teacher's part minus its mean, at unit length, so that all three count the same."""
     parts = (pooled - mean).split(list(POOLED.values()), dim=1)
     return torch.cat([functional.normalize(part, dim=1) for part in parts], dim=1)
 
@@ -136,28 +136,28 @@ def _resized(cells: Tensor, cells_a_side: int, side: int, mirrored: bool) -> Ten
     return maps.flip(3) if mirrored else maps
 
 
-def _relation(embedding: Tensor, taught: Tensor) -> Tensor:
+def _relation(embedding: Tensor, target_vectors: Tensor) -> Tensor:
     """Mean squared difference of the two similarity matrices, off the diagonal."""
     size = len(embedding)
-    difference = embedding @ embedding.T - taught @ taught.T
+    difference = embedding @ embedding.T - target_vectors @ target_vectors.T
     return (difference**2).sum() / (size * (size - 1))
 
 
 def _contrast(embedding: Tensor, group: Tensor) -> Tensor:
     """Supervised contrastive loss, eq. 2 of Khosla et al.: rows of one group attract."""
     logits = embedding @ embedding.T / _TEMPERATURE
-    itself = torch.eye(len(embedding), dtype=torch.bool, device=embedding.device)
-    logits = logits.masked_fill(itself, -1e9)
-    positive = (group[:, None] == group[None]) & ~itself
-    chance = functional.log_softmax(logits, dim=1)
-    return -((chance * positive).sum(dim=1) / positive.sum(dim=1).clamp(min=1)).mean()
+    diagonal = torch.eye(len(embedding), dtype=torch.bool, device=embedding.device)
+    logits = logits.masked_fill(diagonal, -1e9)
+    positive = (group[:, None] == group[None]) & ~diagonal
+    log_probability = functional.log_softmax(logits, dim=1)
+    return -((log_probability * positive).sum(dim=1) / positive.sum(dim=1).clamp(min=1)).mean()
 
 
 def _spots(local: Tensor, to_photo: Tensor, mirrored: bool) -> Tensor:
-    """InfoNCE between spots of the first and the second view of each pair.
+    """InfoNCE between corresponding positions of the two views of each pair.
 
-    A cell's centre goes through the photo into the other view; where it lands within half a cell
-    of a centre, the two are the same spot. All other drawn spots are what it is not.
+    A cell's centre is mapped through the photo into the other view. If it lands within half a cell
+    of a centre there, the two cells correspond. All other sampled positions are negatives.
     """
     side = local.shape[-1]
     if mirrored:
@@ -176,25 +176,25 @@ def _spots(local: Tensor, to_photo: Tensor, mirrored: bool) -> Tensor:
     pair, cell = inside.nonzero(as_tuple=True)
     if not len(pair):
         return local.sum() * 0
-    drawn = torch.randperm(len(pair), device=local.device)[:SPOTS]
-    pair, cell = pair[drawn], cell[drawn]
+    sampled = torch.randperm(len(pair), device=local.device)[:SPOTS]
+    pair, cell = pair[sampled], cell[sampled]
     target = (nearest[:, 1] * side + nearest[:, 0]).long()[pair, cell]
     flat = local.flatten(2)
     one, other = flat[2 * pair, :, cell], flat[2 * pair + 1, :, target]
     logits = one @ other.T / _TEMPERATURE
-    truth = torch.arange(len(drawn), device=local.device)
+    truth = torch.arange(len(sampled), device=local.device)
     return (functional.cross_entropy(logits, truth) + functional.cross_entropy(logits.T, truth)) / 2
 
 
 def _recoloured(images: Tensor) -> Tensor:
-    """Other light on each channel, which the teachers did not see: no view is ever the same."""
+    """A random gain and offset per channel, not seen by the teachers, so that no view repeats."""
     shape = (len(images), 3, 1, 1)
     gain = 1 + 0.1 * torch.randn(shape, device=images.device)
     return images * gain + 0.1 * torch.randn(shape, device=images.device)
 
 
 def side_at(sides: Sides, progress: float) -> int:
-    """Side of the images after this share of the steps."""
+    """Side of the images at this share of the steps."""
     for side, share in sides:
         if progress < share:
             return side
@@ -203,7 +203,7 @@ def side_at(sides: Sides, progress: float) -> int:
 
 
 class Run:
-    """A student in training, with all that a checkpoint holds."""
+    """A student in training, and the state of its checkpoint."""
 
     def __init__(self, folder: Path, steps: int, rate: float, seed: int, sides: Sides) -> None:
         torch.manual_seed(seed)
@@ -228,14 +228,14 @@ class Run:
             self.step = state["step"]
 
     def start_from(self, folder: Path) -> None:
-        """Take over another run's averaged weights, and its maps into the teachers' spaces."""
+        """Load another run's averaged weights, and its maps into the teachers' spaces."""
         state = torch.load(folder / "checkpoint.pt", map_location=self.device, weights_only=True)
         self.student.load_state_dict(state["student"])
         self.student.network.load_state_dict(state["averaged"])
         self.averaged.load_state_dict(state["averaged"])
 
     def save(self) -> None:
-        """Whole or not at all."""
+        """Write the checkpoint atomically."""
         partial = self._folder / "partial.pt"
         torch.save(
             {
@@ -249,7 +249,7 @@ class Run:
         partial.rename(self._folder / "checkpoint.pt")
 
     def train_step(self, shards: Shards, pairs: int) -> dict[str, float]:
-        # The same draw for the same step: a run that was stopped goes on as if it had not been.
+        # Seeded by the step, so that a resumed run continues as if it had not been interrupted.
         rng = np.random.default_rng((self._seed, self.step))
         torch.manual_seed(self._seed * 1_000_003 + self.step)
         progress = self.step / self._steps
@@ -259,7 +259,7 @@ class Run:
         batch = shards.batch(rng.choice(len(shards), pairs, replace=False))
         batch = {name: values.to(self.device) for name, values in batch.items()}
         mirrored = bool(rng.integers(2))
-        images = _recoloured(images_of(batch["view"], side_at(self._sides, progress), self.device))
+        images = _recoloured(to_images(batch["view"], side_at(self._sides, progress), self.device))
         if mirrored:
             images = images.flip(3).contiguous(memory_format=torch.channels_last)
         self.student.train()
@@ -278,8 +278,8 @@ class Run:
 
     @torch.no_grad()
     def _average(self) -> None:
-        """Exponential moving average; at first it follows closely, or it would keep the noise."""
-        keep = min(SHORT_OF_ONE, (1 + self.step) / (10 + self.step))
+        """Exponential moving average; fast at first, or it would keep the initial noise."""
+        keep = min(AVERAGING_DECAY, (1 + self.step) / (10 + self.step))
         ours, theirs = self.averaged.state_dict(), self.student.network.state_dict()
         for name, value in ours.items():
             if value.dtype.is_floating_point:
@@ -296,19 +296,21 @@ def main() -> None:
     parser.add_argument("work", type=Path, help="folder with photos.csv and shards/")
     parser.add_argument("run", help="name of the run: its folder under WORK")
     parser.add_argument("--steps", type=int, default=10000, help="(default: %(default)s)")
-    parser.add_argument("--pairs", type=int, default=64, help="of views, in a batch (default: 64)")
-    parser.add_argument("--rate", type=float, default=2e-3, help="of learning (default: 2e-3)")
+    parser.add_argument(
+        "--pairs", type=int, default=64, help="pairs of views per batch (default: 64)"
+    )
+    parser.add_argument("--rate", type=float, default=2e-3, help="learning rate (default: 2e-3)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--weight", nargs=2, action="append", default=[], metavar=("LOSS", "WEIGHT")
     )
-    parser.add_argument("--start", metavar="RUN", help="begin with the weights of another run")
-    parser.add_argument("--side", type=int, help="of all images, instead of growing ones")
-    parser.add_argument("--stop", type=int, help="stop after this step, to go on later")
+    parser.add_argument("--start", metavar="RUN", help="start with the weights of another run")
+    parser.add_argument("--side", type=int, help="side of all images, instead of growing sides")
+    parser.add_argument("--stop", type=int, help="stop after this step; the run can be resumed")
     arguments = parser.parse_args()
     for name, weight in arguments.weight:
         if name not in WEIGHTS:
-            parser.error(f"no such loss: {name}; there are {', '.join(WEIGHTS)}")
+            parser.error(f"unknown loss: {name}; choose from {', '.join(WEIGHTS)}")
         WEIGHTS[name] = float(weight)
     sides = ((arguments.side, 1.0),) if arguments.side else SIDES
     torch.set_num_threads(os.cpu_count() or 1)

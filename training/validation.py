@@ -1,4 +1,4 @@
-"""What a run is judged by while it trains: retrieval among the validation photos of the listing."""
+"""Validation during training: retrieval among the validation photos of the listing."""
 
 from __future__ import annotations
 
@@ -13,30 +13,29 @@ from PIL import Image
 from torch.nn import functional
 
 import listing
-from network import images_of
+from network import to_images
 from pixels import SIDE, squashed
 from views import make_view
 
 
 class Task(NamedTuple):
-    """Numbers of the photos (Q,), the cosines of all pairs, and which are right (Q, Q)."""
+    """Photo numbers (Q,), the cosines of all pairs, and which pairs are correct (Q, Q)."""
 
     name: str
     rows: NDArray[np.intp]
     cosines: NDArray[np.float32]
     right: NDArray[np.bool_]
 
-    def right_first(self) -> float:
-        """R@1."""
+    def recall_at_1(self) -> float:
         first = self.right[np.arange(len(self.rows)), self.cosines.argmax(axis=1)]
         return round(float(first.mean()), 4)
 
 
 class Validation:
-    """R@1 of three tasks, none of which shares an instance with training.
+    """R@1 of three tasks that share no instance with training.
 
-    clothing: garments of unseen contributors, their own photos left out of the gallery. objects:
-    Caltech-101 photos of unseen categories. views: one edited view of each photo → that photo.
+    clothing: garments of unseen contributors, without their own photos in the gallery. objects:
+    Caltech-101 photos of unseen categories. views: an edited view of each photo → that photo.
     """
 
     def __init__(self, data: Path, work: Path) -> None:
@@ -51,7 +50,7 @@ class Validation:
 
     def __call__(self, network: Callable[[torch.Tensor], Any], device: str) -> dict[str, float]:
         whole, views = (self._embed(network, images, device) for images in (self.whole, self.views))
-        return {task.name: task.right_first() for task in self.tasks(whole, views)}
+        return {task.name: task.recall_at_1() for task in self.tasks(whole, views)}
 
     def tasks(self, whole: NDArray[np.float32], views: NDArray[np.float32]) -> list[Task]:
         """The three tasks for unit rows (N, D) of the whole photos and of their views."""
@@ -60,10 +59,10 @@ class Validation:
         sources = np.array([photo.source for photo in self._photos])
         found = []
         for name, source in (("clothing", "clothing"), ("objects", "caltech101")):
-            of = np.flatnonzero(sources == source)
-            cosines = whole[of] @ whole[of].T
-            cosines[instances[of][:, None] == instances[of]] = -2
-            found.append(Task(name, of, cosines, labels[of][:, None] == labels[of]))
+            rows = np.flatnonzero(sources == source)
+            cosines = whole[rows] @ whole[rows].T
+            cosines[instances[rows][:, None] == instances[rows]] = -2
+            found.append(Task(name, rows, cosines, labels[rows][:, None] == labels[rows]))
         every = np.arange(len(whole))
         return [*found, Task("views", every, views @ whole.T, every[:, None] == every)]
 
@@ -75,7 +74,7 @@ class Validation:
         for start in range(0, len(images), 64):
             batch = torch.from_numpy(np.stack(images[start : start + 64]))
             with torch.autocast(device, torch.bfloat16):
-                features = network(images_of(batch, SIDE, device))
+                features = network(to_images(batch, SIDE, device))
             rows.append(functional.normalize(features.embedding.float(), dim=1).cpu().numpy())
         vectors = np.concatenate(rows)
         centred = vectors - vectors.mean(axis=0)

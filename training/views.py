@@ -1,6 +1,6 @@
-"""Edited views of a photo, with the homography that made each: the training's augmentation.
+"""The training's augmentation: edited views of a photo, each with its homography.
 
-Run as a script it writes a contact sheet, to be looked at.
+Run as a script, it writes a contact sheet for inspection.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ UNIT_SQUARE = np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
 
 
 class View(NamedTuple):
-    """A view of SIDE × SIDE pixels, and where its pixels come from.
+    """A view of SIDE × SIDE pixels, and its mapping to the photo.
 
     `to_photo` is the homography from the view's unit square to the photo's: (3, 3).
     """
@@ -33,7 +33,7 @@ class View(NamedTuple):
 def make_view(
     photo: Image.Image, another: Callable[[], Image.Image], rng: np.random.Generator
 ) -> View:
-    """One random view: whole, cropped, turned, or as a part of another photo's scene."""
+    """One random view: the whole photo, a crop, rotated, or pasted into another photo."""
     kind = rng.random()
     if kind < 0.15:
         to_photo = np.eye(3)
@@ -42,14 +42,14 @@ def make_view(
         to_photo = homography(UNIT_SQUARE, _crop(rng))
         image = _render(photo, to_photo, _colour(rng))
     else:
-        to_photo = homography(_placed(rng), UNIT_SQUARE)
+        to_photo = homography(_pasted_area(rng), UNIT_SQUARE)
         scene = _render(another(), homography(UNIT_SQUARE, _crop(rng)), _colour(rng))
         image = _paste(photo, to_photo, scene)
     return View(_retouched(image, rng), to_photo)
 
 
 def homography(source: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The 3 × 3 matrix that takes four points (4, 2) to four others.
+    """The 3 × 3 matrix that maps four points (4, 2) to four others.
 
     Hartley and Zisserman, Multiple View Geometry, 2nd ed., section 4.1, with h33 = 1.
     """
@@ -64,7 +64,7 @@ def homography(source: NDArray[np.float64], target: NDArray[np.float64]) -> NDAr
 def _quad(
     centre: NDArray[np.float64], sides: NDArray[np.float64], rng: np.random.Generator
 ) -> NDArray[np.float64]:
-    """Corners of a rectangle, turned, at times mirrored or seen aslant."""
+    """Corners of a rectangle, rotated, sometimes mirrored or in perspective."""
     corners = (UNIT_SQUARE - 0.5) * sides
     kind = rng.random()
     if kind < 0.08:
@@ -83,7 +83,7 @@ def _quad(
 
 
 def _crop(rng: np.random.Generator) -> NDArray[np.float64]:
-    """Corners in the photo of what becomes the whole view."""
+    """Corners, in the photo, of the part that becomes the view."""
     side = math.sqrt(math.exp(rng.uniform(math.log(0.15), math.log(1.1))))
     aspect = math.exp(rng.uniform(-0.3, 0.3) / 2)
     sides = np.array([side * aspect, side / aspect])
@@ -91,8 +91,8 @@ def _crop(rng: np.random.Generator) -> NDArray[np.float64]:
     return _quad(0.5 + rng.uniform(-margin, margin), sides, rng)
 
 
-def _placed(rng: np.random.Generator) -> NDArray[np.float64]:
-    """Corners in the view of where the whole photo is pasted."""
+def _pasted_area(rng: np.random.Generator) -> NDArray[np.float64]:
+    """Corners, in the view, of the area where the whole photo is pasted."""
     side = rng.uniform(0.4, 0.9)
     aspect = math.exp(rng.uniform(-0.3, 0.3) / 2)
     sides = np.array([side * aspect, side / aspect])
@@ -103,7 +103,7 @@ def _placed(rng: np.random.Generator) -> NDArray[np.float64]:
 def _render(
     photo: Image.Image, to_photo: NDArray[np.float64], fill: tuple[int, ...]
 ) -> Image.Image:
-    """The view's pixels; a photo that shrinks much is shrunk first, or it would alias."""
+    """The view's pixels; a photo that shrinks a lot is reduced first, to avoid aliasing."""
     corners = np.column_stack([UNIT_SQUARE, np.ones(4)]) @ to_photo.T
     corners = corners[:, :2] / corners[:, 2:]
     # shoelace formula: area of the photo, in photos, that the view covers
@@ -136,7 +136,7 @@ def _colour(rng: np.random.Generator) -> tuple[int, int, int]:
 
 
 def _retouched(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """What apps, cameras and people do to a picture: each at times, never all at once."""
+    """Edits that apps, cameras and people make to an image, each with its own probability."""
     if rng.random() < 0.5:
         image = _recoloured(image, rng)
     if rng.random() < 0.05:
@@ -165,7 +165,7 @@ def _recoloured(image: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 
 def _overlaid(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """A border, a box or a line of letters in any colour."""
+    """A border, a box or a line of letters in a random colour."""
     image = image.copy()
     draw = ImageDraw.Draw(image)
     kind = rng.integers(0, 3)
@@ -188,7 +188,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("photos", type=Path, nargs="+", help="image files")
     parser.add_argument("--out", type=Path, default=Path("views.png"))
-    parser.add_argument("--views", type=int, default=10, help="of each photo")
+    parser.add_argument("--views", type=int, default=10, help="number of views of each photo")
     arguments = parser.parse_args()
     photos = [Image.open(path).convert("RGB") for path in arguments.photos]
     rng = np.random.default_rng(0)

@@ -1,6 +1,6 @@
-"""MiniStack over TLS, with six of its gaps closed so that the template deploys as it stands.
+"""MiniStack over TLS, patched in six places so that the template deploys unchanged.
 
-Run by the Python of `.venv-ministack`: that Python also runs the functions' handlers.
+Run by the Python of `.venv-ministack`, which also runs the functions' handlers.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from ministack.services.cloudformation import provisioners
 ESCAPED_SLASH = "~1"
 
 
-def close_gaps() -> None:
-    """What CloudFormation and API Gateway do with a template, and MiniStack 1.5.33 does not."""
+def patch_ministack() -> None:
+    """Add what CloudFormation and API Gateway do and MiniStack 1.5.33 does not."""
     import_path = gateway._import_path_item
     create_api = gateway._create_rest_api
     make_event = gateway._build_lambda_event_v1
@@ -39,15 +39,15 @@ def close_gaps() -> None:
         types = [kind.replace(ESCAPED_SLASH, "/") for kind in data.get("binaryMediaTypes", [])]
         return create_api({**data, "binaryMediaTypes": types})
 
-    def make_event_with_key_id(*parts: Any, **named: Any) -> Any:
-        """Which key was sent, in words that the caller does not write."""
-        event = make_event(*parts, **named)
+    def make_event_with_key_id(*parts: Any, **options: Any) -> Any:
+        """The event names the id of the API key that was sent."""
+        event = make_event(*parts, **options)
         key = gateway._resolve_api_key(gateway._api_key_from_request(event["headers"]))
         event["requestContext"]["identity"]["apiKeyId"] = key and key["id"]
         return event
 
     async def fetch_keys_of_pool(url: str) -> Any:
-        """Without the round trip to itself, which it makes without TLS."""
+        """The pool's keys, read directly: MiniStack would request them from itself without TLS."""
         _, _, body = cognito.well_known_jwks(urlsplit(url).path.split("/")[1])
         return json.loads(body)
 
@@ -57,13 +57,13 @@ def close_gaps() -> None:
 
     action_from_target = iam_actions._action_from_target
 
-    def action_of_batch(headers: dict[str, str]) -> str | None:
-        """SQS's batches are allowed by the action for one message."""
+    def action_without_batch(headers: dict[str, str]) -> str | None:
+        """The permission for one SQS message also allows batches."""
         action: str | None = action_from_target(headers)
-        known = action and headers.get("x-amz-target", "").startswith("AmazonSQS.")
-        return action.removesuffix("Batch") if action and known else action
+        is_sqs = action and headers.get("x-amz-target", "").startswith("AmazonSQS.")
+        return action.removesuffix("Batch") if action and is_sqs else action
 
-    iam_actions._action_from_target = action_of_batch
+    iam_actions._action_from_target = action_without_batch
     gateway._OPENAPI_HTTP_METHODS.add("any")
     gateway._import_path_item = import_any_method
     gateway._create_rest_api = create_api_unescaped
@@ -81,7 +81,7 @@ def main() -> None:
     config = Config()
     config.bind = [f"127.0.0.1:{arguments.port}"]
     config.certfile, config.keyfile = arguments.certificate, arguments.private_key
-    close_gaps()
+    patch_ministack()
     asyncio.run(serve(app, config))
 
 

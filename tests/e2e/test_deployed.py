@@ -1,7 +1,7 @@
-"""The real template, deployed by SAM into a local AWS, and used as a caller would use it.
+"""The real template, deployed by SAM into a local AWS, and used as callers use it.
 
-MiniStack plays AWS over TLS and enforces IAM: each function has its own role's permissions and no
-more, and the policies that demand TLS are in force. `make e2e` builds what is deployed here.
+MiniStack emulates AWS over TLS and enforces IAM: each function has only its own role's permissions,
+and the policies that require TLS are in force. `make e2e` builds the deployed artifacts.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ QDRANT_KEY = "a-key-of-the-test"
 
 @dataclass(frozen=True)
 class Aws:
-    """A running MiniStack. `env` is what SDKs need to speak to it, and to nothing else."""
+    """A running MiniStack. `env` makes SDKs use it, and nothing else."""
 
     port: int
     env: dict[str, str]
@@ -71,7 +71,7 @@ class Answer:
 
 
 class Service:
-    """The deployed stack: its bucket, and its HTTP API with either API key or none."""
+    """The deployed stack: its bucket, and its HTTP API with one of its API keys or none."""
 
     def __init__(self, aws: Aws, outputs: dict[str, str]) -> None:
         self.aws = aws
@@ -110,25 +110,25 @@ class Service:
         return Answer(answer.status, answer.data.decode())
 
     def browse(self, path: str, key: str = "", accept: str = "*/*") -> Any:
-        """The answer with its headers and bytes, as a browser gets it."""
+        """The response with headers and bytes, as a browser gets it."""
         headers = {"Host": self._host, "accept": accept}
         if key:
             headers["x-api-key"] = self._keys[key]
         return self.http.request("GET", self._base + path, headers=headers)
 
-    def search(self, **wanted: Any) -> Answer:
-        return self.call("POST", "/v1/search", json.dumps(wanted).encode(), "application/json")
+    def search(self, **fields: Any) -> Answer:
+        return self.call("POST", "/v1/search", json.dumps(fields).encode(), "application/json")
 
-    def ask_to_upload(self, key: str = "Write", **wanted: Any) -> Answer:
+    def request_upload(self, key: str = "Write", **fields: Any) -> Answer:
         return self.call(
-            "POST", "/v1/uploads", json.dumps(wanted).encode(), "application/json", key
+            "POST", "/v1/uploads", json.dumps(fields).encode(), "application/json", key
         )
 
     def put(self, key: str, data: bytes, kind: str = "image/jpeg") -> None:
         self.s3.put_object(Bucket=self.bucket, Key=key, Body=data, ContentType=kind)
 
     def wait_for(self, key: str, state: str) -> Any:
-        """The key's status once it has come to a state."""
+        """Wait until the key's status has this state; returns the status."""
 
         def status() -> Any:
             return self.call("GET", f"/v1/status?{urlencode({'key': key})}").json
@@ -153,7 +153,7 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def running(*command: str, env: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A process whose whole group is killed in the end: MiniStack's has the functions' workers."""
+    """A process whose group is killed at the end: MiniStack's includes the functions' workers."""
     with log.open("wb") as out:
         process = subprocess.Popen(
             command, env=env, cwd=ROOT, stdout=out, stderr=out, start_new_session=True
@@ -169,7 +169,7 @@ def running(*command: str, env: dict[str, str], log: Path) -> Iterator[subproces
 
 @pytest.fixture(scope="module")
 def qdrant(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a Qdrant that wants QDRANT_KEY."""
+    """The URL of a Qdrant server that requires QDRANT_KEY."""
     log = tmp_path_factory.mktemp("qdrant") / "qdrant.log"
     script = str(ROOT / "tests" / "qdrant_server.py")
     options = ["--port", "0", "--api-key", QDRANT_KEY]
@@ -204,7 +204,7 @@ def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aws]:
         "GATEWAY_PORT": str(port),
         "MINISTACK_REGION": REGION,
         "STATE_DIR": str(home / "state"),
-        # MiniStack unpacks layers elsewhere than in /opt; the functions inherit this.
+        # MiniStack does not unpack layers in /opt; the functions inherit this variable.
         "LIKENESS_MODEL_DIR": str(BUILD / "ModelLayer" / "model"),
     }
     command = [
@@ -219,7 +219,7 @@ def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aws]:
     with running(*command, env=env | settings, log=home / "ministack.log") as process:
 
         def healthy() -> bool:
-            assert process.poll() is None, "MiniStack has ended"
+            assert process.poll() is None, "MiniStack has terminated"
             try:
                 return http.request("GET", health_url).status == 200
             except urllib3.exceptions.HTTPError:
@@ -237,7 +237,7 @@ def service(aws: Aws, qdrant: str) -> Iterator[Service]:
 
 @contextlib.contextmanager
 def deployed(aws: Aws, stack: str, **parameters: str) -> Iterator[Service]:
-    assert BUILD.is_dir(), "nothing is built: run `make e2e`"
+    assert BUILD.is_dir(), "not built: run `make e2e`"
     subprocess.run(
         [ROOT / ".venv-sam" / "bin" / "sam", "deploy", "--stack-name", stack,
          "--template-file", BUILD / "template.yaml", "--resolve-s3", "--no-progressbar",
@@ -267,7 +267,7 @@ def test_an_uploaded_image_is_found_by_a_photo_of_it(service: Service) -> None:
     assert best["score"] > 0.99 > second["score"]
 
 
-def test_a_form_and_json_find_it_too(service: Service) -> None:
+def test_a_form_and_a_json_query_find_an_image(service: Service) -> None:
     service.put("form.png", png(10), "image/png")
     service.wait_for("form.png", "live")
     body, kind = urllib3.encode_multipart_formdata(
@@ -281,7 +281,7 @@ def test_a_form_and_json_find_it_too(service: Service) -> None:
     assert "form.png" not in [result["key"] for result in by_key.json["results"]]
 
 
-def test_a_key_that_the_bucket_does_not_have_is_not_found(service: Service) -> None:
+def test_a_query_by_a_missing_key_is_answered_with_404(service: Service) -> None:
     service.put("there.jpg", jpeg(20))
     service.wait_for("there.jpg", "live")
     assert service.search(key="there.jpg").status == 200
@@ -319,19 +319,19 @@ def test_a_thumbnail_arrives_as_bytes(service: Service) -> None:
     assert Image.open(io.BytesIO(small.data)).size == (160, 120)
 
 
-def test_a_browser_may_send_forms_to_the_bucket_and_nothing_else(service: Service) -> None:
+def test_cors_allows_only_form_uploads_to_the_bucket(service: Service) -> None:
     url = f"{service.aws.env['AWS_ENDPOINT_URL']}/{service.bucket}"
 
-    def asked(method: str) -> Any:
+    def preflight(method: str) -> Any:
         headers = {"origin": "https://page.test", "access-control-request-method": method}
         return service.http.request("OPTIONS", url, headers=headers)
 
-    assert asked("POST").headers["access-control-allow-origin"] == "*"
-    assert "access-control-allow-origin" not in asked("GET").headers
-    assert "access-control-allow-origin" not in asked("PUT").headers
+    assert preflight("POST").headers["access-control-allow-origin"] == "*"
+    assert "access-control-allow-origin" not in preflight("GET").headers
+    assert "access-control-allow-origin" not in preflight("PUT").headers
 
 
-def test_what_is_no_image_is_rejected_with_the_reason(service: Service) -> None:
+def test_a_file_that_is_no_image_is_rejected_with_a_reason(service: Service) -> None:
     service.put("note.jpg", b"not an image at all")
     assert service.wait_for("note.jpg", "rejected")["reason"] == "not-an-image"
 
@@ -346,11 +346,11 @@ def test_a_deleted_image_is_no_longer_found(service: Service) -> None:
 
 
 def test_an_image_uploaded_by_a_form_becomes_searchable(service: Service) -> None:
-    asked = service.ask_to_upload(
+    answer = service.request_upload(
         content_type="image/png", name="mine.png", metadata={"shop": "north"}
     )
-    assert asked.status == 201, asked.text
-    ticket = asked.json
+    assert answer.status == 201, answer.text
+    ticket = answer.json
     form = {**ticket["fields"], "file": ("mine.png", png(50), "image/png")}
     body, kind = urllib3.encode_multipart_formdata(form)
     sent = service.http.request("POST", ticket["url"], body=body, headers={"content-type": kind})
@@ -363,41 +363,41 @@ def test_an_image_uploaded_by_a_form_becomes_searchable(service: Service) -> Non
     assert [result["id"] for result in answer.json["results"]] == [ticket["id"]]
 
 
-def test_a_form_that_was_changed_is_refused(service: Service) -> None:
-    ticket = service.ask_to_upload(content_type="image/png").json
+def test_a_changed_upload_form_is_refused(service: Service) -> None:
+    ticket = service.request_upload(content_type="image/png").json
     form = {**ticket["fields"], "key": "elsewhere.png", "file": ("x.png", png(60), "image/png")}
     body, kind = urllib3.encode_multipart_formdata(form)
     sent = service.http.request("POST", ticket["url"], body=body, headers={"content-type": kind})
     assert sent.status == 403
 
 
-def test_what_no_event_told_of_is_found_by_the_drift_function(service: Service) -> None:
+def test_the_drift_function_finds_an_object_whose_event_was_lost(service: Service) -> None:
     lambdas = service.aws.client("lambda")
-    named = [f["FunctionName"] for f in lambdas.list_functions()["Functions"]]
-    [name] = [name for name in named if name.startswith("likeness-e2e-DriftFunction")]
+    names = [f["FunctionName"] for f in lambdas.list_functions()["Functions"]]
+    [name] = [name for name in names if name.startswith("likeness-e2e-DriftFunction")]
     settings = lambdas.get_function_configuration(FunctionName=name)["Environment"]
     settings["Variables"]["LIKENESS_EVENT_LAG_S"] = "0.001"
     lambdas.update_function_configuration(FunctionName=name, Environment=settings)
-    told = service.s3.get_bucket_notification_configuration(Bucket=service.bucket)
-    told.pop("ResponseMetadata")
+    notification = service.s3.get_bucket_notification_configuration(Bucket=service.bucket)
+    notification.pop("ResponseMetadata")
     service.s3.put_bucket_notification_configuration(
         Bucket=service.bucket, NotificationConfiguration={}
     )
-    service.put("untold.jpg", jpeg(80))
+    service.put("lost-event.jpg", jpeg(80))
     service.s3.put_bucket_notification_configuration(
-        Bucket=service.bucket, NotificationConfiguration=told
+        Bucket=service.bucket, NotificationConfiguration=notification
     )
     answer = lambdas.invoke(FunctionName=name, Payload=b"{}")
-    found = json.loads(answer["Payload"].read())
-    assert (found["missing"], found["finished"]) == (1, True), found
-    service.wait_for("untold.jpg", "live")
+    report = json.loads(answer["Payload"].read())
+    assert (report["missing"], report["finished"]) == (1, True), report
+    service.wait_for("lost-event.jpg", "live")
 
 
-def test_a_state_machine_feeds_the_queue_from_the_listing(service: Service) -> None:
+def test_the_state_machine_sends_hints_from_the_bucket_listing(service: Service) -> None:
     states = service.aws.client("stepfunctions")
     [machine] = states.list_state_machines()["stateMachines"]
-    told = states.describe_state_machine(stateMachineArn=machine["stateMachineArn"])
-    definition = json.loads(told["definition"])
+    described = states.describe_state_machine(stateMachineArn=machine["stateMachineArn"])
+    definition = json.loads(described["definition"])
     assert definition["States"]["Listing"]["ItemReader"]["Resource"].startswith("arn:aws:states")
     feed = definition["States"]["Listing"]["ItemProcessor"]["States"]["Feed"]["Resource"]
     lambdas = service.aws.client("lambda")
@@ -416,7 +416,7 @@ def test_only_the_write_key_deletes_and_uploads(service: Service) -> None:
     service.put("unwanted.jpg", jpeg(80))
     image = f"/v1/images/{service.wait_for('unwanted.jpg', 'live')['id']}"
     assert service.call("DELETE", image, key="Search").json["type"].endswith(":not-a-writer")
-    refused = service.ask_to_upload("Search", content_type="image/png")
+    refused = service.request_upload("Search", content_type="image/png")
     assert (refused.status, "write key" in refused.json["detail"]) == (403, True)
     assert service.call("GET", image).status == 200
     deleted = service.call("DELETE", image, key="Write")
@@ -432,8 +432,8 @@ def test_the_service_is_ready(service: Service) -> None:
     assert (answer.status, answer.json["status"]) == (200, "ok")
 
 
-def test_the_check_before_traffic_finds_the_new_versions_good(service: Service) -> None:
-    """With its own role: it may invoke these two versions. By hand, as there is no CodeDeploy."""
+def test_the_pre_traffic_check_passes_for_the_new_versions(service: Service) -> None:
+    """Its role may invoke these two versions. Invoked directly, as MiniStack has no CodeDeploy."""
     service.put("before.jpg", jpeg(80))
     service.wait_for("before.jpg", "live")
     functions = service.aws.client("lambda")
@@ -457,11 +457,11 @@ def test_the_bucket_and_the_queues_refuse_a_request_without_tls(service: Service
     for request in requests:
         request()
 
-    def pretend(request: Any, **_: Any) -> None:
-        request.headers["x-forwarded-proto"] = "http"  # MiniStack believes it
+    def forward_as_http(request: Any, **_: Any) -> None:
+        request.headers["x-forwarded-proto"] = "http"  # MiniStack trusts this header
 
     for client in (s3, sqs):
-        client.meta.events.register("before-sign", pretend)
+        client.meta.events.register("before-sign", forward_as_http)
     for request in requests:
         with pytest.raises(ClientError, match="AccessDenied"):
             request()
@@ -473,8 +473,8 @@ class Pool:
     def __init__(self, aws: Aws) -> None:
         self._cognito = aws.client("cognito-idp")
         schema = [{"Name": "tenant", "AttributeDataType": "String", "Mutable": True}]
-        made = self._cognito.create_user_pool(PoolName="people", Schema=schema)["UserPool"]
-        self.arn, self._id = made["Arn"], made["Id"]
+        pool = self._cognito.create_user_pool(PoolName="people", Schema=schema)["UserPool"]
+        self.arn, self._id = pool["Arn"], pool["Id"]
         client = self._cognito.create_user_pool_client(
             UserPoolId=self._id,
             ClientName="tests",
@@ -502,18 +502,22 @@ class Pool:
         return token
 
 
-def test_tokens_separate_tenants_and_who_may_write(aws: Aws, qdrant: str) -> None:
+def test_tokens_separate_tenants_and_writers(aws: Aws, qdrant: str) -> None:
     pool = Pool(aws)
     acme, other = pool.token("ann", "acme", writes=True), pool.token("ola", "other")
-    nobody = pool.token("nora")
+    without_tenant = pool.token("nora")
     cognito = {"AuthMode": "Cognito", "UserPoolArn": pool.arn, "TenantClaim": "custom:tenant"}
     with deployed(
         aws, "likeness-tenants", QdrantUrl=qdrant, IndexAlias="tenants", **cognito
     ) as service:
         assert service.call("GET", "/v1/health").status == 401
-        assert service.call("GET", "/v1/ready", token=nobody).json["type"].endswith(":no-tenant")
-        wanted = json.dumps({"content_type": "image/png"}).encode()
-        upload = ("POST", "/v1/uploads", wanted, "application/json")
+        assert (
+            service.call("GET", "/v1/ready", token=without_tenant)
+            .json["type"]
+            .endswith(":no-tenant")
+        )
+        fields = json.dumps({"content_type": "image/png"}).encode()
+        upload = ("POST", "/v1/uploads", fields, "application/json")
         assert service.call(*upload, token=other).json["type"].endswith(":not-a-writer")
         answer = service.call(*upload, token=acme)
         assert answer.status == 201, answer.text
@@ -538,7 +542,7 @@ def test_tokens_separate_tenants_and_who_may_write(aws: Aws, qdrant: str) -> Non
 
 
 def administrator(aws: Aws) -> Callable[[str], Any]:
-    """Clients of a user who may do anything: policies do not bind MiniStack's root."""
+    """Clients of a user with all permissions: MiniStack applies no policies to its root user."""
     iam = aws.client("iam")
     iam.create_user(UserName="administrator")
     everything = {"Effect": "Allow", "Action": "*", "Resource": "*"}
@@ -552,7 +556,7 @@ def administrator(aws: Aws) -> Callable[[str], Any]:
     return Aws(aws.port, aws.env | secrets).client
 
 
-def test_the_canary_finds_the_images_with_just_its_own_role(service: Service) -> None:
+def test_the_canary_finds_images_with_only_its_own_role(service: Service) -> None:
     for seed in (90, 91):
         service.put(f"canary/{seed}.jpg", jpeg(seed))
         service.wait_for(f"canary/{seed}.jpg", "live")
@@ -560,9 +564,9 @@ def test_the_canary_finds_the_images_with_just_its_own_role(service: Service) ->
     names = [function["FunctionName"] for function in functions.list_functions()["Functions"]]
     [name] = [name for name in names if name.startswith("likeness-e2e-CanaryFunction")]
     answer = functions.invoke(FunctionName=name, Qualifier="live")
-    told = json.loads(answer["Payload"].read())
-    assert "FunctionError" not in answer, told
-    assert told["asked"] >= 2 and told["recall"] > 0.9
+    report = json.loads(answer["Payload"].read())
+    assert "FunctionError" not in answer, report
+    assert report["asked"] >= 2 and report["recall"] > 0.9
 
 
 def test_alarms_and_the_dashboard_are_deployed(service: Service) -> None:
@@ -577,7 +581,7 @@ def test_alarms_and_the_dashboard_are_deployed(service: Service) -> None:
 
 
 @pytest.mark.parametrize("name", ["canary", "index", "search", "drift", "feed", "check"])
-def test_the_layers_hold_all_that_a_function_imports(name: str) -> None:
+def test_the_layers_contain_all_that_a_function_imports(name: str) -> None:
     function = BUILD / f"{name.capitalize()}Function"
     paths = [BUILD / "RuntimeLayer" / "python", BUILD / "SharedLayer" / "python", function]
     code = f"import sys; sys.path[:0] = {list(map(str, paths))}; import functions.{name}.app"

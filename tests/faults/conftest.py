@@ -1,4 +1,4 @@
-"""One local AWS, one Qdrant and one process of each function serve all tests of faults."""
+"""All fault tests share one local AWS, one Qdrant and one process of each function."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/reference/faults.md, generated from the tests: a row for each mark `fault`.
+"""Generates docs/reference/faults.md from the tests: a row for each mark `fault`.
 
     @pytest.mark.fault("what fails", seen="…", heals="…", lost="nothing")
 
@@ -16,7 +16,7 @@ import pytest
 
 TESTS = Path(__file__).parents[1]
 PAGE = TESTS.parent / "docs" / "reference" / "faults.md"
-# The first sections of the page; all others follow.
+# The first sections of the page; the others follow.
 _FIRST = ("faults/test_indexing.py", "faults/test_searching.py")
 _HEAD = """\
 # Faults
@@ -49,7 +49,7 @@ class Row(NamedTuple):
 
 
 def rows() -> dict[str, list[Row]]:
-    """Of each file, relative to tests/, that holds any."""
+    """The rows of each test file that has any, by its path relative to tests/."""
     files = sorted(
         str(path.relative_to(TESTS))
         for path in TESTS.rglob("test_*.py")

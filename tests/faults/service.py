@@ -1,5 +1,5 @@
-"""Both functions in processes of their own, the queue between S3 and them, and a proxy before each
-thing that they depend on: what is shared by the tests of faults.
+"""Shared by the fault tests: both functions in processes of their own, the queue between S3 and the
+index function, and a proxy in front of Qdrant and of S3.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from likeness.records import ObjectRef, Point, State
 from tests.fault_proxy import Fault, FaultProxy, http_answer
 from tests.lambda_runtime import LambdaProcess, client, http_event
 
-# What the functions get on AWS: template.yaml's Timeout of each, and its maxReceiveCount.
+# As on AWS: each function's Timeout in template.yaml, and the queue's maxReceiveCount.
 INDEX_TIMEOUT_S, SEARCH_TIMEOUT_S, MAX_RECEIVES = 60.0, 28.0, 10
 QDRANT_TIMEOUT_S = 1.5
-# The bucket that queries may name objects of; none of its events are told.
+# The bucket whose objects queries may name; its events are not sent anywhere.
 QUERIES = "photos-of-queries"
-# Of Qdrant, as both functions meet them.
+# Faults of Qdrant, used for both functions.
 QDRANT_FAULTS = {
     "is down: connections are reset": Fault(reset=True),
     "is half-open: accepts connections, never answers": Fault(silent=True),
@@ -49,7 +49,7 @@ SLOW_DOWN = http_answer(
 
 
 class Functions:
-    """The two functions; `qdrant` and `s3` are the proxies that they speak through."""
+    """The two functions; `qdrant` and `s3` are the proxies of their connections."""
 
     def __init__(self, aws_url: str, qdrant_url: str) -> None:
         self.aws_url = aws_url
@@ -74,8 +74,8 @@ class Functions:
                 pass
         self.stored.close()
 
-    def ask(self, image: bytes, timeout_s: float = SEARCH_TIMEOUT_S) -> Answer:
-        """Search with a picture. Raises TimedOut where Lambda would have ended the function."""
+    def search_by_image(self, image: bytes, timeout_s: float = SEARCH_TIMEOUT_S) -> Answer:
+        """Search by an image. Raises TimedOut where Lambda would have ended the function."""
         return self.call(http_event("POST", "/v1/search", image), timeout_s)
 
     def call(self, event: dict[str, Any], timeout_s: float = SEARCH_TIMEOUT_S) -> Answer:
@@ -83,23 +83,23 @@ class Functions:
 
 
 class Answer:
-    """An HTTP answer, as API Gateway gets it from the function."""
+    """An HTTP response, as the function returns it to API Gateway."""
 
     def __init__(self, answer: dict[str, Any]) -> None:
         self.status: int = answer["statusCode"]
         self.headers: dict[str, str] = answer["headers"]
         self.json: Any = json.loads(answer["body"])
 
-    def assert_asks_to_try_again(self, slug: str) -> None:
+    def assert_retry_later(self, slug: str) -> None:
         found = (self.status, self.json["type"], self.headers["content-type"])
         assert found == (503, f"urn:likeness:problem:{slug}", "application/problem+json")
         assert int(self.headers["retry-after"]) >= 1
 
 
 class Bucket:
-    """A versioned bucket of one test's own whose events go to a queue of its own.
+    """A versioned bucket for one test, whose events go to a queue of its own.
 
-    A message that fails is there again at once: what passes on AWS in between is only time.
+    A failed message is visible again at once, without the wait that AWS has in between.
     """
 
     def __init__(self, functions: Functions) -> None:
@@ -118,13 +118,13 @@ class Bucket:
         self.s3.put_bucket_notification_configuration(
             Bucket=self.name, NotificationConfiguration={"QueueConfigurations": [notify]}
         )
-        self.take()  # S3's test event
+        self.drain()  # S3's test event
 
     def close(self) -> None:
         self.s3.close()
         self._sqs.close()
 
-    # what its owner does
+    # actions of the bucket's owner
 
     def put(self, **files: bytes) -> None:
         for key, data in files.items():
@@ -134,27 +134,27 @@ class Bucket:
         for key in keys:
             self.s3.delete_object(Bucket=self.name, Key=key)
 
-    # what the queue does
+    # actions of the queue
 
-    def turn(self, timeout_s: float = INDEX_TIMEOUT_S) -> int:
-        """One batch goes to the index function; returns how many messages it acknowledged."""
+    def process_batch(self, timeout_s: float = INDEX_TIMEOUT_S) -> int:
+        """Send one batch to the index function; returns how many messages it acknowledged."""
 
         def invoke(event: Any, _: Any) -> Any:
             return self._functions.index.invoke(event, timeout_s)
 
         return poll_once(self._sqs, self._queue, invoke, wait_s=0)
 
-    def lose(self) -> None:
-        """All messages go to functions that die."""
-        left = self.waiting()
-        while left > 0:
-            got = self._sqs.receive_message(QueueUrl=self._queue, MaxNumberOfMessages=10)
-            left -= len(got["Messages"])
+    def receive_without_deleting(self) -> None:
+        """Receive every message once without deleting any, as if the function had died."""
+        remaining = self.waiting()
+        while remaining > 0:
+            received = self._sqs.receive_message(QueueUrl=self._queue, MaxNumberOfMessages=10)
+            remaining -= len(received["Messages"])
 
     def deliver(self) -> None:
-        """Until the queue is empty, or all that is left of it is among the dead letters."""
+        """Process batches until the queue is empty; some messages may become dead letters."""
         while self.waiting():
-            self.turn()
+            self.process_batch()
 
     def waiting(self) -> int:
         return self._count(self._queue)
@@ -167,21 +167,21 @@ class Bucket:
             self._sqs.send_message(QueueUrl=self._queue, MessageBody=body)
 
     def hint(self, *keys: str) -> None:
-        """What `likeness backfill s3://…` and the drift job send."""
+        """Send hints, like `likeness backfill s3://…` and the drift function."""
         SqsQueue(self._queue, self._sqs).send(ObjectRef(self.name, key) for key in keys)
 
-    def take(self) -> list[str]:
-        """Empty the queue: the bodies of its messages, in order."""
-        return self._take(self._queue)
+    def drain(self) -> list[str]:
+        """Empty the queue; returns the bodies of its messages, in order."""
+        return self._drain(self._queue)
 
     def redrive(self) -> None:
-        """What an operator does once the cause is gone."""
-        self.send(*self._take(self._dead))
+        """Move the dead letters back to the queue, as an operator does."""
+        self.send(*self._drain(self._dead))
 
-    # what has come of it
+    # results
 
     def points(self) -> dict[str, Point]:
-        """What the index says of this bucket. Fails where an object is in it twice."""
+        """The index's points of this bucket, by key. Fails if an object has two points."""
         found, cursor = [], None
         while True:
             page = self._functions.stored.scroll(1000, cursor)
@@ -192,7 +192,7 @@ class Bucket:
         return {point.ref.key: point for point in found}
 
     def indexed(self) -> dict[str, tuple[str, str | None]]:
-        """ETag and version of each object that the index takes to be in the bucket."""
+        """ETag and version of each object that is in the bucket according to the index."""
         return {
             key: (point.object.etag, point.object.version_id)
             for key, point in self.points().items()
@@ -200,29 +200,29 @@ class Bucket:
         }
 
     def objects(self) -> dict[str, tuple[str, str]]:
-        """The same of what is in it."""
+        """ETag and version of each object in the bucket."""
         listed = self.s3.list_object_versions(Bucket=self.name).get("Versions", [])
         return {o["Key"]: (o["ETag"].strip('"'), o["VersionId"]) for o in listed if o["IsLatest"]}
 
     def assert_indexed(self, rejected: Iterable[str] = ()) -> None:
-        """Nothing is lost, doubled or resurrected, and nothing is left to be done."""
+        """Assert that the index equals the bucket, and that no message is left."""
         assert self.indexed() == self.objects()
         points, bad = self.points(), set(rejected)
         states = {key: point.state for key, point in points.items() if point.object}
-        wanted = {k: State.REJECTED if k in bad else State.LIVE for k in self.objects()}
-        assert states == wanted
+        expected = {k: State.REJECTED if k in bad else State.LIVE for k in self.objects()}
+        assert states == expected
         assert {p.state for p in points.values() if not p.object} <= {State.GONE}
         assert (self.waiting(), self.dead_letters()) == (0, 0)
 
     def times_embedded(self, key: str) -> int:
-        """How often the function wrote an object's vector, as its log tells."""
+        """How often the function wrote an object's vector, according to its log."""
         lines = re.findall(r'^\{.*"reconciled".*\}$', self._functions.index.log, re.MULTILINE)
-        told = [(entry["key"], entry["result"]) for entry in map(json.loads, lines)]
-        return told.count((key, "indexed"))
+        results = [(entry["key"], entry["result"]) for entry in map(json.loads, lines)]
+        return results.count((key, "indexed"))
 
     def _create_queue(self, name: str, **attributes: str) -> str:
-        at_once = {"VisibilityTimeout": "0", **attributes}
-        url: str = self._sqs.create_queue(QueueName=name, Attributes=at_once)["QueueUrl"]
+        options = {"VisibilityTimeout": "0", **attributes}
+        url: str = self._sqs.create_queue(QueueName=name, Attributes=options)["QueueUrl"]
         return url
 
     def _arn(self, url: str) -> str:
@@ -235,14 +235,16 @@ class Bucket:
         answer = self._sqs.get_queue_attributes(QueueUrl=url, AttributeNames=[name])
         return str(answer["Attributes"][name])
 
-    def _take(self, url: str) -> list[str]:
+    def _drain(self, url: str) -> list[str]:
         bodies: list[str] = []
         while True:
-            got = self._sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=1).get("Messages")
-            if not got:
+            messages = self._sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=1).get(
+                "Messages"
+            )
+            if not messages:
                 return bodies
-            bodies.append(got[0]["Body"])
-            self._sqs.delete_message(QueueUrl=url, ReceiptHandle=got[0]["ReceiptHandle"])
+            bodies.append(messages[0]["Body"])
+            self._sqs.delete_message(QueueUrl=url, ReceiptHandle=messages[0]["ReceiptHandle"])
 
 
 def notification(bucket: str, keys: Iterable[str]) -> str:

@@ -24,8 +24,8 @@ from tests.faults.service import (
 from tests.lambda_runtime import ProcessDied, TimedOut
 from tests.pictures import HOSTILE, jpeg
 
-KEPT = "the messages stay in the queue; none is acknowledged"
-AGAIN = "the queue delivers them again"
+MESSAGES_STAY = "the messages stay in the queue; none is acknowledged"
+REDELIVERED = "the queue delivers them again"
 S3_FAULTS = {
     "throttles: 503 SlowDown": Fault(answer=SLOW_DOWN),
     "resets connections": Fault(reset=True),
@@ -37,7 +37,9 @@ S3_FAULTS = {
     "fault",
     [
         pytest.param(
-            fault, id=name, marks=pytest.mark.fault(f"Qdrant {name}", seen=KEPT, heals=AGAIN)
+            fault,
+            id=name,
+            marks=pytest.mark.fault(f"Qdrant {name}", seen=MESSAGES_STAY, heals=REDELIVERED),
         )
         for name, fault in QDRANT_FAULTS.items()
     ],
@@ -48,7 +50,7 @@ def test_nothing_is_acknowledged_while_qdrant_fails(
 ) -> None:
     bucket.put(a=jpeg(1), b=jpeg(2))
     with functions.qdrant.failing(fault, only=only):
-        assert bucket.turn() == 0
+        assert bucket.process_batch() == 0
     assert bucket.waiting() == 2
     bucket.deliver()
     bucket.assert_indexed()
@@ -57,7 +59,11 @@ def test_nothing_is_acknowledged_while_qdrant_fails(
 @pytest.mark.parametrize(
     "fault",
     [
-        pytest.param(fault, id=name, marks=pytest.mark.fault(f"S3 {name}", seen=KEPT, heals=AGAIN))
+        pytest.param(
+            fault,
+            id=name,
+            marks=pytest.mark.fault(f"S3 {name}", seen=MESSAGES_STAY, heals=REDELIVERED),
+        )
         for name, fault in S3_FAULTS.items()
     ],
 )
@@ -66,7 +72,7 @@ def test_nothing_is_acknowledged_while_s3_fails(
 ) -> None:
     bucket.put(a=jpeg(3), b=jpeg(4))
     with functions.s3.failing(fault):
-        assert bucket.turn() == 0
+        assert bucket.process_batch() == 0
     assert bucket.waiting() == 2
     bucket.deliver()
     bucket.assert_indexed()
@@ -80,7 +86,7 @@ def test_a_throttled_request_is_repeated_within_the_invocation(
 ) -> None:
     bucket.put(a=jpeg(5))
     with functions.s3.failing(Fault(answer=SLOW_DOWN), times=2):
-        assert bucket.turn() == 1
+        assert bucket.process_batch() == 1
     bucket.assert_indexed()
 
 
@@ -89,13 +95,13 @@ def test_a_throttled_request_is_repeated_within_the_invocation(
     seen="Lambda ends the function at its time limit; the messages stay in the queue",
     heals="the queue delivers them to a new process",
 )
-def test_a_function_that_waited_too_long_for_s3_acknowledged_nothing(
+def test_a_timeout_while_waiting_for_s3_acknowledges_nothing(
     functions: Functions, bucket: Bucket
 ) -> None:
     bucket.put(a=jpeg(6), b=jpeg(7))
     bucket.hint("a")
     with functions.s3.failing(Fault(silent=True)), pytest.raises(TimedOut):
-        bucket.turn(timeout_s=1)
+        bucket.process_batch(timeout_s=1)
     bucket.deliver()
     bucket.assert_indexed()
 
@@ -123,17 +129,17 @@ def test_a_process_killed_after_any_of_its_calls_leaves_nothing_half_done(
         bucket.deliver()
         bucket.assert_indexed()
     bucket.assert_indexed()
-    assert killed_after >= 7  # look at two, read one, compare, write, look at two: all were seen
+    assert killed_after >= 7  # check two, read one, compare, write, check two: each was interrupted
 
 
 def kill_after(functions: Functions, bucket: Bucket, calls: int) -> bool:
-    """Kill the process once so many calls were answered; returns whether it made fewer, and all
-    messages were acknowledged.
+    """Kill the process after its given number of calls. Returns True if it finished with fewer
+    calls, all messages acknowledged.
     """
-    left = iter(range(calls))
+    remaining = iter(range(calls))
 
     def count() -> None:
-        if next(left, None) == calls - 1 and functions.index.pid:
+        if next(remaining, None) == calls - 1 and functions.index.pid:
             os.kill(functions.index.pid, signal.SIGKILL)
 
     proxies = (functions.qdrant, functions.s3)
@@ -141,7 +147,7 @@ def kill_after(functions: Functions, bucket: Bucket, calls: int) -> bool:
         proxy.on_answer = count
     try:
         while bucket.waiting():
-            bucket.turn()
+            bucket.process_batch()
     except ProcessDied:
         return False
     finally:
@@ -153,9 +159,9 @@ def kill_after(functions: Functions, bucket: Bucket, calls: int) -> bool:
 @pytest.mark.fault(
     "events arrive three times", seen="nothing", heals="an object in sync is not embedded again"
 )
-def test_events_that_come_three_times_store_one_point(bucket: Bucket) -> None:
+def test_events_delivered_three_times_store_one_point(bucket: Bucket) -> None:
     bucket.put(thrice=jpeg(100))
-    events = bucket.take()
+    events = bucket.drain()
     bucket.send(*events * 3)
     bucket.deliver()
     bucket.send(*events * 3)
@@ -165,15 +171,17 @@ def test_events_that_come_three_times_store_one_point(bucket: Bucket) -> None:
 
 
 @pytest.mark.fault(
-    "events arrive in any order", seen="nothing", heals="each only says where to look"
+    "events arrive in any order",
+    seen="nothing",
+    heals="an event only names an object, whose current state is read",
 )
-def test_events_in_any_order_end_with_what_the_bucket_holds(bucket: Bucket) -> None:
+def test_events_in_any_order_leave_the_index_equal_to_the_bucket(bucket: Bucket) -> None:
     keys = [f"k{i}" for i in range(4)]
-    for round_ in range(3):
-        bucket.put(**{key: jpeg(110 + 4 * round_ + i) for i, key in enumerate(keys)})
+    for version in range(3):
+        bucket.put(**{key: jpeg(110 + 4 * version + i) for i, key in enumerate(keys)})
     bucket.delete("k0", "k1")
     bucket.put(k1=jpeg(130))
-    events = bucket.take()
+    events = bucket.drain()
     random.Random(7).shuffle(events)
     bucket.send(*events)
     bucket.deliver()
@@ -185,9 +193,9 @@ def test_events_in_any_order_end_with_what_the_bucket_holds(bucket: Bucket) -> N
     seen="nothing",
     heals="the bucket is read as it is now: a deleted image stays deleted",
 )
-def test_a_late_event_resurrects_nothing(bucket: Bucket) -> None:
+def test_a_late_event_does_not_restore_a_deleted_image(bucket: Bucket) -> None:
     bucket.put(deleted=jpeg(140), replaced=jpeg(141))
-    late = bucket.take()
+    late = bucket.drain()
     bucket.put(replaced=jpeg(142))
     bucket.delete("deleted")
     bucket.deliver()
@@ -204,13 +212,13 @@ def test_a_late_event_resurrects_nothing(bucket: Bucket) -> None:
 )
 def test_events_lost_in_the_middle_do_not_matter(bucket: Bucket) -> None:
     bucket.put(a=jpeg(150), b=jpeg(151))
-    first = bucket.take()
+    first = bucket.drain()
     bucket.put(a=jpeg(152))
     bucket.delete("b")
-    bucket.take()
+    bucket.drain()
     bucket.put(a=jpeg(153), b=jpeg(154))
     bucket.delete("b")
-    last = bucket.take()[-2:]
+    last = bucket.drain()[-2:]
     bucket.send(*first)
     bucket.deliver()
     bucket.send(*last)
@@ -225,13 +233,13 @@ def test_events_lost_in_the_middle_do_not_matter(bucket: Bucket) -> None:
     seen="the object is not found, or found although it was deleted, until the drift function runs",
     heals="the drift function, or `likeness backfill s3://…`, sends a hint on the same queue",
 )
-def test_a_lost_last_event_is_mended_by_a_hint(bucket: Bucket) -> None:
+def test_a_lost_last_event_is_repaired_by_a_hint(bucket: Bucket) -> None:
     bucket.put(new=jpeg(160), deleted=jpeg(161))
-    bucket.take()
+    bucket.drain()
     bucket.hint("deleted")
     bucket.deliver()
     bucket.delete("deleted")
-    bucket.take()
+    bucket.drain()
     bucket.hint("new", "deleted")
     bucket.deliver()
     bucket.assert_indexed()
@@ -258,12 +266,12 @@ def test_poison_files_are_rejected_with_a_reason_and_never_become_dead_letters(
 @pytest.mark.fault(
     "a message that cannot be parsed",
     seen="after ten attempts it waits in the dead-letter queue, which raises an alarm",
-    heals="by hand: it names no object",
+    heals="manually: it names no object",
 )
-def test_an_unreadable_message_becomes_a_dead_letter_and_holds_nothing_up(bucket: Bucket) -> None:
-    bucket.send("no JSON")
+def test_an_unreadable_message_becomes_a_dead_letter_and_blocks_no_other(bucket: Bucket) -> None:
+    bucket.send("not JSON")
     bucket.put(a=jpeg(180), b=jpeg(181))
-    assert bucket.turn() == 2
+    assert bucket.process_batch() == 2
     bucket.deliver()
     assert bucket.dead_letters() == 1
     assert bucket.indexed() == bucket.objects()
@@ -279,9 +287,11 @@ def test_a_batch_waits_for_qdrant_instead_of_failing_at_once(
     functions: Functions, bucket: Bucket
 ) -> None:
     bucket.put(a=jpeg(185))
-    with functions.qdrant.failing(Fault(reset=True), times=15):  # five calls, of three tries each
-        assert [bucket.turn() for _ in range(5)] == [0] * 5
-        assert bucket.turn() == 1
+    with functions.qdrant.failing(
+        Fault(reset=True), times=15
+    ):  # five calls, of three attempts each
+        assert [bucket.process_batch() for _ in range(5)] == [0] * 5
+        assert bucket.process_batch() == 1
     bucket.assert_indexed()
 
 
@@ -290,16 +300,14 @@ def test_a_batch_waits_for_qdrant_instead_of_failing_at_once(
     seen="the messages wait in the dead-letter queue for 14 days, which raises an alarm",
     heals="a redrive, once Qdrant is back",
 )
-def test_dead_letters_are_worked_off_once_they_are_redriven(
-    functions: Functions, bucket: Bucket
-) -> None:
+def test_dead_letters_are_processed_after_a_redrive(functions: Functions, bucket: Bucket) -> None:
     bucket.put(a=jpeg(190), b=jpeg(191))
     bucket.delete("b")
     with functions.qdrant.failing(Fault(reset=True)):
         for _ in range(MAX_RECEIVES - 1):
-            bucket.lose()
-        assert bucket.turn() == 0
-    assert bucket.turn() == 0  # too late: they have moved
+            bucket.receive_without_deleting()
+        assert bucket.process_batch() == 0
+    assert bucket.process_batch() == 0  # they are in the dead-letter queue by now
     assert bucket.dead_letters() == 3
     assert bucket.indexed() == {}
     bucket.redrive()

@@ -1,4 +1,4 @@
-"""The search function answers within its time limit whatever it depends on does.
+"""The search function answers within its time limit, whatever its dependencies do.
 
 Each test with the mark `fault` is a row of docs/reference/faults.md (`make faults`).
 """
@@ -22,8 +22,8 @@ from tests.faults.service import (
 from tests.lambda_runtime import http_event
 from tests.pictures import jpeg
 
-WITHIN = "503 with Retry-After, within the time limit"
-NEXT = "the next request tries again"
+ANSWERED_503 = "503 with Retry-After, within the time limit"
+NEXT_REQUEST = "the next request tries again"
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def indexed(bucket: Bucket) -> Bucket:
 
 
 def finds(functions: Functions, bucket: Bucket) -> bool:
-    answer = functions.ask(jpeg(300))
+    answer = functions.search_by_image(jpeg(300))
     return answer.status == 200 and ("a", "exact") in [
         (result["key"], result["verdict"]) for result in answer.json["results"]
     ]
@@ -44,7 +44,9 @@ def finds(functions: Functions, bucket: Bucket) -> bool:
     "fault",
     [
         pytest.param(
-            fault, id=name, marks=pytest.mark.fault(f"Qdrant {name}", seen=WITHIN, heals=NEXT)
+            fault,
+            id=name,
+            marks=pytest.mark.fault(f"Qdrant {name}", seen=ANSWERED_503, heals=NEXT_REQUEST),
         )
         for name, fault in QDRANT_FAULTS.items()
     ],
@@ -54,7 +56,7 @@ def test_a_search_is_answered_with_503_while_qdrant_fails(
 ) -> None:
     assert finds(functions, indexed)
     with functions.qdrant.failing(fault):
-        functions.ask(jpeg(300)).assert_asks_to_try_again("index-unavailable")
+        functions.search_by_image(jpeg(300)).assert_retry_later("index-unavailable")
     assert finds(functions, indexed)
 
 
@@ -63,11 +65,13 @@ def test_the_function_is_up_but_not_ready_while_qdrant_is_down(functions: Functi
         health = functions.call(http_event("GET", "/v1/health"))
         ready = functions.call(http_event("GET", "/v1/ready"))
     assert health.status == 200
-    ready.assert_asks_to_try_again("index-unavailable")
+    ready.assert_retry_later("index-unavailable")
 
 
 @pytest.mark.fault(
-    "Qdrant is slow, but within the time limit of a call", seen="a slower answer", heals=NEXT
+    "Qdrant is slow, but within the time limit of a call",
+    seen="a slower answer",
+    heals=NEXT_REQUEST,
 )
 def test_a_slow_qdrant_only_makes_searches_slower(functions: Functions, indexed: Bucket) -> None:
     with functions.qdrant.failing(Fault(wait_s=QDRANT_TIMEOUT_S / 3)):
@@ -75,7 +79,7 @@ def test_a_slow_qdrant_only_makes_searches_slower(functions: Functions, indexed:
 
 
 @pytest.mark.fault("Qdrant fails occasionally", seen="nothing", heals="a call is tried three times")
-def test_a_search_outlives_two_failures(functions: Functions, indexed: Bucket) -> None:
+def test_a_search_succeeds_despite_two_failures(functions: Functions, indexed: Bucket) -> None:
     assert finds(functions, indexed)
     with functions.qdrant.failing(Fault(reset=True), times=2):
         assert finds(functions, indexed)
@@ -89,15 +93,15 @@ def test_a_search_outlives_two_failures(functions: Functions, indexed: Bucket) -
 def test_the_circuit_opens_and_closes_again(functions: Functions, indexed: Bucket) -> None:
     with functions.qdrant.failing(Fault(reset=True)):
         for _ in range(5):
-            functions.ask(jpeg(300)).assert_asks_to_try_again("index-unavailable")
-        asked = functions.qdrant.requests
+            functions.search_by_image(jpeg(300)).assert_retry_later("index-unavailable")
+        requests = functions.qdrant.requests
         time.sleep(1)
-        refused = functions.ask(jpeg(300))
-        refused.assert_asks_to_try_again("index-unavailable")
-    assert functions.qdrant.requests == asked
-    left_s = int(refused.headers["retry-after"])
-    assert left_s <= 4  # one of the five has passed
-    time.sleep(left_s)
+        refused = functions.search_by_image(jpeg(300))
+        refused.assert_retry_later("index-unavailable")
+    assert functions.qdrant.requests == requests
+    remaining_s = int(refused.headers["retry-after"])
+    assert remaining_s <= 4  # one of the five seconds has passed
+    time.sleep(remaining_s)
     assert finds(functions, indexed)
 
 
@@ -111,8 +115,8 @@ def test_the_circuit_opens_and_closes_again(functions: Functions, indexed: Bucke
             id="throttles",
             marks=pytest.mark.fault(
                 "S3 throttles: 503 SlowDown, while a search names an object",
-                seen=WITHIN,
-                heals=NEXT,
+                seen=ANSWERED_503,
+                heals=NEXT_REQUEST,
             ),
         ),
         pytest.param(
@@ -122,8 +126,8 @@ def test_the_circuit_opens_and_closes_again(functions: Functions, indexed: Bucke
             id="half-open",
             marks=pytest.mark.fault(
                 "S3 is half-open: never answers, while a search names an object",
-                seen=WITHIN,
-                heals=NEXT,
+                seen=ANSWERED_503,
+                heals=NEXT_REQUEST,
             ),
         ),
     ],
@@ -134,5 +138,5 @@ def test_a_search_by_key_is_answered_with_503_while_s3_fails(
     indexed.s3.put_object(Bucket=QUERIES, Key="unindexed", Body=jpeg(300))
     search = http_event("POST", "/v1/search", b'{"key": "unindexed"}', "application/json")
     with functions.s3.failing(fault):
-        functions.call(search, timeout_s).assert_asks_to_try_again(slug)
+        functions.call(search, timeout_s).assert_retry_later(slug)
     assert functions.call(search).status == 200

@@ -1,4 +1,4 @@
-"""A real service on this machine with the demo's pictures, and a real browser to look with."""
+"""A real local service with the demo's images, and a real browser."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _INSTALLERS = (
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """`likeness serve` over the demo's photographs and products, and two edited copies of them."""
+    """`likeness serve` with the demo's photographs and products, and edited copies of two."""
     data = tmp_path_factory.mktemp("page")
     serve = "from console.app import main; main()"
     command = [sys.executable, "-c", serve, "serve", "--data", str(data), "--port", "0"]
@@ -44,15 +44,15 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             assert process.poll() is None and time.monotonic() < deadline_s
             time.sleep(0.05)
         site = Site(service.api_url, service.aws_url, service.bucket, Client(service.api_url))
-        _fill(site)
+        _upload_images(site)
         yield site
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(30)
 
 
-def _fill(site: Site) -> None:
-    pictures = gallery()
+def _upload_images(site: Site) -> None:
+    images = gallery()
     s3 = boto3.client(
         "s3",
         endpoint_url=site.aws_url,
@@ -60,13 +60,13 @@ def _fill(site: Site) -> None:
         aws_access_key_id="local",
         aws_secret_access_key="local",
     )
-    for item in pictures.values():
+    for item in images.values():
         s3.put_object(Bucket=site.bucket, Key=item.key, Body=item.data, Metadata=item.metadata)
     copies = {"photos/coffee.jpg": "half size", "photos/chelsea.jpg": "brighter"}
     for key, edit in copies.items():
-        body = sample_images.edited(pictures[key], edit)
+        body = sample_images.edited(images[key], edit)
         s3.put_object(Bucket=site.bucket, Key=f"copies/{Path(key).name}", Body=body)
-    site.wait_until_live([*pictures, *(f"copies/{Path(key).name}" for key in copies)])
+    site.wait_until_live([*images, *(f"copies/{Path(key).name}" for key in copies)])
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def chromium() -> Iterator[Browser]:
 
 
 def _launch(chromium: BrowserType) -> Browser:
-    """The machine's Chromium, or one that is fetched now."""
+    """The installed Chromium, or one that is installed now."""
     installers = iter(_INSTALLERS)
     while True:
         path = shutil.which("chromium") or shutil.which("google-chrome")
@@ -99,9 +99,9 @@ def _launch(chromium: BrowserType) -> Browser:
 
 @pytest.fixture
 def visit(site: Site, chromium: Browser) -> Iterator[Visit]:
-    """Opens tabs, and holds each against the page's promises when the test is over."""
+    """Opens tabs; after the test, fails if a tab had errors or sent requests to another host."""
     contexts: list[BrowserContext] = []
-    broken: list[str] = []
+    violations: list[str] = []
     allowed = {urlsplit(url).netloc for url in (site.url, site.aws_url)}
 
     def open_tab(
@@ -123,27 +123,27 @@ def visit(site: Site, chromium: Browser) -> Iterator[Visit]:
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(20_000)
-        page.on("pageerror", lambda error: broken.append(f"error: {error}"))
-        page.on("console", lambda said: note(said.type, said.text))
-        page.on("request", lambda request: watch(request.url))
+        page.on("pageerror", lambda error: violations.append(f"error: {error}"))
+        page.on("console", lambda message: record_console(message.type, message.text))
+        page.on("request", lambda request: record_request(request.url))
         if callable(prepare):
             prepare(page)
         page.goto(f"{site.url}/{address}")
 
-        def note(kind: str, text: str) -> None:
+        def record_console(kind: str, text: str) -> None:
             if kind == "error" and not (refusals and "Failed to load resource" in text):
-                broken.append(f"console: {text}")
+                violations.append(f"console: {text}")
 
         return page
 
-    def watch(url: str) -> None:
+    def record_request(url: str) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("blob", "data") and parts.netloc not in allowed:
-            broken.append(f"request to {url}")
+            violations.append(f"request to {url}")
 
     yield open_tab
     for context in contexts:
-        for page in context.pages:  # what is still being answered needs no answer any more
+        for page in context.pages:  # pending requests need no answer any more
             page.unroute_all(behavior="ignoreErrors")
         context.close()
-    assert not broken
+    assert not violations

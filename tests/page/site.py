@@ -1,4 +1,4 @@
-"""What the page's tests share: the service, its pictures, and how a picture gets into a browser."""
+"""Shared by the page's tests: the service, its images, and how an image gets into a browser."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _WAIT_S = 60
 
 
 class Visit(Protocol):
-    """Opens a tab at an address within the page; `refusals`: HTTP errors are expected in it."""
+    """Opens a tab at an address within the page; with `refusals`, HTTP errors are expected."""
 
     def __call__(
         self,
@@ -70,7 +70,7 @@ def captioned(key: str) -> bytes:
 
 
 def side_by_side(*keys: str) -> bytes:
-    """Pictures beside each other on grey, as one JPEG that a camera wrote lying on its side."""
+    """Images side by side on grey, in one JPEG rotated by its EXIF orientation, as by a camera."""
     height = 1200
     images = [item(key).image for key in keys]
     images = [image.resize((image.width * height // image.height, height)) for image in images]
@@ -80,7 +80,7 @@ def side_by_side(*keys: str) -> bytes:
         canvas.paste(image, (left, 50))
         left += image.width
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned clockwise before it is seen
+    exif[0x0112] = 6  # rotate clockwise to display
     exif[0x010F] = "a camera's maker"
     exif.get_ifd(0x8825)[1] = "N"  # GPS
     out = io.BytesIO()
@@ -89,18 +89,18 @@ def side_by_side(*keys: str) -> bytes:
 
 
 def drop(page: Page, data: bytes, name: str = "photo.jpg", kind: str = "image/jpeg") -> None:
-    """Drop a file on the page, as a person would drag it there."""
-    _hand_over(page, "drop", "DragEvent", "dataTransfer", data, name, kind)
+    """Drop a file on the page, as a user would."""
+    _dispatch_file(page, "drop", "DragEvent", "dataTransfer", data, name, kind)
 
 
 def paste(page: Page, data: bytes) -> None:
-    _hand_over(page, "paste", "ClipboardEvent", "clipboardData", data, "image.png", "image/png")
+    _dispatch_file(page, "paste", "ClipboardEvent", "clipboardData", data, "image.png", "image/png")
 
 
-def _hand_over(
+def _dispatch_file(
     page: Page, event: str, interface: str, field: str, data: bytes, name: str, kind: str
 ) -> None:
-    page.wait_for_selector("footer a")  # the page is there once it knows the service
+    page.wait_for_selector("footer a")  # the page is ready once it knows the service
     page.evaluate(
         """([event, interface_, field, data, name, type]) => {
             const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
@@ -113,13 +113,13 @@ def _hand_over(
     )
 
 
-def answered(page: Page) -> None:
-    """Wait until a search is over."""
+def wait_for_answer(page: Page) -> None:
+    """Wait until a search has finished."""
     page.wait_for_selector(".answer:not([aria-busy]) .head h1:text-matches('result|found|answer')")
 
 
-def seen(page: Page) -> None:
-    """Wait until every picture that is on the screen is drawn."""
+def wait_for_images(page: Page) -> None:
+    """Wait until every image on the screen is drawn."""
     page.wait_for_function(
         """() => [...document.querySelectorAll("[data-id]")].every((image) => {
             const {top, bottom} = image.getBoundingClientRect();
@@ -129,20 +129,20 @@ def seen(page: Page) -> None:
     )
 
 
-def names(page: Page, most: int = 5) -> list[str]:
+def result_names(page: Page, count: int = 5) -> list[str]:
     """File names of the first results."""
-    said = page.locator(".card .open").evaluate_all(
+    labels = page.locator(".card .open").evaluate_all(
         "(cards) => cards.map((card) => card.getAttribute('aria-label'))"
     )
-    return [label.partition(":")[0] for label in said[:most]]
+    return [label.partition(":")[0] for label in labels[:count]]
 
 
 def drag(page: Page, stage: Locator, box: tuple[float, float, float, float]) -> None:
-    """Draw a box, in shares of the picture, with the mouse."""
+    """Draw a box with the mouse; coordinates are fractions of the image's sides."""
     edge = stage.bounding_box()
     assert edge
-    x = [edge["x"] + edge["width"] * share for share in (box[0], box[2])]
-    y = [edge["y"] + edge["height"] * share for share in (box[1], box[3])]
+    x = [edge["x"] + edge["width"] * fraction for fraction in (box[0], box[2])]
+    y = [edge["y"] + edge["height"] * fraction for fraction in (box[1], box[3])]
     page.mouse.move(x[0], y[0])
     page.mouse.down()
     page.mouse.move(x[1], y[1], steps=4)

@@ -1,4 +1,4 @@
-"""What the bundled model finds does not get worse unnoticed."""
+"""The bundled model's results do not get worse unnoticed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from tests.quality.gate import BASELINE, measure
 
 
-def test_the_bundled_model_finds_what_it_found_before(tmp_path: Path) -> None:
-    """Where a change is meant to cost or gain: `make baseline`, and say in the commit why."""
-    done = measure(tmp_path, "--baseline", BASELINE)
-    assert done.returncode == 0, done.stderr
+def test_the_bundled_model_is_not_worse_than_the_baseline(tmp_path: Path) -> None:
+    """After an intended change of quality: `make baseline`, and explain it in the commit."""
+    completed = measure(tmp_path, "--baseline", BASELINE)
+    assert completed.returncode == 0, completed.stderr
