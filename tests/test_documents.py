@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import pytest
+import typer
 from cfnlint.decode import cfn_yaml
 
+from console.app import app
 from tests.service import ROOT
 
 PAGES = sorted(
@@ -104,6 +107,53 @@ def test_every_document_can_be_reached_from_the_readme() -> None:
         waiting += [to for to in targets - reached if to.suffix == ".md" and to.is_file()]
     generated = {ROOT / "training" / "MODEL_CARD.md"}  # the card's template
     assert not [str(page.relative_to(ROOT)) for page in PAGES if page not in reached | generated]
+
+
+def _calls(markdown: str) -> Iterator[str]:
+    """Calls of the command: lines of code, joined where they go on, and spans within prose."""
+    text = markdown.replace("\\\n", " ")
+    code = re.findall(r"^ {4}.*$", text, re.MULTILINE)
+    code += re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    for line in "\n".join(code).splitlines():
+        found = re.search(r"(?:^|[ /])likeness ([a-z][^#&]*)", line.strip())
+        if found and not line.strip().startswith(("#", "curl", "aws")):
+            yield found[1]
+    yield from re.findall(r"`(?:\.venv/bin/)?likeness ([a-z][^`]*)`", without_fences(markdown))
+
+
+def _unknown(call: str) -> list[str]:
+    """What of a call the command does not have."""
+    command: Any = typer.main.get_command(app)
+    for word in call.split():
+        if not hasattr(command, "commands"):
+            break
+        words = word.replace("\\", "").split("|")  # migrate start|fill|…
+        if unknown := [each for each in words if each not in command.commands]:
+            return unknown
+        command = command.commands[words[0]]
+    known = {option for parameter in command.params for option in parameter.opts} | {"--help"}
+    return sorted(set(re.findall(r"(?<= )--[a-z0-9-]+", call)) - known)
+
+
+def test_every_call_of_the_command_that_is_shown_exists() -> None:
+    calls = [
+        (page.name, call)
+        for page in PAGES
+        if page.name != "CHANGELOG.md"  # it names what existed then
+        for call in _calls(page.read_text())
+    ]
+    assert len(calls) > 100
+    assert not [(page, call, _unknown(call)) for page, call in calls if _unknown(call)]
+
+
+def test_the_reference_names_every_command_and_its_options() -> None:
+    text = (REFERENCE / "command-line.md").read_text()
+    commands: Any = typer.main.get_command(app)
+    assert all(f"`likeness {name}" in text for name in commands.commands)
+    rows = re.findall(r"^\| `likeness ([^`]+)` \| (.*) \|$", text, re.MULTILINE)
+    calls = [f"{call} {' '.join(re.findall(r'`(--[a-z0-9-]+)', rest))}" for call, rest in rows]
+    assert len(calls) > 15
+    assert not [(call, _unknown(call)) for call in calls if _unknown(call)]
 
 
 def test_the_settings_page_lists_every_variable_that_is_read() -> None:
