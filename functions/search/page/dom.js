@@ -24,9 +24,9 @@ export const div = (name, ...children) => h("div", { class: name }, ...children)
 export const button = (label, onclick, extra) => h("button", { type: "button", onclick, ...extra }, label);
 export const small = (text) => h("p", { class: "small" }, text);
 
-/** For screen readers; `tell` shows the text too. */
+/** For screen readers; `showStatus` shows the text too. */
 export const announce = (text) => ($("#announcer").textContent = text);
-export function tell(place, text) {
+export function showStatus(place, text) {
 	put(place, small(text));
 	announce(text);
 }

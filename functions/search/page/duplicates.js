@@ -26,14 +26,14 @@ export function duplicatesView() {
 			cursor = page.next_cursor;
 			for (const group of page.groups) kept().includes(signature(group)) ? hidden.push(group) : list.append(card(group));
 			if (!list.firstChild && cursor) return more();
-			tell();
+			showFooter();
 		} catch (problem) {
 			if (mine === current) put(below, trouble(problem, more));
 		}
 	}
 
-	function tell() {
-		const again = () => { put(list, hidden.splice(0).map(card), true); tell(); };
+	function showFooter() {
+		const again = () => { put(list, hidden.splice(0).map(card), true); showFooter(); };
 		put(below, [!list.firstChild && notice("No duplicates to review", "Every picture is different, or you kept its duplicates."),
 			cursor && button("More", more), hidden.length > 0 && button(`Show ${hidden.length} that you kept`, again)]);
 	}
@@ -43,7 +43,7 @@ export function duplicatesView() {
 			localStorage.setItem(KEPT, JSON.stringify([...kept(), signature(group)].slice(-2000)));
 			hidden.push(group);
 			element.remove();
-			tell();
+			showFooter();
 		});
 		const element = h("article", { class: "group" }, h("ul", {},
 			group.original ? member(group.original, "Original") : small("The original was deleted."),

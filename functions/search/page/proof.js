@@ -1,7 +1,7 @@
 // One result beside the query: proof, scores and feedback.
 
 import { call } from "./api.js";
-import { $, button, div, h, nameOf, percent, place, put, s, small, tell } from "./dom.js";
+import { $, button, div, h, nameOf, percent, place, put, s, small, showStatus } from "./dom.js";
 import { idLink } from "./state.js";
 import { thumbnail } from "./thumbnails.js";
 import { metadata, sentence } from "./words.js";
@@ -90,7 +90,7 @@ function facts(result, match) {
 	const feedback = (label, kind) => button(label, async () => {
 		const json = { request_id, id, kind, ...(query_id && { query_id }) };
 		const text = await call("v1/feedback", { json }).then(() => "Thank you. Your answer is stored to measure search quality.", (problem) => `Not stored: ${problem.message}`);
-		tell(judged, text);
+		showStatus(judged, text);
 	});
 	const judged = div("buttons", "Is this what you looked for?", feedback("Yes", "relevant"), feedback("No", "not_relevant"));
 	const matched = match ? [

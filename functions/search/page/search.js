@@ -1,7 +1,7 @@
 // The search view: the query on one side, a grid of results that loads as it is scrolled on the other.
 
 import { call, Problem } from "./api.js";
-import { announce, button, div, h, nameOf, percent, put, small, tell } from "./dom.js";
+import { announce, button, div, h, nameOf, percent, put, small, showStatus } from "./dom.js";
 import { prepare } from "./picture.js";
 import { queryPanel } from "./query.js";
 import { choices, idLink, link } from "./state.js";
@@ -14,7 +14,7 @@ const MAX_LINK = 30_000; // a query_id fits
 /** `set(state)` changes the address. */
 export function searchView(config, { set, openProof, footer }) {
 	const pictures = new Map(); // what was chosen, by its name in the address
-	let state, asked, looked, token, results = [], next = null, running;
+	let state, asked, searchedView, token, results = [], next = null, running;
 
 	const go = (change) => set({ ...state, ...change });
 	const query = queryPanel(config, { go, take, find });
@@ -83,9 +83,9 @@ export function searchView(config, { set, openProof, footer }) {
 	}
 
 	function search() {
-		const look = JSON.stringify([state.source, state.box]);
-		if (look !== looked) token = undefined;
-		looked = look;
+		const view = JSON.stringify([state.source, state.box]);
+		if (view !== searchedView) token = undefined;
+		searchedView = view;
 		asked = link(state);
 		next = null;
 		count.textContent = "Searching …";
@@ -98,7 +98,7 @@ export function searchView(config, { set, openProof, footer }) {
 	async function load(offset) {
 		running?.abort();
 		const mine = (running = new AbortController());
-		const slow = setTimeout(tell, SLOW_MS, below, "Still searching. The first search after a pause takes longer.");
+		const slow = setTimeout(showStatus, SLOW_MS, below, "Still searching. The first search after a pause takes longer.");
 		found.setAttribute("aria-busy", "true");
 		try {
 			const { key } = state.source;
@@ -179,14 +179,14 @@ export function searchView(config, { set, openProof, footer }) {
 	}
 
 	async function find() {
-		const mine = looked;
+		const mine = searchedView;
 		try {
 			const { regions } = await ask({ detect: true, limit: 1 });
-			if (mine !== looked) return;
+			if (mine !== searchedView) return;
 			query.offer(regions.map(({ box }) => box));
-			tell(said, `${regions.length} objects found. Select a dot on the picture to search for one.`);
+			showStatus(said, `${regions.length} objects found. Select a dot on the picture to search for one.`);
 		} catch (problem) {
-			if (mine === looked) put(said, trouble(problem, find));
+			if (mine === searchedView) put(said, trouble(problem, find));
 		}
 	}
 
@@ -196,7 +196,7 @@ export function searchView(config, { set, openProof, footer }) {
 		let text = own ? "Copied, without the picture." : "Copied.";
 		if (hash.length > MAX_LINK || (own && !token)) text = "This search does not fit into a link.";
 		else await navigator.clipboard.writeText(new URL(hash, location)).catch(() => (text = "The browser did not allow it."));
-		tell(said, text);
+		showStatus(said, text);
 	}
 
 	return { element: h("div", {}, start, layout), show, take };
