@@ -1,4 +1,4 @@
-"""Our downloader (console/bundles/hub.py) beside huggingface-hub: the same faults, from one server.
+"""Our downloader (console/bundles/hub.py) and huggingface-hub: the same faults, from one server.
 
     sent_again_mib   SIGKILL after 32 of 64 MiB: what the second run requests beyond the other half
     damaged          one byte differs, the size is right

@@ -37,7 +37,7 @@ sys.path[:0] = [str(ROOT)]
 
 from benchmarks.coldstart import API_KEY, INDEX, SEARCH, QdrantTimer, check_search, photo  # noqa: E402
 from console.cost import cost_report  # noqa: E402
-from console.cost.pricing import Measured, Run  # noqa: E402
+from console.cost.pricing import Measurements, Run  # noqa: E402
 from tests import qdrant_server  # noqa: E402
 from tests.lambda_runtime import (  # noqa: E402
     LambdaProcess,
@@ -87,7 +87,7 @@ def main() -> None:
 
 def sweep(
     env: dict[str, str], aws: str, qdrant: QdrantTimer, repeat: int, progress: Progress
-) -> Measured:
+) -> Measurements:
     uploads = batches(aws)
     query = http_event("POST", "/v1/search", photo(0, 1600, 1200))
     settings = [(memory_mb, threads) for memory_mb in MEMORY_MB for threads in THREADS]
@@ -107,7 +107,7 @@ def sweep(
     how = (
         "control group quota" if control_group_parent() else "pinned processors, computed below one"
     )
-    return Measured(
+    return Measurements(
         f"awslambdaric on {processor()}; processor share by {how}",
         [sample.run for sample in search],
         [sample.run for sample in index],

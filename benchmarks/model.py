@@ -1,4 +1,4 @@
-"""Time of the bundled network alone, one image on one core, beside MobileNetV2 in int8 from MODELS.
+"""Time of the bundled network alone, one image on one core, and of MobileNetV2 in int8 from MODELS.
 
 `--avx2` runs it as on a processor without AVX-512, like many that Lambda uses (needs `cc`), and
 compares the embeddings with those of this processor.

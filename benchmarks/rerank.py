@@ -55,10 +55,17 @@ from likeness.features import ImageFeatures, features_of_point
 from likeness.filters import Schema
 from likeness.images import decode
 from likeness.indexing import Indexer
-from likeness.proof.evidence import FEATURES
+from likeness.proof.evidence import PAIR_FEATURES
 from likeness.proof.geometry import verify
 from likeness.proof.proofs import verify_candidates
-from likeness.proof.verdicts import FITTED, Calibration, Fitted, Level, judge, load_calibration
+from likeness.proof.verdicts import (
+    FITTED_LEVELS,
+    Calibration,
+    Level,
+    LevelModel,
+    judge,
+    load_calibration,
+)
 from likeness.records import Point
 from likeness.rerank.diversity import diversify
 from likeness.rerank.profiles import STAGES, Profile
@@ -132,9 +139,9 @@ def features_of(data: bytes, embedder: Embedder) -> ImageFeatures:
 
 def calibrated(embedder: Embedder) -> Calibration:
     """The bundle's calibration, or an empty one of the same cost."""
-    nothing = Fitted((0.0,) * FEATURES, 0.0)
+    nothing = LevelModel((0.0,) * PAIR_FEATURES, 0.0)
     return load_calibration(MODEL, embedder.fingerprint) or Calibration(
-        embedder.fingerprint, {level.value: nothing for level in FITTED}
+        embedder.fingerprint, {level.value: nothing for level in FITTED_LEVELS}
     )
 
 
@@ -177,7 +184,7 @@ def works(
         **{name: partial(stage.run, task, order) for name, stage in timed_stages().items()},
         "geometry_ms_per_50": lambda: verify(query.local, at, *unpack(packed, side, dim)),
         "verify_ms_per_50": lambda: verify(query.local, at, few, few_at),
-        "verdicts_ms": lambda: judge(calibration, verified.features(cosines)),
+        "verdicts_ms": lambda: judge(calibration, verified.pair_features(cosines)),
         "query_expansion_ms": lambda: expand(query.vector, nearest),
         "diversity_ms": lambda: diversify(cosines, task.vectors, CANDIDATES, 0.5),
     }

@@ -2,5 +2,5 @@
 
 import os
 
-# As template.yaml has it, and before NumPy is loaded: what is timed here runs as it is deployed.
+# As in template.yaml, so that timings match a deployment. Set before NumPy is loaded.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

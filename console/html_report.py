@@ -1,4 +1,4 @@
-"""Self-contained HTML pages: that of `likeness demo`, and the frame of every report."""
+"""Self-contained HTML pages: the results of `likeness demo`, and the frame of every report."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ img { width: 100%; height: 8.25rem; object-fit: contain; border-radius: 6px;
 
 
 class Check(Protocol):
-    """The part of `demo.Check` that the page shows."""
+    """The part of `demo.walkthrough.Check` that the page shows."""
 
     @property
     def name(self) -> str: ...

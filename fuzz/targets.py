@@ -26,7 +26,7 @@ from likeness.query_tokens import decode_query_token, encode_query_token
 from likeness.rerank.profiles import Profile
 from likeness.rerank.ranker import Ranker
 from likeness.settings import Limits
-from tests.appearances import made, unit
+from tests.image_features import made, unit
 from tests.pictures import encoded, picture
 
 ROOT = Path(__file__).parents[1]

@@ -18,7 +18,7 @@ from likeness.feature_extraction import extract_features
 from likeness.features import ImageFeatures
 from likeness.images import decode
 from likeness.model import ModelSpec, load_spec
-from likeness.proof.verdicts import FITTED, Calibration, Level
+from likeness.proof.verdicts import FITTED_LEVELS, Calibration, Level
 from likeness.rerank.ranker import Ranker
 from likeness.settings import Limits
 from tests.pictures import encoded, picture
@@ -30,7 +30,7 @@ _OTHERS = 4  # that each is held against
 # Far from the seeds that tests take for their own pictures.
 _FIRST = 90_000
 _TAKEN = ("jpeg", "smaller", "cropped", "recoloured", "text", "in a scene")
-_ORDER = {level: n for n, level in enumerate((*FITTED, Level.NONE))}
+_ORDER = {level: n for n, level in enumerate((*FITTED_LEVELS, Level.NONE))}
 
 
 def calibration_of(spec: ModelSpec) -> Calibration:
@@ -52,13 +52,16 @@ def _fitted(folder: Path) -> Calibration:
         for edit in EDITS:
             if edit.name in _TAKEN:
                 data = edit.make(image, lambda: picture(int(rng.integers(_FIRST)), 320, 240), rng)
-                rows.append(ranker.features(_look(data, embedder), [seen[n], *others]))
+                rows.append(ranker.pair_features(_look(data, embedder), [seen[n], *others]))
                 levels.append((_ORDER[edit.level], *[_ORDER[Level.NONE]] * _OTHERS))
     features, order = np.concatenate(rows), np.concatenate(levels)
     # nothing here is just similar: what is called that is the same item at least
     return Calibration(
         embedder.fingerprint,
-        {level: fit(features, order <= n, max_false_rate=0.0) for n, level in enumerate(FITTED)},
+        {
+            level: fit(features, order <= n, max_false_rate=0.0)
+            for n, level in enumerate(FITTED_LEVELS)
+        },
         made_from="drawn pictures",
     )
 

@@ -1,4 +1,4 @@
-"""Appearances for tests, of random descriptors."""
+"""Features of images for tests, with random descriptors."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Floats = NDArray[np.float32]
 
 
 def unit(values: NDArray[np.floating]) -> Floats:
-    """Rows of length 1; rows of zeros stay so."""
+    """Rows of length 1; rows of zeros stay zero."""
     lengths = np.linalg.norm(values, axis=-1, keepdims=True)
     return np.asarray(values / np.maximum(lengths, 1e-12), np.float32)
 
 
 def spec(resize: Resize | None = None, with_local: bool = True, weights: str = "0") -> ModelSpec:
-    """A bundle of which only the sizes count."""
+    """A bundle's spec, in which only the sizes matter."""
     return ModelSpec(
         name="a model",
         version="1",
@@ -55,7 +55,7 @@ def descriptors(seed: int) -> Floats:
 
 
 def layout(seed: int) -> bytes:
-    """Smooth colours, as pictures have them."""
+    """Smooth colours, as images have them."""
     small = np.random.default_rng(seed).integers(0, 256, (3, 3, 3), np.uint8)
     size = (COLOURS, COLOURS)
     return Image.fromarray(small).resize(size, Image.Resampling.BICUBIC).tobytes()

@@ -37,7 +37,7 @@ BUNDLED = _REPOSITORY / "layers" / "model"
 FIXED_FILTERS = _REPOSITORY / "tests" / "models" / "fixed-filters"
 RERANKED = 50
 STORED = 64  # descriptors per image that the index would store: the most salient
-GEOMETRY_GAIN = 0.1  # weight of the geometric score beside the cosine; see `geometry_gain.py`
+GEOMETRY_GAIN = 0.1  # weight of the geometric score relative to the cosine; see `geometry_gain.py`
 _SETS = ("grocery", "copies", "clothing")
 # Clothing photos that copies/ uses as backgrounds: as distractors they would be correct answers.
 _BACKGROUNDS = {f"images/{n}.jpg" for n in ("00641", "03471", "03642", "04326", "04541", "04725")}

@@ -1,4 +1,4 @@
-"""Finds the weight of the geometric score beside the cosine, on the validation photos.
+"""Finds the weight of the geometric score relative to the cosine, on the validation photos.
 
 The same three tasks as in training (see validation.py), with the first 30 candidates verified.
 `evaluate.py` uses the gain with the highest sum.

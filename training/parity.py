@@ -2,7 +2,7 @@
 
 torch → float32 ONNX: cosine ≥ .9999. float32 → int8: median cosine of the embeddings ≥ .99.
 An image in a batch and alone: ≥ .999. Also checked: unit length, and size ≤ 5 MB. Prints the time
-for one image on one core, beside MobileNetV2 in int8 where MODELS is given.
+for one image on one core, compared with MobileNetV2 in int8 where MODELS is given.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ _MIN_COSINE = 0.9
 
 
 class Recipe(Struct, frozen=True):
-    """How a bundle is made of its networks."""
+    """How a bundle is made from its networks."""
 
     provenance: Provenance
     preset: Preset

@@ -1,4 +1,4 @@
-"""A bundle's folder on disk: which files it has, and how it is written whole or not at all."""
+"""A bundle's folder on disk: its files, and how it is written atomically."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def write(
 
 
 def replace_folder(target: Path, new: Path, mode: int) -> None:
-    """Rename `new`, a folder beside `target`, to `target`; the old one is deleted afterwards."""
+    """Rename `new`, a sibling folder, to `target`; the old one is deleted afterwards."""
     old = new.with_name(f"{new.name}.old")
     new.chmod(mode)
     if target.exists():

@@ -115,7 +115,7 @@ class Hub:
         """Download one file to `target`, complete and verified, or raise HubError.
 
         A target that matches its pinned digest is not downloaded again. An interrupted download
-        stays beside it as a .part file, and the next call resumes it.
+        stays next to it as a .part file, and the next call resumes it.
         """
         pinned = lock.entries().get(str(source))
         if pinned and target.exists() and _digest(target) == pinned:
@@ -141,7 +141,7 @@ class Hub:
                 if delay_s is None:
                     raise HubError(f"{error}; run the command again to resume") from None
                 time.sleep(delay_s)
-        raise AssertionError("the last turn returns or raises")
+        raise AssertionError("the last attempt returns or raises")
 
     def _download(self, source: Source, part: Path, progress: Progress) -> str | None:
         """One attempt to complete `part`; returns the published sha256, if there is one."""

@@ -1,4 +1,4 @@
-"""The model layer in the repository: whether a bundle fits on Lambda, and how it gets in there."""
+"""The model layer in the repository: whether a bundle fits on Lambda, and how it is installed."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from msgspec import Struct
 
 from likeness.errors import ConfigurationError
 from likeness.model import MANIFEST, ModelSpec
+from likeness.settings import MIB
 
 from .bundle_folder import deployed_files, replace_folder
 from .bundle_reader import load_bundle
 from .golden import write_golden
 
-MIB = 1024 * 1024
 # AWS Lambda's quota for a deployment package with its layers, unzipped: 262,144,000 bytes.
 LAMBDA_BYTES = 250 * MIB
 # What `make build` reports without a model, rounded up.

@@ -1,4 +1,4 @@
-"""Puts a bundle where a deployment takes it from: the model layer, or S3 if it is too large."""
+"""Puts a bundle into the model layer of a deployment, or into S3 if it is too large."""
 
 from __future__ import annotations
 

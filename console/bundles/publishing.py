@@ -11,10 +11,10 @@ from typing import Any
 
 from likeness.errors import ConfigurationError
 from likeness.model import GOLDEN, ModelSpec
+from likeness.settings import MIB
 
 from .bundle_folder import deployed_files
 from .golden import golden_json
-from .layer import MIB
 
 # AWS Lambda's quota for a layer that is published in one request, zipped: 50 MB.
 REQUEST_BYTES = 50 * MIB

@@ -15,7 +15,7 @@ from msgspec import Struct
 PresetName = Literal["clip", "siglip", "dinov2", "imagenet"]
 
 _CONSOLE = Path(__file__).resolve().parents[1]
-# A wheel contains the bundled model inside the package, the repository beside it.
+# In a wheel the bundled model is inside the package, in the repository in layers/.
 BUNDLED_MODEL = next(
     folder
     for folder in (_CONSOLE / "model", _CONSOLE.parent / "layers" / "model")

@@ -38,7 +38,7 @@ def calibrate(
 
     Each image is edited in known ways and compared with its nearest neighbours. A calibration
     fitted to half of the images is measured with the other half; then one fitted to all of them is
-    written to calibration.json beside the model. Labels say which images are similar, instances
+    written to calibration.json in the bundle. Labels say which images are similar, instances
     which are the same item. Deploy the bundle again afterwards.
 
     - `likeness calibrate photos/ --dry-run`

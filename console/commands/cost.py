@@ -14,7 +14,7 @@ from .connection import connect
 from .options import ApiKey, Data, Json, Url
 
 if TYPE_CHECKING:
-    from ..cost.pricing import Measured
+    from ..cost.pricing import Measurements
 
 Photo = Annotated[
     Path | None,
@@ -62,12 +62,12 @@ def cost(
     - `python benchmarks/memory.py`, then `likeness cost`
     """
     from ..cost import cost_report  # noqa: PLC0415
-    from ..cost.pricing import Measured, Run, read  # noqa: PLC0415
+    from ..cost.pricing import Measurements, Run, read  # noqa: PLC0415
 
     if photo:
         measured = _measure(photo, memory_mb, connect(LocalService.running(data), url, api_key))
     elif search_ms or index_ms:
-        measured = Measured(
+        measured = Measurements(
             "as given",
             search=[Run(memory_mb, 1, search_ms)] if search_ms else [],
             index=[Run(memory_mb, 1, index_ms)] if index_ms else [],
@@ -85,10 +85,10 @@ def cost(
         cost_report.print_report(measured, out)
 
 
-def _measure(photo: Path, memory_mb: int, client: Client) -> Measured:
+def _measure(photo: Path, memory_mb: int, client: Client) -> Measurements:
     from ..cost import cost_report  # noqa: PLC0415
-    from ..cost.pricing import Measured  # noqa: PLC0415
+    from ..cost.pricing import Measurements  # noqa: PLC0415
 
     with count_progress() as progress:
         run = cost_report.measure(client, photo.read_bytes(), memory_mb, progress)
-    return Measured(f"reported by the service for {photo.name}", search=[run])
+    return Measurements(f"reported by the service for {photo.name}", search=[run])

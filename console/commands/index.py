@@ -1,4 +1,4 @@
-"""`likeness index` has become two commands; it remains to name them."""
+"""The hidden `likeness index`: an error that names the two commands that replaced it."""
 
 from __future__ import annotations
 

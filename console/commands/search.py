@@ -46,7 +46,7 @@ def search(
       "acme"}}]}'`
     """
     client = connect(LocalService.running(data), url, api_key)
-    answer = _ask(client, query, by_key, _options(limit, filter))
+    answer = _search(client, query, by_key, _options(limit, filter))
     if as_json:
         out.print_json(data=answer)
     else:
@@ -62,7 +62,7 @@ def _options(limit: int, filter_json: str | None) -> dict[str, Any]:
         raise typer.BadParameter(f"--filter is not JSON: {error}") from error
 
 
-def _ask(client: Client, query: str, by_key: bool, options: Mapping[str, Any]) -> dict[str, Any]:
+def _search(client: Client, query: str, by_key: bool, options: Mapping[str, Any]) -> dict[str, Any]:
     if by_key:
         return client.search(key=query, **options)
     if _UUID.fullmatch(query):

@@ -13,7 +13,7 @@ from ..client import Client
 from .pricing import (
     ARCHITECTURES,
     Architecture,
-    Measured,
+    Measurements,
     Run,
     index_usd,
     month_usd,
@@ -22,7 +22,7 @@ from .pricing import (
 )
 
 _QUERIES = 30
-_Price = Callable[[Run, Measured, Architecture], Mapping[str, float]]
+_Price = Callable[[Run, Measurements, Architecture], Mapping[str, float]]
 
 
 class Cost(NamedTuple):
@@ -50,7 +50,7 @@ def measure(client: Client, photo: bytes, memory_mb: int, progress: Progress) ->
     return Run(memory_mb, 1, round(mean, 2), round(p95, 2))
 
 
-def costs(measured: Measured) -> dict[str, list[Cost]]:
+def costs(measured: Measurements) -> dict[str, list[Cost]]:
     """The costs of queries and of images, for each setting in the order of measurement."""
 
     def priced(runs: Sequence[Run], price: _Price) -> list[Cost]:
@@ -69,7 +69,7 @@ def best(found: Sequence[Cost]) -> tuple[Cost, Cost]:
     return cheapest, fastest
 
 
-def as_json(measured: Measured) -> dict[str, Any]:
+def as_json(measured: Measurements) -> dict[str, Any]:
     """Everything that `print_report` prints, for --json."""
     prices = price_list()
     million = {
@@ -96,7 +96,7 @@ def as_json(measured: Measured) -> dict[str, Any]:
     }
 
 
-def print_report(measured: Measured, out: Console) -> None:
+def print_report(measured: Measurements, out: Console) -> None:
     prices = price_list()
     out.print(f"milliseconds: {measured.how}", soft_wrap=True)
     out.print(f"prices: {prices.region}, as of {prices.as_of} (sources: console/cost/prices.json)")
@@ -114,7 +114,7 @@ def print_report(measured: Measured, out: Console) -> None:
     out.print(table)
 
 
-def _month(measured: Measured) -> dict[str, float]:
+def _month(measured: Measurements) -> dict[str, float]:
     """Monthly cost with the memory that is cheapest for queries, or else for images."""
     found = next(found for found in costs(measured).values() if found)
     return month_usd(best(found)[0].run.memory_mb)

@@ -24,7 +24,7 @@ _LAMBDA_LOG_BYTES = 350
 _BUCKET_GETS = 3
 # X-Ray's default sampling: one request a second, and this share of the others.
 _TRACED = 0.05
-# Numbers of resources in template.yaml; tests/console/test_costing.py counts them.
+# Numbers of resources in template.yaml; tests/console/test_cost.py counts them.
 SNAPSHOTS, ALARMS, SECRETS = 2, 16, 2
 # Custom metrics, if all are published: 27 of search, 20 of index, 5 others.
 _METRICS = 52
@@ -64,7 +64,7 @@ class Run(Struct, frozen=True):
     peak_mib: float | None = None
 
 
-class Measured(Struct, frozen=True):
+class Measurements(Struct, frozen=True):
     """What benchmarks/memory.py writes. Bytes are those of one answer, or logged for one.
 
     The defaults are its results of 2026-11-22.
@@ -86,10 +86,10 @@ def price_list() -> PriceList:
     return msgspec.json.decode(_PRICES.read_bytes(), type=PriceList)
 
 
-def read(file: Path) -> Measured:
+def read(file: Path) -> Measurements:
     """Read a file of benchmarks/memory.py. Raises ServiceError if it is another file."""
     try:
-        return msgspec.json.decode(file.read_bytes(), type=Measured)
+        return msgspec.json.decode(file.read_bytes(), type=Measurements)
     except (OSError, UnicodeDecodeError, msgspec.MsgspecError) as error:
         raise ServiceError(f"{file} was not written by benchmarks/memory.py: {error}") from error
 
@@ -100,7 +100,7 @@ def lambda_usd(billed_ms: float, memory_mb: int, architecture: Architecture = "x
     return billed_ms / 1000 * memory_mb / 1024 * second
 
 
-def search_usd(run: Run, measured: Measured, architecture: Architecture) -> dict[str, float]:
+def search_usd(run: Run, measured: Measurements, architecture: Architecture) -> dict[str, float]:
     """Dollars by cost item for a million searches with an image in the request."""
     prices = price_list()
     logged = measured.search_log_bytes + _LAMBDA_LOG_BYTES
@@ -114,7 +114,7 @@ def search_usd(run: Run, measured: Measured, architecture: Architecture) -> dict
     }
 
 
-def index_usd(run: Run, measured: Measured, architecture: Architecture) -> dict[str, float]:
+def index_usd(run: Run, measured: Measurements, architecture: Architecture) -> dict[str, float]:
     """Dollars by cost item for indexing a million images, in full batches."""
     prices = price_list()
     batches = _MILLION / measured.batch

@@ -39,7 +39,7 @@ _MAX_RANK = 3
 
 @dataclass(frozen=True)
 class Check:
-    """One known answer, and whether it came: the rank of the expected key, or a statement."""
+    """One check of a known answer: the rank of the expected key, or a statement."""
 
     name: str
     ok: bool
@@ -238,7 +238,7 @@ def _advance(progress: Progress, task: TaskID) -> uploads.Advance:
 
 
 def _print_checks(checks: Sequence[Check], out: Console) -> None:
-    """Print an example of each edit, every copy that is not found first, and the statements."""
+    """Print an example of each edit, every copy that is not at rank 1, and the statements."""
     table = Table(
         "", "query", "rank", "first results, with their scores", title="searches with edited copies"
     )

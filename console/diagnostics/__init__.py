@@ -1,1 +1,1 @@
-"""What is wrong with an installation, and why an answer looks as it does."""
+"""What is wrong with an installation, and how an answer came about."""

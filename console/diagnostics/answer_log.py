@@ -18,7 +18,7 @@ from ..local.data_folder import ANSWERS
 
 Line = Mapping[str, Any]
 
-# Why candidates were left out; braces are replaced by the query's options of these names.
+# Why candidates were left out; braces contain names of the query's options.
 _WHY = {
     "cutoff": "below the cutoff {cutoff}",
     "group_by": "their group by {group_by} was full",
@@ -40,7 +40,7 @@ def lines(data: Path, log_group: str | None, request_id: str, days: int) -> list
 
         found = list(lines_of(log_group, request_id, days))
     else:
-        found = list(_kept(data, request_id))
+        found = list(_local_lines(data, request_id))
     if not found:
         where = f"{log_group} in {days} days" if log_group else f"{data / ANSWERS}"
         raise ServiceError(
@@ -50,7 +50,7 @@ def lines(data: Path, log_group: str | None, request_id: str, days: int) -> list
     return found
 
 
-def _kept(data: Path, request_id: str) -> Iterator[Line]:
+def _local_lines(data: Path, request_id: str) -> Iterator[Line]:
     file = data / ANSWERS
     for part in (file.with_suffix(".old"), file):
         if part.exists():
@@ -62,13 +62,13 @@ def _kept(data: Path, request_id: str) -> Iterator[Line]:
 
 
 def show(found: Sequence[Line], image: str | None, out: Console) -> None:
-    """Print the lines. `image`: the id, or its start, of an image whose fate is told."""
+    """Print the lines. `image`: the id, or its start, of an image to explain."""
     for line in found:
         match line.get("message"):
             case "answered":
                 _show_answer(line, out)
                 if image:
-                    out.print(f"{image}: {fate(line, image)}", soft_wrap=True)
+                    out.print(f"{image}: {explain_image(line, image)}", soft_wrap=True)
             case "feedback":
                 out.print(f"feedback: {line['kind']} on {escape(line['id'])}")
             case other:
@@ -76,7 +76,7 @@ def show(found: Sequence[Line], image: str | None, out: Console) -> None:
                 out.print(f"[red]{escape(str(other))}[/red] {escape(str(why))}", soft_wrap=True)
 
 
-def fate(line: Line, image: str) -> str:
+def explain_image(line: Line, image: str) -> str:
     """Whether an image, given by its id or the start of it, was shown, and if not, why."""
     short = image[:8]
     for rank, result in enumerate(line["shown"], 1):
@@ -110,7 +110,9 @@ def _show_answer(line: Line, out: Console) -> None:
         reason = escape(_reason(why, line["options"]))
         out.print(f"left out: {cut['count']}, the best with {cut['best']:.3f}: {reason}")
     if line["skipped"]:
-        out.print(f"[yellow]skipped for lack of time: {' and '.join(line['skipped'])}[/yellow]")
+        out.print(
+            f"[yellow]skipped because of the deadline: {' and '.join(line['skipped'])}[/yellow]"
+        )
     took = "  ".join(f"{name} {ms:.1f}" for name, ms in line["took_ms"].items())
     out.print(f"[dim]milliseconds: {took}[/dim]")
 

@@ -28,10 +28,10 @@ from likeness.features import ImageFeatures
 from likeness.images import decode
 from likeness.proof.verdicts import (
     CALIBRATION,
-    FITTED,
+    FITTED_LEVELS,
     Calibration,
-    Fitted,
     Level,
+    LevelModel,
     judge,
     load_calibration,
     probabilities,
@@ -51,7 +51,7 @@ _NEAREST, _RANDOM = 3, 2
 _MAX_COSINE = 0.97
 # Largest shares of pairs of different things that may be called edited, or the same item.
 _MAX_FALSE_RATES = {Level.EDITED: 0.003, Level.SAME_ITEM: 0.01}
-_ORDER = {level: n for n, level in enumerate((*FITTED, Level.NONE))}
+_ORDER = {level: n for n, level in enumerate((*FITTED_LEVELS, Level.NONE))}
 
 
 class Pairs(NamedTuple):
@@ -92,7 +92,7 @@ class HeldOutResult(Struct, frozen=True):
 
 
 class _Sample(NamedTuple):
-    """One image that is calibrated with."""
+    """One image to calibrate with."""
 
     item: Item
     features: ImageFeatures
@@ -125,7 +125,7 @@ def make_pairs(
 
     def compare(query: ImageFeatures, number: int, edit: str, level: Level | None) -> None:
         others = _others(query, number, features, cosines, rng)
-        rows = ranker.features(query, [features[number], *(features[n] for n in others)])
+        rows = ranker.pair_features(query, [features[number], *(features[n] for n in others)])
         if level:
             found.append((rows[0], _ORDER[level], number, edit, True))
         for n, row in zip(others, rows[1:], strict=True):
@@ -144,14 +144,14 @@ def make_pairs(
     return Pairs(rows, levels, numbers, names, labelled)
 
 
-def calibration_of(
+def fit_calibration(
     pairs: Pairs, model: str, made_from: str, known: Calibration | None = None
 ) -> Calibration:
-    """Fitted on all pairs. Without labels that say what is similar, that level is taken from
+    """Fit on all pairs. Without labels that say what is similar, that level is taken from
     `known`; without that, it equals `same_item`.
     """
-    levels: dict[str, Fitted] = {}
-    for n, level in enumerate(FITTED):
+    levels: dict[str, LevelModel] = {}
+    for n, level in enumerate(FITTED_LEVELS):
         used = np.ones(len(pairs.level), bool)
         if level is Level.EDITED:
             # an image pasted into a scene is the same photo: no example for either side
@@ -168,7 +168,7 @@ def calibration_of(
 def held_out_result(pairs: Pairs, model: str, known: Calibration | None = None) -> HeldOutResult:
     """Fit on the pairs of half of the images, test on the others."""
     held_out = pairs.image % 2 == 1
-    calibration = calibration_of(pairs.where(~held_out), model, "", known)
+    calibration = fit_calibration(pairs.where(~held_out), model, "", known)
     test = pairs.where(held_out)
     called = np.array([_ORDER[verdict.level] for verdict in judge(calibration, test.rows)])
     claimed = probabilities(calibration, test.rows)
@@ -191,14 +191,14 @@ def held_out_result(pairs: Pairs, model: str, known: Calibration | None = None) 
         false_edited=share(different, called <= _ORDER[Level.EDITED]),
         reliability={
             level: reliability(claimed[chosen, n], test.level[chosen] <= n)
-            for n, level in enumerate(FITTED)
+            for n, level in enumerate(FITTED_LEVELS)
             for chosen in [_balanced(test.level <= n)]
         },
     )
 
 
 def _balanced(close: NDArray[np.bool_]) -> NDArray[np.intp]:
-    """As many pairs of either class, for `fit` weighs both the same."""
+    """As many pairs of either class, because `fit` weighs both the same."""
     rng = np.random.default_rng(0)
     sides = np.flatnonzero(close), np.flatnonzero(~close)
     least = min(len(side) for side in sides)
@@ -206,7 +206,7 @@ def _balanced(close: NDArray[np.bool_]) -> NDArray[np.intp]:
 
 
 def write(calibration: Calibration, bundle: Path) -> Path:
-    """Beside the bundle's model, atomically."""
+    """Write calibration.json into the bundle, atomically."""
     bundle.mkdir(parents=True, exist_ok=True)
     path = bundle / CALIBRATION
     draft = path.with_suffix(".new")
@@ -244,7 +244,7 @@ def run(
         out.print("nothing written")
         return
     made_from = f"{dataset.parent.name}/{dataset.name}, {count} images"
-    path = write(calibration_of(pairs, model, made_from, known), target)
+    path = write(fit_calibration(pairs, model, made_from, known), target)
     out.print(f"[green]written[/green]  {escape(str(path))}")
 
 
@@ -301,7 +301,7 @@ def _others(
 
 
 def _level_between(one: Item, other: Item) -> tuple[Level, bool]:
-    """How close two images of a set are, and whether the dataset says so."""
+    """How close two images are by their labels, and whether the dataset has labels for both."""
     if one.instance and one.instance == other.instance:
         return Level.SAME_ITEM, True
     if one.label and other.label:

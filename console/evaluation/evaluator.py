@@ -20,11 +20,11 @@ from likeness.proof.verdicts import Level, load_calibration
 from likeness.rerank.profiles import Profile
 
 from ..cost.pricing import lambda_usd, price_list
-from .bench import SHOWN, Bench, JudgedQuery, Outcome
 from .datasets import DatasetError, Item, divided
-from .gallery import Gallery, build_gallery, temporary_index
+from .gallery import EvaluationGallery, build_gallery, temporary_index
 from .metrics import estimate, reliability
 from .queries import EvaluationQuery, labelled_queries, synthetic_queries
+from .query_runner import SHOWN, QueryOutcome, QueryRunner, QueryVerdicts
 from .results import (
     Claims,
     EditMetrics,
@@ -40,7 +40,7 @@ from .results import (
 from .stages import TableRow
 
 QUERIES = 500  # by default
-_TIMED, _LEAST_TIMED = 10, 10  # every tenth query is timed, and at least ten
+_TIMED_STEP, _MIN_TIMED = 10, 10  # every tenth query is timed, and at least ten
 _MISSES = 12
 
 # A function with this much memory has one whole vCPU.
@@ -95,14 +95,14 @@ def evaluate(
         queries = labelled_queries(gallery, query_items, setup.queries, setup.seed)
     unreadable = list(gallery.unreadable)
     with temporary_index(gallery, embedder) as index:
-        bench = Bench(gallery, index, embedder, calibration)
-        outcomes = _outcomes(bench, queries, unreadable, progress)
+        runner = QueryRunner(gallery, index, embedder, calibration)
+        outcomes = _outcomes(runner, queries, unreadable, progress)
         if not outcomes:
             raise DatasetError(
                 f"no query of {dataset} has a right answer: "
                 + (unreadable[0] if unreadable else "no two images share a label or instance")
             )
-        latency = _latency(bench, outcomes, progress)
+        latency = _latency(runner, outcomes, progress)
     has_verdicts = options.synthetic and calibration is not None
     relevances = list(dict.fromkeys(name for outcome in outcomes for name in outcome.profiles))
     evaluation = Evaluation(
@@ -110,7 +110,7 @@ def evaluate(
         embedder.fingerprint,
         embedder.spec.name,
         calibration.made_from if calibration else None,
-        [_metrics(name, outcomes, len(queries), bench.rows) for name in relevances],
+        [_metrics(name, outcomes, len(queries), runner.rows) for name in relevances],
         _by_edit(outcomes) if options.synthetic else [],
         _verdicts(outcomes) if has_verdicts else None,
         latency,
@@ -161,14 +161,14 @@ def _check_comparable(before: Setup, now: Setup) -> None:
 
 
 def _outcomes(
-    bench: Bench, queries: list[EvaluationQuery], unreadable: list[str], progress: Progress
-) -> list[Outcome]:
-    """Of the queries with a right answer; unreadable ones are added to `unreadable`."""
+    runner: QueryRunner, queries: list[EvaluationQuery], unreadable: list[str], progress: Progress
+) -> list[QueryOutcome]:
+    """Run the queries; those without a right answer are left out, errors go to `unreadable`."""
     task = progress.add_task("searching", total=len(queries))
     outcomes = []
     for query in queries:
         try:
-            outcome = bench.ask(query)
+            outcome = runner.run(query)
         except ImageError as error:
             unreadable.append(f"{query.name}: {error}")
         else:
@@ -177,11 +177,13 @@ def _outcomes(
     return outcomes
 
 
-def _latency(bench: Bench, outcomes: list[Outcome], progress: Progress) -> dict[str, Latency]:
-    step = max(1, min(_TIMED, len(outcomes) // _LEAST_TIMED))
+def _latency(
+    runner: QueryRunner, outcomes: list[QueryOutcome], progress: Progress
+) -> dict[str, Latency]:
+    step = max(1, min(_TIMED_STEP, len(outcomes) // _MIN_TIMED))
     task, took = progress.add_task("timing", total=len(outcomes[::step])), []
     for outcome in outcomes[::step]:
-        took.append(bench.took_ms(outcome.query))
+        took.append(runner.took_ms(outcome.query))
         progress.advance(task)
     return {profile.value: _times([each[profile] for each in took]) for profile in Profile}
 
@@ -197,7 +199,7 @@ def _times(took: list[Mapping[str, float]]) -> Latency:
 
 
 def _metrics(
-    relevance: str, outcomes: list[Outcome], queries: int, rows: list[TableRow]
+    relevance: str, outcomes: list[QueryOutcome], queries: int, rows: list[TableRow]
 ) -> RelevanceMetrics:
     answered = [outcome for outcome in outcomes if relevance in outcome.profiles]
     groups = _groups(answered)
@@ -228,16 +230,16 @@ def _metrics(
 
 
 def _column(
-    outcomes: list[Outcome], relevance: str, profile: Profile, metric: str
+    outcomes: list[QueryOutcome], relevance: str, profile: Profile, metric: str
 ) -> NDArray[np.float64]:
     return np.concatenate([getattr(o.profiles[relevance][profile], metric) for o in outcomes])
 
 
-def _groups(outcomes: list[Outcome]) -> NDArray[np.str_]:
+def _groups(outcomes: list[QueryOutcome]) -> NDArray[np.str_]:
     return np.array([outcome.query.group for outcome in outcomes])
 
 
-def _by_edit(outcomes: list[Outcome]) -> list[EditMetrics]:
+def _by_edit(outcomes: list[QueryOutcome]) -> list[EditMetrics]:
     found = []
     for name, level in dict.fromkeys((o.query.edit, o.query.level) for o in outcomes):
         of_edit = [outcome for outcome in outcomes if outcome.query.edit == name]
@@ -251,7 +253,7 @@ def _by_edit(outcomes: list[Outcome]) -> list[EditMetrics]:
     return found
 
 
-def _verdicts(outcomes: list[Outcome]) -> Verdicts:
+def _verdicts(outcomes: list[QueryOutcome]) -> Verdicts:
     pairs = [(o.query.level, o.judged) for o in outcomes if o.query.level and o.judged]
     confusion = {
         level.value: dict(
@@ -275,7 +277,7 @@ def _verdicts(outcomes: list[Outcome]) -> Verdicts:
     )
 
 
-def _claims(judged: list[JudgedQuery], first: int | None) -> Claims:
+def _claims(judged: list[QueryVerdicts], first: int | None) -> Claims:
     levels = [level for each in judged for level in each.wrong_verdicts[:first]]
     return Claims(
         len(levels),
@@ -286,7 +288,7 @@ def _claims(judged: list[JudgedQuery], first: int | None) -> Claims:
     )
 
 
-def _misses(gallery: Gallery, outcomes: list[Outcome]) -> list[Miss]:
+def _misses(gallery: EvaluationGallery, outcomes: list[QueryOutcome]) -> list[Miss]:
     worst = sorted((o for o in outcomes if o.rank > 1), key=lambda o: -o.rank)[:_MISSES]
     return [
         Miss(

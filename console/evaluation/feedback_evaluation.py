@@ -14,7 +14,7 @@ from rich.progress import Progress
 
 from likeness.embedding import Embedder
 from likeness.errors import InvalidRequest, ModelMismatch
-from likeness.feedback import Feedback, FeedbackEvent
+from likeness.feedback import FeedbackEvent, FeedbackStore
 from likeness.gallery import Gallery
 from likeness.ports import VectorIndex
 from likeness.proof.verdicts import load_calibration
@@ -24,10 +24,10 @@ from likeness.records import State
 from likeness.rerank.profiles import Profile
 from likeness.search import DEPTH, Searcher
 
-from .bench import no_store
 from .datasets import DatasetError
 from .judgements import Judgements, by_query
 from .metrics import Estimate, estimate
+from .query_runner import no_store
 
 RESULTS = "feedback.json"
 FIRST = 10  # results among which wrong ones are counted
@@ -95,7 +95,7 @@ def evaluate(
     At most `queries` of them, drawn at random. Raises DatasetError if there is nothing to measure,
     Unavailable if the index is down or belongs to another model.
     """
-    events = list(Feedback(index).all())
+    events = list(FeedbackStore(index).all())
     if not events:
         raise DatasetError(_NONE_YET)
     embedder = Embedder(model)

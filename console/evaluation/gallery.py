@@ -1,4 +1,4 @@
-"""The images that queries are searched among: embedded once, cached, and indexed."""
+"""The gallery of an evaluation: images that are embedded once, cached, and indexed."""
 
 from __future__ import annotations
 
@@ -48,22 +48,22 @@ _MAX_PATCHES_BYTES = 2**30  # in memory, for late interaction
 _CACHE = "vectors-1"
 
 
-class Gallery(NamedTuple):
+class EvaluationGallery(NamedTuple):
     """G images. vectors float32 (G, D); patches float16 (G, m, p), None if the model has none or
-    they need too much memory; names (G,): the class of each image, by relevance.
+    they need too much memory; classes (G,): the class of each image, by relevance.
     """
 
     items: list[Item]
     points: list[Point]
     vectors: Vector
     patches: NDArray[np.float16] | None
-    names: Mapping[str, NDArray[np.str_]]
+    classes: Mapping[str, NDArray[np.str_]]
     row_of: Mapping[str, int]
     unreadable: list[str]
 
 
 class _CachedFeatures(Struct, frozen=True):
-    """Of one image: vector float32, packed descriptors, patches float16, colours."""
+    """Features of one image: vector float32, packed descriptors, patches float16, colours."""
 
     image: ImageInfo
     vector: bytes
@@ -74,7 +74,7 @@ class _CachedFeatures(Struct, frozen=True):
 
 def build_gallery(
     items: list[Item], embedder: Embedder, folder: Path, progress: Progress
-) -> Gallery:
+) -> EvaluationGallery:
     """Images as the index function reads them; features are cached in the folder.
 
     Raises DatasetError if fewer than two can be read.
@@ -103,12 +103,12 @@ def build_gallery(
         _point(item, each, embedder.fingerprint)
         for item, each in zip(readable, features, strict=True)
     ]
-    return Gallery(
+    return EvaluationGallery(
         readable,
         points,
         np.stack([np.frombuffer(each.vector, np.float32) for each in features]),
         _patches(features, embedder),
-        _names(readable, features),
+        _classes(readable, features),
         {point.id: row for row, point in enumerate(points)},
         unreadable,
     )
@@ -165,7 +165,7 @@ def _patches(features: list[_CachedFeatures], embedder: Embedder) -> NDArray[np.
     return np.stack(rows).reshape(len(features), spec.side**2, spec.dim)
 
 
-def _names(items: list[Item], features: list[_CachedFeatures]) -> dict[str, NDArray[np.str_]]:
+def _classes(items: list[Item], features: list[_CachedFeatures]) -> dict[str, NDArray[np.str_]]:
     names = {
         "original": [each.image.sha256 for each in features],  # a second copy of a file is right
         "instance": [item.instance or "" for item in items],
@@ -175,7 +175,7 @@ def _names(items: list[Item], features: list[_CachedFeatures]) -> dict[str, NDAr
 
 
 @contextlib.contextmanager
-def temporary_index(gallery: Gallery, embedder: Embedder) -> Iterator[VectorIndex]:
+def temporary_index(gallery: EvaluationGallery, embedder: Embedder) -> Iterator[VectorIndex]:
     """The embedded engine over a temporary folder."""
     with tempfile.TemporaryDirectory() as folder:
         index = EmbeddedIndex(Path(folder), Layout("evaluation", Schema()))

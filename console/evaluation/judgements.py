@@ -1,4 +1,4 @@
-"""Judgements: feedback events, put together by query."""
+"""Judgements: feedback events, grouped by query."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Judgements(Struct, frozen=True):
 
     @property
     def right(self) -> Set[str]:
-        """A click only says what looked right: it counts if nothing was judged relevant."""
+        """Relevant results. Clicks count only if nothing was judged relevant."""
         return self.relevant or self.clicked
 
     @property

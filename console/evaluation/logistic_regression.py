@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from likeness.proof.verdicts import Fitted, sigmoid
+from likeness.proof.verdicts import LevelModel, sigmoid
 
 # Slight regularisation: perfectly separable pairs have no finite best weights.
 _RIDGE = 1e-2
@@ -16,7 +16,7 @@ _MARGIN = 1e-9
 
 def fit(
     rows: NDArray[np.float64], close: NDArray[np.bool_], max_false_rate: float | None = None
-) -> Fitted:
+) -> LevelModel:
     """Maximum likelihood of `close` (N,) given features (N, F), by Newton's method.
 
     Both classes weigh the same, however many pairs each has. `max_false_rate`: the largest share of
@@ -40,4 +40,4 @@ def fit(
         allowed = int(max_false_rate * len(false))
         if allowed < len(false):
             threshold = max(threshold, float(false[allowed]) + _MARGIN)
-    return Fitted(tuple(float(w) for w in weights[:-1]), float(weights[-1]), threshold)
+    return LevelModel(tuple(float(w) for w in weights[:-1]), float(weights[-1]), threshold)

@@ -16,9 +16,9 @@ from likeness.settings import Limits
 
 from .datasets import Item
 from .edits import EDITS, START_SIDE, Edit
-from .gallery import Gallery
+from .gallery import EvaluationGallery
 
-UNCHANGED = "unchanged"  # stands for an edit's name where the query is the original file
+UNCHANGED = "unchanged"  # in place of an edit's name, where the query is the original file
 
 
 class EvaluationQuery(NamedTuple):
@@ -40,7 +40,7 @@ class EvaluationQuery(NamedTuple):
 
 
 def labelled_queries(
-    gallery: Gallery, items: list[Item], count: int, seed: int
+    gallery: EvaluationGallery, items: list[Item], count: int, seed: int
 ) -> list[EvaluationQuery]:
     """At most `count`, drawn at random; an image of the gallery is searched among the others."""
     drawn = np.sort(np.random.default_rng(seed).permutation(len(items))[:count])
@@ -59,7 +59,7 @@ def labelled_queries(
     ]
 
 
-def synthetic_queries(gallery: Gallery, count: int, seed: int) -> list[EvaluationQuery]:
+def synthetic_queries(gallery: EvaluationGallery, count: int, seed: int) -> list[EvaluationQuery]:
     """Each edit in turn, and the unchanged file; originals in random order, all equally often."""
     rng, size = np.random.default_rng(seed), len(gallery.items)
     originals = np.concatenate([rng.permutation(size) for _ in range(-(-count // size))])
@@ -71,9 +71,9 @@ def synthetic_queries(gallery: Gallery, count: int, seed: int) -> list[Evaluatio
 
 
 def _synthetic_query(
-    gallery: Gallery, row: int, edit: Edit | None, seed: tuple[int, int]
+    gallery: EvaluationGallery, row: int, edit: Edit | None, seed: tuple[int, int]
 ) -> EvaluationQuery:
-    path, original = gallery.items[row].path, str(gallery.names["original"][row])
+    path, original = gallery.items[row].path, str(gallery.classes["original"][row])
     name, level = (edit.name, edit.level) if edit else (UNCHANGED, Level.EXACT)
     make = partial(_edited, gallery, row, edit, seed) if edit else partial(_unchanged, path)
     return EvaluationQuery(
@@ -85,14 +85,14 @@ def _unchanged(path: Path) -> tuple[bytes, list[int]]:
     return path.read_bytes(), []
 
 
-def _with_ignored(gallery: Gallery, item: Item) -> tuple[bytes, list[int]]:
+def _with_ignored(gallery: EvaluationGallery, item: Item) -> tuple[bytes, list[int]]:
     """A dataset's query, and the rows that its CSV says to ignore."""
-    ignored = (gallery.names["instance"] == item.ignore) & (item.ignore is not None)
+    ignored = (gallery.classes["instance"] == item.ignore) & (item.ignore is not None)
     return item.path.read_bytes(), np.flatnonzero(ignored).tolist()
 
 
 def _edited(
-    gallery: Gallery, row: int, edit: Edit, seed: tuple[int, int]
+    gallery: EvaluationGallery, row: int, edit: Edit, seed: tuple[int, int]
 ) -> tuple[bytes, list[int]]:
     """An edited file; other images that a scene is made of are ignored in the results."""
     rng, used = np.random.default_rng(seed), list[int]()

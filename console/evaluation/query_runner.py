@@ -1,7 +1,7 @@
-"""Queries run through the service's own Searcher, as `likeness evaluate` measures it.
+"""Runs the queries of `likeness evaluate` through the service's own Searcher.
 
-They run one at a time over the embedded engine. Beyond the reranked results a list goes on by the
-whole frame's cosine, so that metrics are of a whole ranking.
+One at a time, over the embedded engine. After the reranked results the rest of the gallery follows
+by the whole frame's cosine, so that metrics cover a whole ranking.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from likeness.embedding import Embedder
 from likeness.features import features_of_point
-from likeness.gallery import Gallery as IndexedGallery
+from likeness.gallery import Gallery
 from likeness.ports import ObjectStore, VectorIndex
-from likeness.proof.verdicts import FITTED, Calibration, Level, probabilities
+from likeness.proof.verdicts import FITTED_LEVELS, Calibration, Level, probabilities
 from likeness.queries import Answer, ById, ByImage, ByVector, Query, Source
 from likeness.query_tokens import decode_query_token
 from likeness.records import Vector
@@ -25,10 +25,10 @@ from likeness.rerank.ranker import Ranker
 from likeness.rerank.stage import Need
 from likeness.search import DEPTH, Searcher
 
-from .gallery import Gallery, features_of_file
+from .gallery import EvaluationGallery, features_of_file
 from .metrics import Ranking, rank
 from .queries import EvaluationQuery
-from .stages import DIVERSITY, Scores, Searched, TableRow, scores_of_profile, table_rows
+from .stages import DIVERSITY, AnsweredQuery, Scores, TableRow, scores_of_profile, table_rows
 
 SHOWN = 10  # results of a query by default, as the service answers it
 
@@ -36,7 +36,7 @@ Masks = Mapping[str, NDArray[np.bool_]]
 Rankings = Mapping[str, Mapping[str, Ranking]]
 
 
-class JudgedQuery(NamedTuple):
+class QueryVerdicts(NamedTuple):
     """Verdicts on an edit's original, and on wrong results in their order.
 
     probability: that the original is `edited` or closer, by the whole frame; wrong_probability: the
@@ -49,7 +49,7 @@ class JudgedQuery(NamedTuple):
     wrong_probability: float | None
 
 
-class Outcome(NamedTuple):
+class QueryOutcome(NamedTuple):
     """profiles, stages: metrics by relevance and name, for each relevance with right answers.
 
     first, right, rank: the rows of the first result in `precise` and of the first right one, and
@@ -62,31 +62,31 @@ class Outcome(NamedTuple):
     first: int
     right: int
     rank: int
-    judged: JudgedQuery | None
+    judged: QueryVerdicts | None
 
 
-class Bench:
-    """`rows`: of the table of gains, as far as model and gallery have what they need."""
+class QueryRunner:
+    """`rows`: the rows of the table of gains that this model and gallery can be measured for."""
 
     def __init__(
         self,
-        gallery: Gallery,
+        gallery: EvaluationGallery,
         index: VectorIndex,
         embedder: Embedder,
         calibration: Calibration | None,
     ) -> None:
         self._gallery, self._embedder, self._calibration = gallery, embedder, calibration
-        self._searcher = Searcher(IndexedGallery(index, no_store), embedder, calibration)
+        self._searcher = Searcher(Gallery(index, no_store), embedder, calibration)
         self._ranker = Ranker(embedder.spec, calibration)
-        self.rows = [row for row in table_rows() if self._has_what_it_needs(row)]
+        self.rows = [row for row in table_rows() if self._is_possible(row)]
 
-    def _has_what_it_needs(self, row: TableRow) -> bool:
+    def _is_possible(self, row: TableRow) -> bool:
         return not (
             (Need.CALIBRATION in row.needs and self._calibration is None)
             or (Need.PATCHES in row.needs and self._gallery.patches is None)
         )
 
-    def ask(self, query: EvaluationQuery) -> Outcome | None:
+    def run(self, query: EvaluationQuery) -> QueryOutcome | None:
         """None for a query without a right answer in the gallery. Raises ImageError."""
         data, ignored = query.make()
         left_out = np.zeros(len(self._gallery.items), bool)
@@ -104,7 +104,7 @@ class Bench:
         if query.original is not None and self._calibration:
             wrong = ~first_relevance & ~left_out
             judged = self._judged(query.original, data, searched, wrong)
-        return Outcome(
+        return QueryOutcome(
             query,
             _rankings(by_profile, right, left_out),
             _rankings(by_stage, right, left_out),
@@ -124,12 +124,12 @@ class Bench:
         """Which rows are right (G,), for each relevance that the query has right answers for."""
         return {
             relevance: right
-            for relevance, names in self._gallery.names.items()
+            for relevance, names in self._gallery.classes.items()
             if (wanted := query.wanted.get(relevance))
             if (right := (names == wanted) & ~left_out).any()
         }
 
-    def _searched(self, data: bytes, own: int | None) -> Searched:
+    def _searched(self, data: bytes, own: int | None) -> AnsweredQuery:
         source, spec = ByImage(data), self._embedder.spec
         answers = {p: self._search(source, p, own, DEPTH) for p in Profile}
         diversified = self._search(source, Profile.PRECISE, own, DEPTH, DIVERSITY)
@@ -142,7 +142,7 @@ class Bench:
             again = ByVector(tuple(vector.tolist()), self._embedder.fingerprint)
             return self._search(again, Profile.NONE, own, DEPTH)
 
-        return Searched(
+        return AnsweredQuery(
             self._gallery, spec, self._ranker, frame, views, answers, diversified, nearest
         )
 
@@ -155,8 +155,8 @@ class Bench:
         )
 
     def _judged(
-        self, original: int, data: bytes, searched: Searched, wrong: NDArray[np.bool_]
-    ) -> JudgedQuery:
+        self, original: int, data: bytes, searched: AnsweredQuery, wrong: NDArray[np.bool_]
+    ) -> QueryVerdicts:
         """`wrong`: rows of the gallery (G,)."""
         point, rows = self._gallery.points[original], self._gallery.row_of
         results = searched.answers[Profile.PRECISE].results
@@ -169,9 +169,11 @@ class Bench:
         assert self._calibration
         assert proof  # there is a calibration
         images = [features_of_point(pair, self._embedder.spec) for pair in pairs]
-        at_least = probabilities(self._calibration, self._ranker.features(searched.frame, images))
-        of_edited = at_least[:, FITTED.index(Level.EDITED)].tolist()
-        return JudgedQuery(
+        at_least = probabilities(
+            self._calibration, self._ranker.pair_features(searched.frame, images)
+        )
+        of_edited = at_least[:, FITTED_LEVELS.index(Level.EDITED)].tolist()
+        return QueryVerdicts(
             proof.verdict.level,
             [proofs[point_id].verdict.level for point_id in wrong_ids],
             of_edited[0],

@@ -13,10 +13,10 @@ from rich.markup import escape as plain
 from rich.table import Table
 
 from ..html_report import document, thumbnail
-from .bench import SHOWN
 from .evaluator import Miss
 from .feedback_evaluation import CLICK_WEIGHT, FIRST, FeedbackEvaluation
 from .metrics import Estimate, Reliability
+from .query_runner import SHOWN
 from .results import Evaluation, RelevanceMetrics, Verdicts
 from .stages import DIVERSITY, TRIED
 

@@ -94,7 +94,7 @@ class Verdicts(Struct, frozen=True):
 
 
 class Spread(Struct, frozen=True):
-    """Milliseconds."""
+    """Percentiles of a duration in milliseconds."""
 
     p50: float
     p95: float
@@ -132,7 +132,7 @@ def read(file: Path) -> Evaluation:
 
 
 def write(evaluation: Struct, file: Path) -> None:
-    """Atomically, for a reader sees the old file or the new one."""
+    """Write atomically: a reader sees the old file or the new one."""
     file.parent.mkdir(parents=True, exist_ok=True)
     draft = file.with_suffix(".new")
     draft.write_bytes(msgspec.json.format(msgspec.json.encode(evaluation)) + b"\n")

@@ -23,7 +23,7 @@ from likeness.rerank.ranker import Ranker
 from likeness.rerank.stage import Need, Stage
 from likeness.search import DEPTH
 
-from .gallery import Gallery
+from .gallery import EvaluationGallery
 from .k_reciprocal import score_by_k_reciprocal
 from .late_interaction import add_late_interaction
 from .query_expansion import NEIGHBOURS, expand
@@ -34,15 +34,15 @@ _RERANKED = 10.0  # above any cosine: what was reranked comes before what was no
 Scores = NDArray[np.float32]
 
 
-class Searched(NamedTuple):
-    """One query, as the service answered it, and what else its rows are computed from.
+class AnsweredQuery(NamedTuple):
+    """One query with the service's answers, and what else the table's rows are computed from.
 
     frame: features of the whole frame; views: those of frame and subject, as they were searched
     with. answers: by profile; diversified: that of the last profile with diversity. nearest: asks
     the index again with another vector.
     """
 
-    gallery: Gallery
+    gallery: EvaluationGallery
     spec: ModelSpec
     ranker: Ranker
     frame: ImageFeatures
@@ -56,7 +56,7 @@ class Searched(NamedTuple):
         return [self.gallery.row_of[hit.point.id] for hit in answer.results]
 
     def scores(self, rows: Sequence[int], values: ArrayLike) -> Scores:
-        """Of the whole gallery (G,): the reranked rows first, the rest by the frame's cosine."""
+        """Scores of the whole gallery (G,): reranked rows first, the rest by the frame's cosine."""
         scores = self.gallery.vectors @ self.frame.vector
         scores[rows] = _RERANKED + np.asarray(values)
         return np.asarray(scores, np.float32)
@@ -70,7 +70,7 @@ class TableRow(NamedTuple):
 
     name: str
     before: tuple[str, ...]
-    scores: Callable[[Searched], Scores]
+    scores: Callable[[AnsweredQuery], Scores]
     needs: frozenset[Need] = frozenset()
 
 
@@ -80,7 +80,7 @@ class TriedStage(NamedTuple):
     """
 
     name: str
-    scores: Callable[[Searched], Scores]
+    scores: Callable[[AnsweredQuery], Scores]
     after: tuple[Stage, ...] = ()
     stage: Stage | None = None
 
@@ -93,13 +93,13 @@ def tried(stage: Stage, after: tuple[Stage, ...] = ()) -> TriedStage:
     return TriedStage(stage.name, partial(scores_after, (*after, stage)), after, stage)
 
 
-def scores_of_profile(profile: Profile, searched: Searched) -> Scores:
+def scores_of_profile(profile: Profile, searched: AnsweredQuery) -> Scores:
     answer = searched.answers[profile]
     return searched.scores(searched.rows(answer), [hit.order for hit in answer.results])
 
 
-def scores_after(stages: tuple[Stage, ...], searched: Searched) -> Scores:
-    """After these stages: the answer of a profile that has just them, or a ranking of its own."""
+def scores_after(stages: tuple[Stage, ...], searched: AnsweredQuery) -> Scores:
+    """Scores after these stages: from the profile that has exactly them, or ranked here."""
     for profile in PROFILES:
         if reordering_stages(profile) == stages:
             return scores_of_profile(profile, searched)
@@ -146,17 +146,17 @@ def table_rows() -> list[TableRow]:
     return [*rows, TableRow("diversity", before, _diversified)]
 
 
-def _subject_crop(searched: Searched) -> Scores:
+def _subject_crop(searched: AnsweredQuery) -> Scores:
     answer = searched.answers[Profile.FAST]
     return searched.scores(searched.rows(answer), [hit.stages["cosine"] for hit in answer.results])
 
 
-def _diversified(searched: Searched) -> Scores:
+def _diversified(searched: AnsweredQuery) -> Scores:
     ranks = np.arange(len(searched.diversified.results))
     return searched.scores(searched.rows(searched.diversified), -ranks / DEPTH)
 
 
-def _query_expansion(searched: Searched) -> Scores:
+def _query_expansion(searched: AnsweredQuery) -> Scores:
     """The index is searched again with each view expanded; the best of their scores counts."""
     answer = searched.answers[Profile.FAST]
     cosines = [hit.stages["cosine"] for hit in answer.results]

@@ -15,7 +15,7 @@ from rich.table import Table
 from likeness.adapters.index import open_index
 from likeness.adapters.s3 import S3Store
 from likeness.adapters.sqs import SqsQueue
-from likeness.drift import Difference, DriftConfig, DriftDetector, Kind
+from likeness.drift import Difference, DifferenceKind, DriftConfig, DriftDetector
 from likeness.errors import ConfigurationError, IndexMissing
 from likeness.feeding import HintFeeder
 from likeness.ports import VectorIndex
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
 _MAX_REPORTED, _MAX_PRINTED = 10_000, 20
 _MEANING = {
-    Kind.MISSING: "in the bucket, not in the index",
-    Kind.CHANGED: "indexed in another version or under other settings",
-    Kind.EXTRA: "in the index, not in the bucket",
+    DifferenceKind.MISSING: "in the bucket, not in the index",
+    DifferenceKind.CHANGED: "indexed in another version or under other settings",
+    DifferenceKind.EXTRA: "in the index, not in the bucket",
 }
 
 

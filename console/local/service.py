@@ -51,7 +51,7 @@ def run(
         from . import functions  # noqa: PLC0415
 
         index = functions.index
-        _hint_at_everything(queue_url, index)
+        _send_hints_for_all(queue_url, index)
         key = secrets.token_hex(32)
         with (
             poller(queue_url, functions.index_handler),
@@ -104,7 +104,7 @@ def _locked(data: Path) -> Iterator[None]:
         yield
 
 
-def _hint_at_everything(queue_url: str, index: VectorIndex) -> None:
+def _send_hints_for_all(queue_url: str, index: VectorIndex) -> None:
     """Have every object checked: events are lost if the local AWS is killed."""
     refs = set(S3Store().list(BUCKET, ""))
     with contextlib.suppress(IndexMissing):

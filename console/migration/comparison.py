@@ -1,4 +1,4 @@
-"""What a model change would change for those who search: neighbours, and edited copies found."""
+"""What a change of the model would change in search results: neighbours, and copies found."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from likeness.records import NearestQuery, Point, State
 from likeness.search import Searcher
 from likeness.settings import Limits
 
-from ..evaluation.bench import no_store
 from ..evaluation.edits import EDITS, START_SIDE
 from ..evaluation.metrics import Estimate, estimate
+from ..evaluation.query_runner import no_store
 
 _EDITS = [edit for edit in EDITS if edit.level in (Level.COPY, Level.EDITED)]
 _LIVE = {"must": [{"key": "state", "match": {"value": State.LIVE.value}}]}
@@ -82,7 +82,7 @@ def compare(
     seed: int,
     advance: Advance,
 ) -> Comparison:
-    """Ask both models for the neighbours of sampled indexed images, and of edited copies of them.
+    """Search with both models for sampled indexed images, and for edited copies of them.
 
     `advance` is called twice for each image. Raises ConfigurationError if fewer than two of them
     are in both collections, or none can be read from the bucket.

@@ -1,4 +1,4 @@
-"""How much of the new model's collection is filled: each object of one compared with the other."""
+"""How much of the new collection is filled: objects of the old one that the new one has too."""
 
 from __future__ import annotations
 
@@ -41,19 +41,19 @@ def measure(
 ) -> FillStatus:
     """Compare the two collections; `on_missing` gets the objects that differ, page by page."""
     objects, equal, rejected = 0, 0, dict[str, str]()
-    for olds in _pages(index.for_model(migration.source)):
-        news = index.retrieve_payloads(migration.target, [old.id for old in olds])
-        same = [old for old in olds if _same_version(old, news.get(old.id))]
+    for old_points in _pages(index.for_model(migration.source)):
+        new_points = index.retrieve_payloads(migration.target, [old.id for old in old_points])
+        same = [old for old in old_points if _same_version(old, new_points.get(old.id))]
         # deleted objects are not counted: the new collection needs no record of them
-        objects += sum(old.object is not None for old in olds)
+        objects += sum(old.object is not None for old in old_points)
         equal += sum(old.object is not None for old in same)
-        for old, new in ((old, news[old.id]) for old in same if old.id in news):
+        for old, new in ((old, new_points[old.id]) for old in same if old.id in new_points):
             if (old.state, new.state) == (State.LIVE, State.REJECTED):
                 rejected[old.ref.key] = f"{new.reason}: {new.detail}"
         same_ids = {old.id for old in same}
-        if differing := [old.ref for old in olds if old.id not in same_ids]:
+        if differing := [old.ref for old in old_points if old.id not in same_ids]:
             on_missing(differing)
-        advance(len(olds))
+        advance(len(old_points))
     return FillStatus(objects, equal, rejected)
 
 

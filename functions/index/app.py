@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 
-gc.disable()  # importing leaves no garbage, and searching for it takes 7 % of a cold start
+gc.disable()  # importing creates no garbage, and collecting it took 7% of a cold start
 
 import os
 import random
@@ -24,10 +24,11 @@ from likeness.stopwatch import Stopwatch
 from .handler import Handler
 
 settings = Settings.from_env(os.environ)
-# A batch that fails at once makes room for the next: the whole queue would use up its retries.
+# Patient: if batches failed at once, every message in the queue would use up its retries.
 index = open_index(settings, patient=True)
 register_after_restore(index.reconnect)
-register_after_restore(random.seed)  # otherwise all copies of a snapshot would back off alike
+# otherwise all copies of a snapshot would retry at the same times
+register_after_restore(random.seed)
 watch = Stopwatch()
 indexers = open_indexers(
     settings,

@@ -30,9 +30,8 @@ with ThreadPoolExecutor(1) as background:
 
     index = open_index(settings)
     register_after_restore(index.reconnect)
-    register_after_restore(
-        random.seed
-    )  # otherwise all copies of a snapshot would retry at the same times
+    # otherwise all copies of a snapshot would retry at the same times
+    register_after_restore(random.seed)
     fetch = open_fetch(settings.image_hosts)
     record = open_record(settings.answer_log)
 

@@ -151,5 +151,5 @@ def _answer(status: str, response: dict[str, Any]) -> str:
 
 
 def _prose(text: str) -> str:
-    """Escaped text; what stands between backticks is marked as code."""
+    """Escaped text; text between backticks is marked as code."""
     return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))

@@ -277,7 +277,7 @@ def _security(operation: Operation) -> list[dict[str, Any]]:
 
 
 def without_null(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema of an optional field without the null that stands for its absence."""
+    """The schema of an optional field without the null that means absence."""
     kinds = [kind for kind in schema.get("anyOf", []) if kind.get("type") != "null"]
     if len(kinds) != 1:
         return schema
@@ -306,7 +306,7 @@ def _option_parameters(options: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _parameter_schema(name: str, schema: dict[str, Any]) -> dict[str, Any]:
-    """The description goes beside the schema, where tools expect that of a parameter."""
+    """The description is next to the schema, where tools expect a parameter's."""
     plain = {key: value for key, value in schema.items() if key != "description"}
     description = {key: value for key, value in schema.items() if key == "description"}
     if name in JSON_OPTIONS:

@@ -1,7 +1,7 @@
 """One function for each operation in openapi.OPERATIONS, of the same name.
 
-Each takes the service as its caller sees it: whatever it reads or changes through it is the
-caller's own.
+Each takes the service as its caller sees it: nothing that the caller may not see can
+be read or changed through it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from starlette.responses import Response
 
 from likeness.duplicates import Duplicates
 from likeness.errors import IndexMissing, InvalidRequest, ModelMismatch, UnsupportedFormat
-from likeness.feedback import Feedback, FeedbackEvent
+from likeness.feedback import FeedbackEvent, FeedbackStore
 from likeness.filters import header_text
 from likeness.queries import MAX_QUERY_BYTES, ById, Source
 from likeness.records import ObjectRef, Page, State
@@ -199,7 +199,7 @@ async def feedback(service: Service, request: Request) -> Response:
         with contextlib.suppress(ModelMismatch):  # of an answer before a change of models
             await service.run(lambda searcher: searcher.check_query_token(token))
     event = FeedbackEvent(body.request_id, body.id, body.kind, round(time.time(), 3), body.query_id)
-    await asyncio.to_thread(Feedback(service.gallery.index).add, event)
+    await asyncio.to_thread(FeedbackStore(service.gallery.index).add, event)
     service.record(signals.feedback_line(service.settings.metrics_namespace, event))
     return json_response(schemas.Ok(status="ok"))
 

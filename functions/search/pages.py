@@ -26,7 +26,7 @@ _NAME = re.compile(r"""(?<=["'(])\./([\w-]+\.(?:css|js|svg))(?=["')])""")
 _FOR_EVER = "public, max-age=31536000, immutable"
 
 
-class Page(Struct, frozen=True):
+class WebPage(Struct, frozen=True):
     """The HTML, and the other files by their hashed names."""
 
     html: str
@@ -34,7 +34,7 @@ class Page(Struct, frozen=True):
 
 
 @functools.cache
-def load(folder: Path) -> Page | None:
+def load(folder: Path) -> WebPage | None:
     """None where the folder has no index.html."""
     if not (folder / _INDEX).is_file():
         return None
@@ -52,7 +52,7 @@ def load(folder: Path) -> Page | None:
         return _NAME.sub(lambda found: folder + names.get(found[1], found[1]), text)
 
     files = {names[name]: rename(text, "./") for name, text in texts.items()}
-    return Page(rename(html, "./page/"), files)
+    return WebPage(rename(html, "./page/"), files)
 
 
 def routes(folder: Path, bucket_origin: Callable[[], str | None]) -> list[Route]:
@@ -79,7 +79,7 @@ def routes(folder: Path, bucket_origin: Callable[[], str | None]) -> list[Route]
 
 def _last_segment(request: Request) -> str | None:
     """The last segment of a URL such as …/live, where the page's relative links would not resolve;
-    None for …/live/. API Gateway passes both as the path "/"; its context tells them apart.
+    None for …/live/. API Gateway passes both as the path "/"; its context has the difference.
     """
     context = (request.scope.get("aws.event") or {}).get("requestContext") or {}
     path = context.get("path") or "/"

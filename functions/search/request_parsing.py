@@ -65,7 +65,7 @@ async def parse_search(
 
 
 async def parse_source(
-    body: search_schemas.SearchRequest | search_schemas.ComparedPicture, service: Service
+    body: search_schemas.SearchRequest | search_schemas.ComparedImage, service: Service
 ) -> Source:
     """The one source that the request names. Raises InvalidRequest for none or several."""
     names = ["image", "image_url", "id", "key", "query_id"]
@@ -85,7 +85,7 @@ async def parse_source(
     return await asyncio.to_thread(_SOURCES[given[0]], body, service)
 
 
-# What becomes of each field that names a source.
+# How each field that names a source is parsed.
 _SOURCES: Mapping[str, Callable[[Any, Service], Source]] = {
     "image": lambda body, service: ByImage(_checked_size(_from_base64(body.image))),
     "image_url": lambda body, service: ByImage(service.fetch(body.image_url)),

@@ -49,7 +49,7 @@ def open_text_embedder(model_dir: Path, threads: int) -> TextEmbedder:
 
 def open_record(file: Path | None) -> Callable[[bytes], None]:
     """A function that writes the line about each answer: to Lambda's log, or to a file of limited
-    size, of which the previous one is kept.
+    size; the previous file is kept.
     """
     if file is None:
         return _to_lambda

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 Text = Annotated[str, Meta(min_length=1, max_length=1024)]
-# An id that is looked up: an unknown one gives 404, whatever its form.
+# The id of a stored record: an unknown one gives 404, whatever its form.
 Id = Annotated[str, Meta(min_length=1, max_length=64)]
 # An id that is only compared. The length rejects a final newline, which Python's $ allows.
 Uuid = Annotated[str, Meta(max_length=36, pattern="^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]

@@ -26,8 +26,8 @@ Record = Callable[[bytes], None]
 
 
 class Service:
-    """Everything that an operation works with. `gallery` is the one behind the alias, whichever
-    model it names; what concerns a model goes through `run`.
+    """Everything that an operation works with. `gallery` reads the collection behind the alias;
+    whatever depends on a model goes through `run`.
     """
 
     def __init__(

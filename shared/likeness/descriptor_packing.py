@@ -55,7 +55,7 @@ def unpack(
         count, rest = divmod(length, 1 + dim // 2)
         if rest:
             raise ValueError(f"{length} bytes are not descriptors of {dim} values")
-        rows = [row for row, its_length in enumerate(lengths) if its_length == length]
+        rows = [row for row, size in enumerate(lengths) if size == length]
         raw = np.frombuffer(b"".join(packed[row] for row in rows), np.uint8)
         raw = raw.reshape(len(rows), length)
         cells[rows, :count] = raw[:, :count]

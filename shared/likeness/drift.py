@@ -38,7 +38,7 @@ _RESERVE_S = 20.0
 _TOMBSTONE = {"key": "state", "match": {"value": State.GONE.value}}
 
 
-class Kind(StrEnum):
+class DifferenceKind(StrEnum):
     """How index and bucket differ on an object."""
 
     MISSING = "missing"
@@ -48,10 +48,10 @@ class Kind(StrEnum):
 
 class Difference(Struct, frozen=True):
     ref: ObjectRef
-    kind: Kind
+    kind: DifferenceKind
 
 
-class Report(Struct, frozen=True):
+class DriftReport(Struct, frozen=True):
     """The counts of one run: `objects` were compared, `young` ones are left to their events, and
     `ignored` ones have no point and cannot be images. `swept` counts old tombstones.
 
@@ -166,7 +166,9 @@ class DriftDetector:
         self._clock = clock
         self._lock = threading.Lock()
 
-    def run(self, start: str = "", left_s: Callable[[], float] = lambda: float("inf")) -> Report:
+    def run(
+        self, start: str = "", left_s: Callable[[], float] = lambda: float("inf")
+    ) -> DriftReport:
         """Sweep old tombstones, then compare points from the id `start` on, while time is left.
 
         `left_s` returns the remaining seconds. A killed run does no harm: it only sends hints and
@@ -188,7 +190,7 @@ class DriftDetector:
             finished, end = False, start
         names = ("objects", "missing", "changed", "extra", "young", "ignored", "swept")
         found = {name: counts[name] for name in names}
-        return Report(points=len(part.snapshot), finished=finished, next_start=end, **found)
+        return DriftReport(points=len(part.snapshot), finished=finished, next_start=end, **found)
 
     def _load_index(
         self, view: VectorIndex, model: str, start: str, left_s: Callable[[], float]
@@ -267,11 +269,11 @@ class DriftDetector:
             counts["objects"] += len(listed)
             found = []
             for at in np.flatnonzero(missing | changed):
-                kind = Kind.MISSING if missing[at] else Kind.CHANGED
+                kind = DifferenceKind.MISSING if missing[at] else DifferenceKind.CHANGED
                 _, entry = listed[at]
                 if self._clock() - entry.last_modified_s < self._config.lag_s:
                     counts["young"] += 1
-                elif kind is Kind.MISSING and not may_be_image(entry.ref.key, entry.size):
+                elif kind is DifferenceKind.MISSING and not may_be_image(entry.ref.key, entry.size):
                     counts["ignored"] += 1
                 else:
                     found.append(Difference(entry.ref, kind))
@@ -285,7 +287,9 @@ class DriftDetector:
         """
         for ids in batches(part.snapshot.unmatched(), _PAGE):
             points = self._index.retrieve_payloads(part.model, ids).values()
-            self._report([Difference(p.ref, Kind.EXTRA) for p in points if p.object], counts)
+            self._report(
+                [Difference(p.ref, DifferenceKind.EXTRA) for p in points if p.object], counts
+            )
 
     def _report(self, found: list[Difference], counts: Counter[str]) -> None:
         if found:

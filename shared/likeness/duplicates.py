@@ -24,7 +24,7 @@ from likeness.records import (
     State,
 )
 from likeness.rerank.ranker import Ranker
-from likeness.stopwatch import Stage, untimed
+from likeness.stopwatch import StageTimer, untimed
 from likeness.tenants import owned_by
 
 # A new image is compared with so many nearest neighbours, and keeps so many matches.
@@ -47,7 +47,11 @@ class DuplicateDetector:
     """Finds the indexed duplicates of new images."""
 
     def __init__(
-        self, index: IndexView, spec: ModelSpec, calibration: Calibration, stage: Stage = untimed
+        self,
+        index: IndexView,
+        spec: ModelSpec,
+        calibration: Calibration,
+        stage: StageTimer = untimed,
     ) -> None:
         """`stage` is entered for the timed step: qdrant."""
         self._stage = stage

@@ -8,7 +8,7 @@ from likeness.descriptor_packing import pack
 from likeness.embedding import Embedder, check_vector
 from likeness.features import ImageFeatures
 from likeness.records import WHOLE, Box
-from likeness.stopwatch import Stage, untimed
+from likeness.stopwatch import StageTimer, untimed
 
 
 def extract_features(
@@ -16,7 +16,7 @@ def extract_features(
     image: Image.Image,
     box: Box = WHOLE,
     sha256: str | None = None,
-    stage: Stage = untimed,
+    stage: StageTimer = untimed,
 ) -> ImageFeatures:
     """The features of a part of an upright RGB image, by one run of the network.
 

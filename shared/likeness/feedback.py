@@ -24,7 +24,9 @@ class FeedbackEvent(Struct, frozen=True):
     query_id: str | None = None
 
 
-class Feedback:
+class FeedbackStore:
+    """The feedback events in an index."""
+
     def __init__(self, index: IndexView) -> None:
         self._index = index
 

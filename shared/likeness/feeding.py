@@ -15,7 +15,6 @@ from likeness.settings import MAX_WAITING
 
 T = TypeVar("T")
 
-# Suffixes of image files.
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".heic", ".heif", ".avif"}
 )
@@ -26,7 +25,7 @@ _SETTLE_S = 15.0
 def may_be_image(key: str, size: int) -> bool:
     """False for folder markers, empty objects and files with the suffix of another type.
 
-    A key without a suffix may hold an image: only its bytes would tell.
+    A key without a suffix may hold an image, which only its bytes show.
     """
     suffix = PurePosixPath(key).suffix.lower()
     return size > 0 and not key.endswith("/") and (not suffix or suffix in IMAGE_SUFFIXES)

@@ -93,9 +93,8 @@ def _has_too_many_scans(data: bytes) -> bool:
     A scan marker's two bytes also occur by chance in metadata and in videos that phones append.
     """
     raw = np.frombuffer(data, np.uint8)
-    ends = np.flatnonzero(
-        raw[1:] == _JPEG_SCAN[1]
-    )  # several times faster than searching for both bytes
+    # several times faster than searching for both bytes
+    ends = np.flatnonzero(raw[1:] == _JPEG_SCAN[1])
     if np.count_nonzero(raw[ends] == _JPEG_SCAN[0]) <= _MAX_JPEG_SCANS:
         return False
     scans, position = 0, len(_JPEG_SCAN)

@@ -18,7 +18,7 @@ from likeness.ports import ObjectReader, VectorIndex
 from likeness.proof.verdicts import load_calibration
 from likeness.records import Hint, ObjectBody, ObjectRef, ObjectState
 from likeness.settings import Settings
-from likeness.stopwatch import Stage, untimed
+from likeness.stopwatch import StageTimer, untimed
 from likeness.tenants import Tenants
 
 
@@ -102,7 +102,7 @@ def open_indexers(
     embedders: Sequence[Embedder],
     store: ObjectReader,
     announce: Announce = no_announcement,
-    stage: Stage = untimed,
+    stage: StageTimer = untimed,
 ) -> Indexers:
     """One for each of the settings' model bundles, which `embedders` were opened from.
 

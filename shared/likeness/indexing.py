@@ -48,7 +48,7 @@ from likeness.records import (
     Version,
 )
 from likeness.settings import MIB, Limits
-from likeness.stopwatch import Stage, untimed
+from likeness.stopwatch import StageTimer, untimed
 from likeness.sync import settings_digest, sync_key
 from likeness.tenants import Tenants
 
@@ -136,7 +136,7 @@ class Indexer:
         config: IndexerConfig | None = None,
         announce: Announce = no_announcement,
         clock: Callable[[], float] = time.time,
-        stage: Stage = untimed,
+        stage: StageTimer = untimed,
     ) -> None:
         """`announce` gets new points with duplicates once they are stored. `stage` is entered for
         each timed step: embed, qdrant.

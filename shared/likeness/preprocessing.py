@@ -39,7 +39,7 @@ class Prepared(NamedTuple):
     seen: Box
 
 
-def tensor(image: Image.Image, spec: ModelSpec) -> NDArray[np.float32] | NDArray[np.uint8]:
+def to_tensor(image: Image.Image, spec: ModelSpec) -> NDArray[np.float32] | NDArray[np.uint8]:
     """Only the tensor of `prepare`."""
     return prepare(image, spec).tensor
 

@@ -96,8 +96,8 @@ class Query(Struct, frozen=True):
     diversity: float = 0.0
 
     @property
-    def compares(self) -> bool:
-        """Whether results are compared with each other: the list then ends with the reranked."""
+    def compares_results(self) -> bool:
+        """Whether results are compared with each other; the list then ends after the reranked."""
         return bool(self.group_by or self.cutoff or self.diversity)
 
 

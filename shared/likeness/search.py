@@ -188,10 +188,10 @@ class Searcher:
         reranks = query.rerank is not Profile.NONE
         patches = [self._patches(views) if reranks else None for views in parts]
         # several views, and candidates selected by patches, have no list beyond the candidates
-        single = not (query.compares or query.regions or len(parts[0]) > 1 or patches[0])
+        single = not (query.compares_results or query.regions or len(parts[0]) > 1 or patches[0])
         has_head = not single or (reranks and query.offset < DEPTH)
         start = max(query.offset, DEPTH) if has_head else query.offset
-        end = query.offset + query.limit + 1  # one more tells whether there is a next page
+        end = query.offset + query.limit + 1  # one more shows whether there is a next page
         has_tail = single and end > start
         nearest = NearestQuery(
             [view.vector for view in parts[0]],
@@ -206,10 +206,10 @@ class Searcher:
                     nearest,
                     views=[view.vector for view in views],
                     full=reranks or query.diversity > 0,
-                    patches=of_views,
+                    patches=view_patches,
                     pool=2 * DEPTH,
                 )
-                for views, of_views in zip(parts, patches, strict=True)
+                for views, view_patches in zip(parts, patches, strict=True)
             ]
         if has_tail:
             queries.append(structs.replace(nearest, limit=end - start, offset=start))
@@ -263,7 +263,7 @@ class Searcher:
         if query.rerank is Profile.NONE or not head:
             hits = [Hit(candidate.point, candidate.score) for candidate in head]
             return hits, views[0].box, []
-        shown = DEPTH if query.compares else query.offset + query.limit
+        shown = DEPTH if query.compares_results else query.offset + query.limit
         candidates = [features_of_point(one.point, self._embedder.spec) for one in head]
         ranked = self._ranker.rank(views, candidates, query.rerank, shown, time_left_s)
         hits = [
@@ -291,7 +291,7 @@ def _without(ids: list[str], filter: dict[str, Any]) -> dict[str, Any]:
 
 
 def _select(query: Query, hits: list[Hit]) -> tuple[list[Hit], dict[str, list[Hit]]]:
-    """Cut off, then diversified, then grouped; and what the first and the last removed."""
+    """The hits cut off, diversified and grouped, and those that cutoff and grouping removed."""
     removed: dict[str, list[Hit]] = {}
     scores = np.array([hit.order for hit in hits], np.float32)
     if query.cutoff:
@@ -300,7 +300,7 @@ def _select(query: Query, hits: list[Hit]) -> tuple[list[Hit], dict[str, list[Hi
         hits, removed["cutoff"] = hits[:end], hits[end:]
     if query.diversity and hits:
         vectors = np.stack([_vector_of(hit) for hit in hits])
-        # at most 1, as the cosines that they are weighed against
+        # at most 1, like the cosines that diversify weighs them against
         relative = scores[: len(hits)] / max(1.0, float(scores[0]))
         order = diversify(relative, vectors, len(hits), query.diversity)
         hits = [hits[row] for row in order]

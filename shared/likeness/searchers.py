@@ -1,4 +1,4 @@
-"""Searchers: during a migration there is one for each model, and the alias says which one answers.
+"""Searchers: during a migration there is one for each model, and the alias decides which answers.
 
 Each searcher reads its own model's collection, wherever the alias points: an answer that has begun
 finishes with the model that it began with.

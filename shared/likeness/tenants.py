@@ -29,7 +29,7 @@ from likeness.records import (
 )
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@:=+-]{0,127}")
-# Stored beside a note's own values, so that the operator can still read all notes.
+# Stored with a note's own values, so that the operator can still read all notes.
 _TENANT = "tenant"
 
 
@@ -99,7 +99,7 @@ class TenantIndex:
         return [note for note in found if note.get(_TENANT) == self._tenant], next_cursor
 
     def _own(self, filter: Mapping[str, Any] | None) -> dict[str, Any]:
-        """The caller's filter is one condition beside the tenant's, which it cannot widen."""
+        """The caller's filter as a further condition: it cannot widen the tenant's."""
         return {"must": [owned_by(self._tenant), *([filter] if filter else [])]}
 
     def _own_note(self, note_id: str) -> str:

@@ -30,8 +30,8 @@ from likeness.model import load_spec
 from likeness.rerank.profiles import GEOMETRY, PROFILES, REFINEMENT, STAGES, Profile
 from likeness.rerank.ranker import Ranker
 from likeness.rerank.stage import Need, Order, RankingTask, Stage, StageResult
-from tests.appearances import made, spec
 from tests.calibrations import calibration_of
+from tests.image_features import made, spec
 from tests.pictures import jpeg, png
 from tests.service import FIXED_FILTERS, Service
 

@@ -16,12 +16,12 @@ from console.evaluation.calibrator import Pairs
 from console.evaluation.datasets import DatasetError, Item
 from likeness.embedding import Embedder
 from likeness.model import load_spec
-from likeness.proof.verdicts import CALIBRATION, FITTED, Level, load_calibration
+from likeness.proof.verdicts import CALIBRATION, FITTED_LEVELS, Level, load_calibration
 from tests.pictures import encoded, picture
 from tests.service import FIXED_FILTERS
 
 PICTURES = 30
-ORDER = {level: n for n, level in enumerate((*FITTED, Level.NONE))}
+ORDER = {level: n for n, level in enumerate((*FITTED_LEVELS, Level.NONE))}
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,7 @@ def test_what_was_learnt_from_half_holds_on_the_other_half(pairs: Pairs) -> None
 def test_labels_tell_what_is_similar(pairs: Pairs) -> None:
     assert (pairs.level == ORDER[Level.SIMILAR]).any()
     assert (pairs.level == ORDER[Level.NONE]).any()
-    learnt = calibrator.calibration_of(pairs, "model", "")
+    learnt = calibrator.fit_calibration(pairs, "model", "")
     assert learnt.levels[Level.SIMILAR] != learnt.levels[Level.SAME_ITEM]
 
 
@@ -115,10 +115,10 @@ def test_without_labels_similar_is_what_it_was(pairs: Pairs) -> None:
         level=np.where(pairs.level == ORDER[Level.SIMILAR], ORDER[Level.NONE], pairs.level),
         labelled=pairs.edit != "",
     )
-    known = calibrator.calibration_of(pairs, "model", "")
-    learnt = calibrator.calibration_of(unlabelled, "model", "", known)
+    known = calibrator.fit_calibration(pairs, "model", "")
+    learnt = calibrator.fit_calibration(unlabelled, "model", "", known)
     assert learnt.levels[Level.SIMILAR] == known.levels[Level.SIMILAR]
-    alone = calibrator.calibration_of(unlabelled, "model", "")
+    alone = calibrator.fit_calibration(unlabelled, "model", "")
     assert alone.levels[Level.SIMILAR] == alone.levels[Level.SAME_ITEM]
 
 

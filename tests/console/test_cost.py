@@ -1,4 +1,4 @@
-"""`likeness cost`: the price list, and what is reckoned with it."""
+"""`likeness cost`: the price list, and what is computed from it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from typer.testing import CliRunner
 
 from console.app import app
 from console.cost import cost_report, pricing
-from console.cost.pricing import Measured, Run, index_usd, lambda_usd, price_list, search_usd
+from console.cost.pricing import Measurements, Run, index_usd, lambda_usd, price_list, search_usd
 from console.local.service import http_server
 from tests.pictures import jpeg, png
 from tests.service import ROOT, Service
 
-SWEEP = Measured(
+SWEEP = Measurements(
     "by hand",
     search=[Run(1024, 1, 120.0), Run(1769, 1, 60.0), Run(3538, 2, 50.0)],
     index=[Run(1769, 1, 40.0)],
@@ -43,7 +43,7 @@ def test_lambda_costs_as_much_as_by_hand() -> None:
 
 
 def test_a_million_queries_add_up_as_by_hand() -> None:
-    run, measured = Run(1769, 1, 60.0), Measured("", answer_bytes=10_000, search_log_bytes=1650)
+    run, measured = Run(1769, 1, 60.0), Measurements("", answer_bytes=10_000, search_log_bytes=1650)
     parts = search_usd(run, measured, "x86_64")
     assert parts["Lambda, time"] == pytest.approx(1e6 * 0.06 * 1769 / 1024 * 0.0000166667)
     assert parts["Lambda, requests"] == pytest.approx(0.20)
@@ -53,7 +53,7 @@ def test_a_million_queries_add_up_as_by_hand() -> None:
 
 
 def test_a_million_images_add_up_as_by_hand() -> None:
-    parts = index_usd(Run(1024, 1, 100.0), Measured("", batch=10), "arm64")
+    parts = index_usd(Run(1024, 1, 100.0), Measurements("", batch=10), "arm64")
     assert parts["Lambda, time"] == pytest.approx(1e5 * 0.0000133334)
     assert parts["queue"] == pytest.approx(1.2 * 0.4)
     assert parts["bucket, reading"] == pytest.approx(3 * 0.4)
@@ -80,7 +80,7 @@ def test_the_cheapest_and_the_fastest_setting_are_found() -> None:
 
 
 def test_an_equal_price_goes_to_less_memory() -> None:
-    runs = Measured("", search=[Run(2048, 1, 50.0), Run(1024, 1, 100.0)])
+    runs = Measurements("", search=[Run(2048, 1, 50.0), Run(1024, 1, 100.0)])
     cheapest, _ = cost_report.best(cost_report.costs(runs)["queries"])
     assert cheapest.run.memory_mb == 1024
 

@@ -72,11 +72,11 @@ def test_it_says_what_became_of_an_image(service: Service, data: Path) -> None:
     wanted = answered(service, data, key="3.png", limit=2, filter=brand)
     [line] = answer_log.lines(data, None, wanted, 1)
     shown = [result["id"] for result in line["shown"]]
-    assert answer_log.fate(line, shown[1]) == "shown at rank 2"
+    assert answer_log.explain_image(line, shown[1]) == "shown at rank 2"
     assert len(shown) == 2
     [other, *_] = {service.id(f"{n}.png") for n in (1, 5, 7)} - set(shown)
-    assert "left out: on another page" in answer_log.fate(line, other)
-    assert "not among the 3 candidates" in answer_log.fate(line, service.id("2.png"))
+    assert "left out: on another page" in answer_log.explain_image(line, other)
+    assert "not among the 3 candidates" in answer_log.explain_image(line, service.id("2.png"))
     assert f"{other}: a candidate" in explained(data, wanted, other)
 
 
@@ -84,7 +84,7 @@ def test_an_image_beyond_the_first_ten_has_its_number(service: Service, data: Pa
     service.fill({f"more {n}.png": png(n + 40) for n in range(6)})
     wanted = answered(service, data, key="3.png", limit=14)
     [line] = answer_log.lines(data, None, wanted, 1)
-    assert answer_log.fate(line, line["more"].split()[-1]) == "shown at rank 14"
+    assert answer_log.explain_image(line, line["more"].split()[-1]) == "shown at rank 14"
     assert "and 4 more" in explained(data, wanted)
 
 
@@ -94,7 +94,7 @@ def test_nothing_found_and_skipped_stages_are_told(service: Service, data: Path)
     line = json.loads(service.recorded[-1]) | {"skipped": ["geometry"]}
     (data / ANSWERS).write_text(json.dumps(line))
     text = explained(data, wanted)
-    assert "no results" in text and "skipped for lack of time: geometry" in text
+    assert "no results" in text and "skipped because of the deadline: geometry" in text
 
 
 def test_feedback_on_it_is_told(service: Service, data: Path) -> None:

@@ -1,4 +1,4 @@
-"""`likeness evaluate --feedback`: the real service is told, and the real searcher asks again."""
+"""`likeness evaluate --feedback`: feedback to the real service, repeated by the real searcher."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from console.evaluation.feedback_evaluation import FeedbackEvaluation
 from console.evaluation.metrics import estimate
 from likeness.errors import IndexOfOtherModel
 from likeness.features import ImageFeatures
-from likeness.feedback import Feedback, FeedbackEvent
+from likeness.feedback import FeedbackEvent, FeedbackStore
 from likeness.model import load_spec
 from likeness.query_tokens import encode_query_token
 from likeness.rerank.profiles import Profile
@@ -173,7 +173,7 @@ def test_what_cannot_be_asked_or_found_any_more_is_counted_by_its_reason(service
     for place in (0, 1):
         tell(service, answer, place, "click", request_id="before", query_id=of_other)
     # the service refuses it by now
-    Feedback(service.index).add(
+    FeedbackStore(service.index).add(
         FeedbackEvent("odd", answer["results"][0]["id"], "click", 0.0, "made-up")
     )
     tell(service, gone, 0, "relevant")

@@ -23,7 +23,7 @@ from functions.search import openapi
 from functions.search.api import create_app
 from functions.search.gateway import create_handler
 from likeness.adapters.fetch import Fetcher, is_public
-from likeness.feedback import Feedback
+from likeness.feedback import FeedbackStore
 from likeness.records import OlderThan, Point, PointWrite, State, Version
 from likeness.searchers import Searchers
 from tests.networks import clip, text_encoder, tokenizer, write_bundle
@@ -1056,7 +1056,7 @@ def test_feedback_is_stored_with_its_request(tmp_path: Path) -> None:
             told = {**opinion, "id": result["id"], "kind": kind}
             for _ in range(2):
                 assert service.http.post("/v1/feedback", json=told).json() == {"status": "ok"}
-        kept = {(found.id, found.kind): found for found in Feedback(service.index).all()}
+        kept = {(found.id, found.kind): found for found in FeedbackStore(service.index).all()}
         assert kept.keys() == {
             (first["id"], "click"),
             (first["id"], "relevant"),

@@ -22,7 +22,7 @@ from msgspec import structs
 
 from functions.search import openapi
 from likeness.duplicates import Duplicates
-from likeness.feedback import Feedback
+from likeness.feedback import FeedbackStore
 from likeness.filters import Schema
 from likeness.records import Hint, ObjectRef
 from likeness.tenants import TenantIndex, Tenants
@@ -399,7 +399,7 @@ def test_decisions_and_feedback_belong_to_one_tenant(worlds: Worlds) -> None:
         "POST", "/v1/feedback", {"request_id": "r", "id": UNKNOWN, "kind": "click"}
     )
     assert status == 200
-    assert UNKNOWN in {opinion.id for opinion in Feedback(worlds.all.index).all()}
+    assert UNKNOWN in {opinion.id for opinion in FeedbackStore(worlds.all.index).all()}
 
 
 @pytest.mark.parametrize(

@@ -19,11 +19,11 @@ from likeness.adapters.qdrant_layout import Layout
 from likeness.drift import (
     TOMBSTONE_S,
     Difference,
+    DifferenceKind,
     DriftConfig,
     DriftDetector,
+    DriftReport,
     IndexSnapshot,
-    Kind,
-    Report,
 )
 from likeness.embedding import Embedder
 from likeness.errors import QueueFull, StoreUnavailable
@@ -116,7 +116,7 @@ class World:
             store or self.bucket, index or self.index, config, repair or self.send, clock=clock
         )
 
-    def found(self, **options: Any) -> dict[str, Kind]:
+    def found(self, **options: Any) -> dict[str, DifferenceKind]:
         differences: list[Difference] = []
         report = self.detector(repair=differences.extend, **options).run()
         assert report.drift == len(differences)
@@ -158,9 +158,9 @@ def drifted(world: World) -> World:
 
 def test_each_kind_of_difference_is_found_and_nothing_else(world: World) -> None:
     expected = {
-        "changed.png": Kind.CHANGED,
-        "lost.png": Kind.MISSING,
-        "deleted.png": Kind.EXTRA,
+        "changed.png": DifferenceKind.CHANGED,
+        "lost.png": DifferenceKind.MISSING,
+        "deleted.png": DifferenceKind.EXTRA,
     }
     drifted(world)
     assert world.found(sweep=False) == expected
@@ -182,13 +182,13 @@ def test_once_the_hints_are_processed_nothing_differs(world: World) -> None:
 def test_without_an_index_every_image_is_missing(world: World) -> None:
     for key in ("a.png", "b.png", "c.txt"):
         world.bucket.put(key, png(1, 24, 18))
-    assert world.found() == dict.fromkeys(("a.png", "b.png"), Kind.MISSING)
+    assert world.found() == dict.fromkeys(("a.png", "b.png"), DifferenceKind.MISSING)
 
 
 def test_an_object_that_changed_a_moment_ago_is_left_to_its_event(world: World) -> None:
     drifted(world)
     just_after = max(e.last_modified_s for e in world.bucket.entries("photos", "")) + 1
-    assert world.found(clock=lambda: just_after) == {"deleted.png": Kind.EXTRA}
+    assert world.found(clock=lambda: just_after) == {"deleted.png": DifferenceKind.EXTRA}
     assert world.detector(clock=lambda: just_after).run().young == 2
 
 
@@ -198,7 +198,9 @@ def test_other_settings_change_live_and_rejected_points(world: World) -> None:
     world.deliver()
     assert world.found() == {}
     declared = settings_digest(Schema.declare({"brand": "keyword"}), Limits())
-    assert world.found(settings=declared) == dict.fromkeys(("a.png", "bad.png"), Kind.CHANGED)
+    assert world.found(settings=declared) == dict.fromkeys(
+        ("a.png", "bad.png"), DifferenceKind.CHANGED
+    )
 
 
 def test_only_the_prefix_of_the_bucket_is_compared(world: World) -> None:
@@ -209,7 +211,10 @@ def test_only_the_prefix_of_the_bucket_is_compared(world: World) -> None:
         world.bucket.remove(f"{folder}/a.png")
         world.bucket.put(f"{folder}/b.png", png(1, 24, 18))
     world.bucket.events.clear()
-    assert world.found(prefix="in/") == {"in/a.png": Kind.EXTRA, "in/b.png": Kind.MISSING}
+    assert world.found(prefix="in/") == {
+        "in/a.png": DifferenceKind.EXTRA,
+        "in/b.png": DifferenceKind.MISSING,
+    }
     assert world.found(bucket="other", store=FakeBucket("other")) == {}
 
 
@@ -360,7 +365,7 @@ def test_a_failing_listing_raises_and_does_not_count_as_an_empty_bucket(world: W
 
 def test_drift_is_the_sum_of_all_differences() -> None:
     assert (
-        Report(
+        DriftReport(
             9, 9, missing=1, changed=2, extra=3, young=4, ignored=5, swept=6, finished=True
         ).drift
         == 6

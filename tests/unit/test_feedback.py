@@ -12,7 +12,7 @@ from console.evaluation.judgements import Judgements, by_query
 from likeness.adapters.qdrant_embedded import EmbeddedIndex
 from likeness.adapters.qdrant_layout import Layout
 from likeness.errors import IndexUnavailable
-from likeness.feedback import Feedback, FeedbackEvent
+from likeness.feedback import FeedbackEvent, FeedbackStore
 from likeness.filters import Schema
 
 CLICK = FeedbackEvent("request-1", "image-1", "click", 12.5, "token")
@@ -36,42 +36,44 @@ def open_index(tmp_path: Path) -> Iterator[Opener]:
 
 
 @pytest.fixture
-def feedback(open_index: Opener) -> Feedback:
-    return Feedback(open_index())
+def feedback(open_index: Opener) -> FeedbackStore:
+    return FeedbackStore(open_index())
 
 
-def stored(feedback: Feedback) -> set[FeedbackEvent]:
+def stored(feedback: FeedbackStore) -> set[FeedbackEvent]:
     listed = list(feedback.all())
     assert len(listed) == len(set(listed))
     return set(listed)
 
 
-def test_without_feedback_nothing_is_listed(feedback: Feedback) -> None:
+def test_without_feedback_nothing_is_listed(feedback: FeedbackStore) -> None:
     assert stored(feedback) == set()
 
 
 def test_feedback_survives_a_restart(open_index: Opener) -> None:
     judged = FeedbackEvent("request-1", "image-2", "not_relevant", 13.0)
-    feedback = Feedback(open_index())
+    feedback = FeedbackStore(open_index())
     feedback.add(CLICK)
     feedback.add(judged)
-    assert stored(Feedback(open_index())) == {CLICK, judged}
+    assert stored(FeedbackStore(open_index())) == {CLICK, judged}
 
 
-def test_a_repeated_event_is_stored_once_with_its_last_time(feedback: Feedback) -> None:
+def test_a_repeated_event_is_stored_once_with_its_last_time(feedback: FeedbackStore) -> None:
     for at_s in (1.0, 2.0, 3.0):
         feedback.add(replace(CLICK, at_s=at_s))
     assert stored(feedback) == {replace(CLICK, at_s=3.0)}
 
 
-def test_a_second_judgement_replaces_the_first_but_not_the_click(feedback: Feedback) -> None:
+def test_a_second_judgement_replaces_the_first_but_not_the_click(feedback: FeedbackStore) -> None:
     feedback.add(CLICK)
     feedback.add(replace(CLICK, kind="relevant"))
     feedback.add(replace(CLICK, kind="not_relevant"))
     assert stored(feedback) == {CLICK, replace(CLICK, kind="not_relevant")}
 
 
-def test_events_on_other_results_and_requests_are_stored_separately(feedback: Feedback) -> None:
+def test_events_on_other_results_and_requests_are_stored_separately(
+    feedback: FeedbackStore,
+) -> None:
     events = {
         replace(CLICK, request_id=request, id=image)
         # callers choose both, so they may contain any separator
@@ -86,7 +88,7 @@ def test_events_on_other_results_and_requests_are_stored_separately(feedback: Fe
     assert stored(feedback) == events
 
 
-def test_more_than_one_page_is_listed_completely(feedback: Feedback) -> None:
+def test_more_than_one_page_is_listed_completely(feedback: FeedbackStore) -> None:
     events = {replace(CLICK, request_id=f"request-{n}") for n in range(501)}
     for event in events:
         feedback.add(event)
@@ -95,7 +97,7 @@ def test_more_than_one_page_is_listed_completely(feedback: Feedback) -> None:
 
 def test_other_kinds_of_notes_are_not_listed(open_index: Opener) -> None:
     index = open_index()
-    feedback = Feedback(index)
+    feedback = FeedbackStore(index)
     feedback.add(CLICK)
     index.put_note("not-duplicate", "1", {"group": "g", "image": "i"})
     assert stored(feedback) == {CLICK}
@@ -105,9 +107,9 @@ def test_an_index_that_is_down_raises(open_index: Opener) -> None:
     index = open_index()
     index.close()
     with pytest.raises(IndexUnavailable):
-        Feedback(index).add(CLICK)
+        FeedbackStore(index).add(CLICK)
     with pytest.raises(IndexUnavailable):
-        list(Feedback(index).all())
+        list(FeedbackStore(index).all())
 
 
 def test_events_of_a_repeated_query_are_merged() -> None:

@@ -1,6 +1,6 @@
 """Picture → tensor: geometry, order of axes and channels, arithmetic, and flat pictures.
 
-`LIKENESS_WRITE_GOLDEN=1 pytest tests/unit/test_preprocessing.py` writes the golden tensors anew.
+`LIKENESS_WRITE_GOLDEN=1 pytest tests/unit/test_preprocessing.py` writes the golden tensors again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from likeness.preprocessing import (
     input_box,
     prepare,
     resized,
-    tensor,
+    to_tensor,
 )
 from likeness.records import WHOLE, Box
 
@@ -78,7 +78,7 @@ def photo(name: str) -> Image.Image:
 
 def raw(image: Image.Image, resize: Resize, **of: Any) -> NDArray[np.int16]:
     """uint8 pixels as (height, width, 3), in a type that can be subtracted."""
-    return tensor(image, spec(resize, layout="NHWC", dtype="uint8", **of))[0].astype(np.int16)
+    return to_tensor(image, spec(resize, layout="NHWC", dtype="uint8", **of))[0].astype(np.int16)
 
 
 # Geometry
@@ -145,7 +145,7 @@ def test_every_picture_gets_the_size_of_the_input(rule: Any, size: tuple[int, in
 def test_the_picture_itself_is_not_changed(rule: Any) -> None:
     image = waves(90, 70)
     before = image.tobytes()
-    tensor(image, spec(Resize(rule)))
+    to_tensor(image, spec(Resize(rule)))
     assert image.tobytes() == before
 
 
@@ -198,7 +198,7 @@ def test_crop_equals_clips_where_clip_rounds(name: str, size: tuple[int, int]) -
 def test_the_default_only_divides_by_255() -> None:
     image = waves(32, 24)
     expected = np.asarray(image).transpose(2, 0, 1)[np.newaxis] / 255
-    np.testing.assert_allclose(tensor(image, spec(Resize("squash"))), expected, atol=1e-6)
+    np.testing.assert_allclose(to_tensor(image, spec(Resize("squash"))), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,9 @@ def test_every_value_is_pixel_times_scale_less_mean_over_std(
     layout: str, channels: str, rule: Normalise
 ) -> None:
     image = waves(32, 24)
-    actual = tensor(image, spec(Resize("squash"), normalise=rule, layout=layout, channels=channels))
+    actual = to_tensor(
+        image, spec(Resize("squash"), normalise=rule, layout=layout, channels=channels)
+    )
     order = [2, 1, 0] if channels == "BGR" else [0, 1, 2]
     pixels = np.asarray(image, np.float64)[:, :, order]
     expected = (pixels * rule.scale - np.array(rule.mean)) / np.array(rule.std)
@@ -233,14 +235,16 @@ def test_every_value_is_pixel_times_scale_less_mean_over_std(
 def test_the_tensor_has_the_shape_and_type_that_the_network_takes(
     layout: str, shape: tuple[int, ...], dtype: str
 ) -> None:
-    made = tensor(waves(90, 50), spec(Resize("crop"), layout=layout, dtype=dtype))
+    made = to_tensor(waves(90, 50), spec(Resize("crop"), layout=layout, dtype=dtype))
     assert (made.shape, made.dtype) == (shape, np.dtype(dtype))
     assert made.flags.c_contiguous
 
 
 def test_uint8_is_not_normalised() -> None:
     image = waves(32, 24)
-    made = tensor(image, spec(Resize("squash"), normalise=IMAGENET, dtype="uint8", channels="BGR"))
+    made = to_tensor(
+        image, spec(Resize("squash"), normalise=IMAGENET, dtype="uint8", channels="BGR")
+    )
     np.testing.assert_array_equal(made[0], np.asarray(image)[:, :, ::-1].transpose(2, 0, 1))
 
 
@@ -267,15 +271,15 @@ def golden_cases() -> dict[str, NDArray[Any]]:
     wide, tall = waves(333, 200), waves(61, 143)
     whole: dict[str, Any] = {"dtype": "uint8", "layout": "NHWC"}
     return {
-        "crop wide bicubic": tensor(wide, spec(Resize("crop"), **whole)),
-        "crop tall bilinear": tensor(tall, spec(Resize("crop", "bilinear"), **whole)),
-        "crop short side": tensor(wide, spec(Resize("crop", short_side=40), **whole)),
-        "squash wide lanczos": tensor(wide, spec(Resize("squash", "lanczos"), **whole)),
-        "squash tall box": tensor(tall, spec(Resize("squash", "box"), **whole)),
-        "pad wide bilinear": tensor(wide, spec(Resize("pad", "bilinear"), **whole)),
-        "pad tall bicubic BGR": tensor(tall, spec(Resize("pad"), channels="BGR", **whole)),
-        "CLIP": tensor(wide, spec(Resize("crop", short_side=16), 16, 16, CLIP)),
-        "ImageNet": tensor(tall, spec(Resize("crop", "bilinear", 20), 16, 16, IMAGENET)),
+        "crop wide bicubic": to_tensor(wide, spec(Resize("crop"), **whole)),
+        "crop tall bilinear": to_tensor(tall, spec(Resize("crop", "bilinear"), **whole)),
+        "crop short side": to_tensor(wide, spec(Resize("crop", short_side=40), **whole)),
+        "squash wide lanczos": to_tensor(wide, spec(Resize("squash", "lanczos"), **whole)),
+        "squash tall box": to_tensor(tall, spec(Resize("squash", "box"), **whole)),
+        "pad wide bilinear": to_tensor(wide, spec(Resize("pad", "bilinear"), **whole)),
+        "pad tall bicubic BGR": to_tensor(tall, spec(Resize("pad"), channels="BGR", **whole)),
+        "CLIP": to_tensor(wide, spec(Resize("crop", short_side=16), 16, 16, CLIP)),
+        "ImageNet": to_tensor(tall, spec(Resize("crop", "bilinear", 20), 16, 16, IMAGENET)),
     }
 
 
@@ -319,21 +323,21 @@ def nearly_flat(step: int, size: tuple[int, int] = (64, 64)) -> Image.Image:
 @pytest.mark.parametrize("size", [(64, 64), (300, 20), (20, 300), (1, 1)])
 def test_one_flat_colour_has_no_detail(rule: Any, colour: str, size: tuple[int, int]) -> None:
     with pytest.raises(NoDetail, match="a single flat colour"):
-        tensor(Image.new("RGB", size, colour), spec(Resize(rule)))
+        to_tensor(Image.new("RGB", size, colour), spec(Resize(rule)))
 
 
 @pytest.mark.parametrize("rule", RULES)
 def test_two_grey_levels_are_noise_and_three_are_detail(rule: Any) -> None:
     with pytest.raises(NoDetail):
-        tensor(nearly_flat(2), spec(Resize(rule, "box")))
-    assert tensor(nearly_flat(3), spec(Resize(rule, "box"))).size
+        to_tensor(nearly_flat(2), spec(Resize(rule, "box")))
+    assert to_tensor(nearly_flat(3), spec(Resize(rule, "box"))).size
 
 
 def test_detail_counts_where_only_one_channel_has_it() -> None:
     image = Image.merge(
         "RGB", [Image.new("L", (64, 64), 9)] * 2 + [Image.linear_gradient("L").resize((64, 64))]
     )
-    assert tensor(image, spec(Resize("squash"))).size
+    assert to_tensor(image, spec(Resize("squash"))).size
 
 
 # Extreme aspect ratios
@@ -342,7 +346,7 @@ def test_detail_counts_where_only_one_channel_has_it() -> None:
 @pytest.mark.parametrize("size", [(1, 3000), (3000, 1), (2, 5000), (5000, 2)])
 @pytest.mark.parametrize("rule", ["squash", "pad"])
 def test_a_line_of_pixels_is_shown_whole(rule: Any, size: tuple[int, int]) -> None:
-    made = tensor(waves(*size), spec(Resize(rule)))
+    made = to_tensor(waves(*size), spec(Resize(rule)))
     assert made.shape == (1, 3, 24, 32)
     assert np.isfinite(made).all()
     assert np.ptp(made[0, 0 if size[0] > size[1] else 1]) > 0.4
@@ -351,13 +355,13 @@ def test_a_line_of_pixels_is_shown_whole(rule: Any, size: tuple[int, int]) -> No
 @pytest.mark.parametrize("size", [(1, 3000), (3000, 1)])
 def test_the_middle_of_a_line_of_pixels_is_one_flat_colour(size: tuple[int, int]) -> None:
     with pytest.raises(NoDetail):
-        tensor(waves(*size), spec(Resize("crop")))
+        to_tensor(waves(*size), spec(Resize("crop")))
 
 
 @pytest.mark.parametrize("size", [(40, 3000), (3000, 40)])
 @pytest.mark.parametrize("short_side", [None, 32, 64])
 def test_the_middle_of_a_ribbon_is_a_picture(short_side: int | None, size: tuple[int, int]) -> None:
-    made = tensor(waves(*size), spec(Resize("crop", short_side=short_side)))
+    made = to_tensor(waves(*size), spec(Resize("crop", short_side=short_side)))
     assert np.isfinite(made).all()
 
 
@@ -391,7 +395,7 @@ def test_colours_are_plain_rgb_whatever_the_network_takes() -> None:
 
 def test_prepare_and_tensor_agree() -> None:
     of = spec(Resize("crop"))
-    np.testing.assert_array_equal(prepare(waves(90, 50), of).tensor, tensor(waves(90, 50), of))
+    np.testing.assert_array_equal(prepare(waves(90, 50), of).tensor, to_tensor(waves(90, 50), of))
     with pytest.raises(NoDetail):
         prepare(Image.new("RGB", (9, 9), "red"), of)
 

@@ -16,16 +16,16 @@ from likeness.errors import InvalidRequest, ModelMismatch
 from likeness.features import ImageFeatures, features_of_point, packed_descriptors
 from likeness.model import Resize
 from likeness.preprocessing import input_box
-from likeness.proof.evidence import FEATURES
-from likeness.proof.verdicts import FITTED, Calibration, Fitted
+from likeness.proof.evidence import PAIR_FEATURES
+from likeness.proof.verdicts import FITTED_LEVELS, Calibration, LevelModel
 from likeness.query_tokens import decode_query_token, encode_query_token
 from likeness.records import WHOLE, Box, ImageInfo, ObjectRef, Point, State, Version
 from likeness.rerank.profiles import Profile
 from likeness.rerank.ranker import Ranker
-from tests.appearances import DIM, VECTOR, made, spec, vector
+from tests.image_features import DIM, VECTOR, made, spec, vector
 
 SPEC = spec()
-LEVELS = {level.value: Fitted((1.0,) * FEATURES, -1.0) for level in FITTED}
+LEVELS = {level.value: LevelModel((1.0,) * PAIR_FEATURES, -1.0) for level in FITTED_LEVELS}
 RANKER = Ranker(SPEC, Calibration(SPEC.fingerprint, LEVELS))
 STORED = [made(seed, local=None, packed=made(seed).packed) for seed in range(4)]
 BOX, SEEN = Box(0.1, 0.2, 0.7, 0.9), Box(0.0, 0.125, 1.0, 0.875)

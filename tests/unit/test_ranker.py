@@ -23,14 +23,14 @@ from likeness.feature_extraction import extract_features
 from likeness.features import ImageFeatures
 from likeness.model import Resize
 from likeness.preprocessing import input_box
-from likeness.proof.evidence import Evidence, features
+from likeness.proof.evidence import Evidence, pair_features
 from likeness.proof.proofs import Proof
-from likeness.proof.verdicts import FITTED, Calibration, Fitted, Level
+from likeness.proof.verdicts import FITTED_LEVELS, Calibration, Level, LevelModel
 from likeness.records import WHOLE, Box
 from likeness.rerank.profiles import Profile
 from likeness.rerank.ranker import RankedCandidates, Ranker
 from likeness.rerank.refinement import refine
-from tests.appearances import (
+from tests.image_features import (
     DIM,
     SIDE,
     Floats,
@@ -58,8 +58,8 @@ def of_strength(strength: float, colour: float) -> Evidence:
     )
 
 
-def fitted_on(close: Sequence[Evidence], others: Sequence[Evidence]) -> Fitted:
-    rows = np.concatenate([features(facts) for facts in (*close, *others)])
+def fitted_on(close: Sequence[Evidence], others: Sequence[Evidence]) -> LevelModel:
+    rows = np.concatenate([pair_features(facts) for facts in (*close, *others)])
     return fit(rows, np.arange(len(rows)) < len(close))
 
 
@@ -74,7 +74,7 @@ CALIBRATION = Calibration(
         level.value: fitted_on(SAME_COLOURS, [*OTHER_COLOURS, *UNPROVEN])
         if level is Level.COPY
         else fitted_on(PROVEN, UNPROVEN)
-        for level in FITTED
+        for level in FITTED_LEVELS
     },
     refinement=0.5,
     geometry=0.1,
@@ -269,7 +269,7 @@ def test_unknown_colours_count_as_black_beside_white() -> None:
     )
     bare = stored(known, colours=None)
     np.testing.assert_allclose(
-        RANKER.features(known, [bare]), RANKER.features(black, [stored(white)]), atol=1e-6
+        RANKER.pair_features(known, [bare]), RANKER.pair_features(black, [stored(white)]), atol=1e-6
     )
 
 
@@ -706,7 +706,7 @@ def test_equal_candidates_keep_their_order() -> None:
 
 def test_features_are_what_verdicts_rest_on() -> None:
     query, candidates = with_a_proof()
-    rows = RANKER.features(query, candidates)
+    rows = RANKER.pair_features(query, candidates)
     assert rows.shape[0] == 4
     assert np.isfinite(rows).all()
     assert not math.isclose(float(rows[2] @ rows[2]), float(rows[1] @ rows[1]), rel_tol=0.05)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from likeness.records import WHOLE, Box
 from likeness.regions import PROPOSALS, distinct, salience, subject
-from tests.appearances import unit
+from tests.image_features import unit
 
 SIDE, DIM = 14, 16
 Cells = tuple[int, int, int, int]

@@ -15,7 +15,7 @@ from console.evaluation.late_interaction import max_similarity
 from console.evaluation.query_expansion import expand
 from likeness.rerank.diversity import diversify
 from likeness.rerank.refinement import NEIGHBOURS, refine
-from tests.appearances import unit
+from tests.image_features import unit
 
 Array = NDArray[np.float32]
 STAGES = {"refine": refine, "reciprocal": reciprocal}

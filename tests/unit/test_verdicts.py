@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 from console.evaluation.logistic_regression import fit
 from likeness.descriptor_packing import cell_positions
 from likeness.errors import ModelBundleError
-from likeness.proof.evidence import FEATURES, Evidence, evidence, features
+from likeness.proof.evidence import PAIR_FEATURES, Evidence, evidence, pair_features
 from likeness.proof.geometry import Verification
 from likeness.proof.verdicts import (
     CALIBRATION,
-    FITTED,
+    FITTED_LEVELS,
     Calibration,
-    Fitted,
     Level,
+    LevelModel,
     judge,
     load_calibration,
     probabilities,
@@ -224,8 +224,8 @@ def test_facts_and_features_keep_their_ranges_whatever_was_found(
     ):
         assert 0 <= getattr(found, name)[0] <= 1, name
     assert -1.0001 <= found.colour_correlation[0] <= 1.0001
-    rows = features(found)
-    assert rows.shape == (1, FEATURES)
+    rows = pair_features(found)
+    assert rows.shape == (1, PAIR_FEATURES)
     assert np.isfinite(rows).all()
     assert np.abs(rows).max() <= 1.5
 
@@ -313,16 +313,16 @@ def model(biases: dict[Level, float], thresholds: dict[Level, float] | None = No
     return Calibration(
         "m",
         {
-            level.value: Fitted(
-                (0.0,) * FEATURES, biases[level], (thresholds or {}).get(level, 0.5)
+            level.value: LevelModel(
+                (0.0,) * PAIR_FEATURES, biases[level], (thresholds or {}).get(level, 0.5)
             )
-            for level in FITTED
+            for level in FITTED_LEVELS
         },
     )
 
 
-COPY, EDITED, SAME_ITEM, SIMILAR = FITTED
-ROW = np.zeros((1, FEATURES))
+COPY, EDITED, SAME_ITEM, SIMILAR = FITTED_LEVELS
+ROW = np.zeros((1, PAIR_FEATURES))
 
 
 def test_the_closest_level_that_is_likely_enough_is_claimed() -> None:
@@ -336,12 +336,12 @@ def test_the_closest_level_that_is_likely_enough_is_claimed() -> None:
 
 
 def test_what_is_not_even_similar_is_none_with_the_rest_of_the_probability() -> None:
-    [verdict] = judge(model(dict.fromkeys(FITTED, -2.0)), ROW)
+    [verdict] = judge(model(dict.fromkeys(FITTED_LEVELS, -2.0)), ROW)
     assert verdict == (Level.NONE, pytest.approx(1 - sigmoid(np.array(-2.0))))
 
 
 def test_a_chance_of_just_the_threshold_is_claimed() -> None:
-    assert judge(model(dict.fromkeys(FITTED, 0.0)), ROW)[0].level is COPY
+    assert judge(model(dict.fromkeys(FITTED_LEVELS, 0.0)), ROW)[0].level is COPY
 
 
 @settings(max_examples=100, deadline=None)
@@ -351,16 +351,20 @@ def test_a_copy_is_never_likelier_than_an_edit_nor_that_than_the_same_item(
 ) -> None:
     rng = np.random.default_rng(seed)
     levels = {
-        level.value: Fitted(tuple(rng.normal(0, 2, FEATURES).tolist()), float(rng.normal()))
-        for level in FITTED
+        level.value: LevelModel(
+            tuple(rng.normal(0, 2, PAIR_FEATURES).tolist()), float(rng.normal())
+        )
+        for level in FITTED_LEVELS
     }
-    rows = rng.random((count, FEATURES))
+    rows = rng.random((count, PAIR_FEATURES))
     found = probabilities(Calibration("m", levels), rows)
-    assert found.shape == (count, len(FITTED))
+    assert found.shape == (count, len(FITTED_LEVELS))
     assert (np.diff(found, axis=1) >= 0).all()
     assert ((found >= 0) & (found <= 1)).all()
     for verdict, row in zip(judge(Calibration("m", levels), rows), found, strict=True):
-        expected = 1 - row[-1] if verdict.level is Level.NONE else row[FITTED.index(verdict.level)]
+        expected = (
+            1 - row[-1] if verdict.level is Level.NONE else row[FITTED_LEVELS.index(verdict.level)]
+        )
         assert verdict.probability == pytest.approx(expected)
         assert verdict.level is not Level.EXACT
 
@@ -379,14 +383,14 @@ def test_a_fitted_calibration_tells_crops_from_strangers() -> None:
             layouts,
         )
 
-    rows = np.concatenate([features(facts(seed, seed % 2 == 0)) for seed in range(10)])
+    rows = np.concatenate([pair_features(facts(seed, seed % 2 == 0)) for seed in range(10)])
     close = np.repeat([seed % 2 == 0 for seed in range(10)], 20)
     fitted = fit(rows, close, 0.01)
     never = msgspec.structs.replace(fitted, bias=-100.0)
     calibration = Calibration(
-        "m", {level.value: never if level is COPY else fitted for level in FITTED}
+        "m", {level.value: never if level is COPY else fitted for level in FITTED_LEVELS}
     )
-    near, far = (judge(calibration, features(facts(seed, seed == 98))) for seed in (98, 99))
+    near, far = (judge(calibration, pair_features(facts(seed, seed == 98))) for seed in (98, 99))
     assert {verdict.level for verdict in near} == {EDITED}
     assert {verdict.level for verdict in far} == {Level.NONE}
 
@@ -402,7 +406,8 @@ def stored(folder: Path, calibration: Calibration) -> Path:
 def test_a_calibration_is_read_as_it_was_written(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     levels = {
-        level.value: Fitted(tuple(rng.normal(size=FEATURES).tolist()), 0.1, 0.7) for level in FITTED
+        level.value: LevelModel(tuple(rng.normal(size=PAIR_FEATURES).tolist()), 0.1, 0.7)
+        for level in FITTED_LEVELS
     }
     calibration = Calibration("m", levels, 0.25, 0.2, "pairs")
     assert load_calibration(stored(tmp_path, calibration), "m") == calibration
@@ -413,22 +418,22 @@ def test_a_bundle_need_not_have_one(tmp_path: Path) -> None:
 
 
 def test_another_models_calibration_is_refused_and_says_how_to_make_one(tmp_path: Path) -> None:
-    stored(tmp_path, model(dict.fromkeys(FITTED, 0.0)))
+    stored(tmp_path, model(dict.fromkeys(FITTED_LEVELS, 0.0)))
     with pytest.raises(ModelBundleError, match=r"of model m, the bundle is n: .likeness calibrate"):
         load_calibration(tmp_path, "n")
 
 
 def test_missing_and_unknown_levels_are_refused(tmp_path: Path) -> None:
-    levels = dict(model(dict.fromkeys(FITTED, 0.0)).levels)
+    levels = dict(model(dict.fromkeys(FITTED_LEVELS, 0.0)).levels)
     levels["exact"] = levels.pop("copy")
     with pytest.raises(ModelBundleError, match=r"the levels are .*exact"):
         load_calibration(stored(tmp_path, Calibration("m", levels)), "m")
 
 
 def test_weights_for_other_features_are_refused(tmp_path: Path) -> None:
-    levels = dict(model(dict.fromkeys(FITTED, 0.0)).levels)
-    levels["similar"] = Fitted((0.0,) * (FEATURES - 1), 0.0)
-    with pytest.raises(ModelBundleError, match=f"each level has {FEATURES} weights"):
+    levels = dict(model(dict.fromkeys(FITTED_LEVELS, 0.0)).levels)
+    levels["similar"] = LevelModel((0.0,) * (PAIR_FEATURES - 1), 0.0)
+    with pytest.raises(ModelBundleError, match=f"each level has {PAIR_FEATURES} weights"):
         load_calibration(stored(tmp_path, Calibration("m", levels)), "m")
 
 

@@ -1,4 +1,4 @@
-"""CloudWatch metrics: how many answers with each verdict and score the search function gave."""
+"""CloudWatch metrics: the search function's answers, counted by verdict and by score."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ _MAX_IDLE = 8
 # Load balancers and NAT drop idle connections after minutes, some without closing them.
 _IDLE_S = 60.0
 _FIRST_FINAL_STATUS = 200
-_PATH_CHARACTERS = "%/?:@!$&'()*+,;=~"  # RFC 3986, beside letters, digits and "-._"
+_PATH_CHARACTERS = "%/?:@!$&'()*+,;=~"  # RFC 3986, besides letters, digits and "-._"
 
 
 class _DeadlineSocket(socket.socket):

@@ -37,7 +37,7 @@ _MAX_NAME_CHARACTERS = 253  # RFC 1035; the standard library's IDNA is slow on l
 _NAME = re.compile(r"([a-z0-9_-]{1,63}\.)*[a-z][a-z0-9-]{0,62}")
 # Not in a valid URL; parsers disagree about them, or drop them silently as urlsplit does.
 _AMBIGUOUS = re.compile(r"[\x00-\x20\x7f\\]")
-_URL_CHARACTERS = "%/:?#[]@!$&'()*+,;=~"  # RFC 3986, beside letters, digits and "-._"
+_URL_CHARACTERS = "%/:?#[]@!$&'()*+,;=~"  # RFC 3986, besides letters, digits and "-._"
 _GLOBAL_UNICAST = IPv6Network("2000::/3")  # all that IANA has allocated for the internet
 _NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052
 # Global according to ipaddress of some Python versions, but not reachable on the internet:
@@ -165,8 +165,8 @@ class Fetcher:
     def _resolve_public_address(self, host: str, deadline_s: float) -> str:
         """The host's first address. Raises FetchRefused unless all its addresses are public.
 
-        The message is the same for an unknown name, so that it does not tell which internal names
-        exist.
+        The message is the same for an unknown name, so that it does not reveal which internal
+        names exist.
         """
         found: queue.SimpleQueue[Sequence[str]] = queue.SimpleQueue()
 

@@ -1,1 +1,1 @@
-"""Proof: what two images have in common, and how close a verdict calls them."""
+"""Proof: what two images have in common, and the verdict on how close they are."""

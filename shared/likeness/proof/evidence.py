@@ -12,7 +12,7 @@ from likeness.proof.geometry import Verification
 from likeness.proof.photometry import compare_colours
 
 _FACTS = 12
-FEATURES = _FACTS + _FACTS * (_FACTS + 1) // 2
+PAIR_FEATURES = _FACTS + _FACTS * (_FACTS + 1) // 2
 _FULL_SCORE = 32.0  # 64 descriptors, each with the weight 1 − 0.5 of a perfect match
 
 
@@ -20,8 +20,8 @@ class Evidence(NamedTuple):
     """Facts about one query and K candidates, each (K,).
 
     geometry: soft inlier score. inliers: matches that agree. shift: how far the corners of the
-    query's frame are moved, in frames. overlap_query, overlap_target: share of either frame that
-    the other shows. The others are those of `photometry.ColourDifference`.
+    query's frame move, as a share of its side. overlap_query, overlap_target: share of either
+    frame that the other shows. The others are those of `photometry.ColourDifference`.
     """
 
     cosine: NDArray[np.float32]
@@ -37,7 +37,7 @@ class Evidence(NamedTuple):
     unaligned_max: NDArray[np.float32]
 
 
-# Stands in for colours that the index does not keep: as different as colours can be.
+# Used where the index keeps no colours: as different as colours can be.
 UNKNOWN_COLOURS = {
     "colour_mean": 1,
     "colour_p90": 1,
@@ -61,13 +61,13 @@ def evidence(
     """
     last = side - 0.5
     corners = np.array([(-0.5, -0.5), (last, -0.5), (-0.5, last), (last, last)]).T
-    shift = np.abs(_moved(verified.affine, corners) - corners).mean(axis=(1, 2)) / side
+    shift = np.abs(_transformed(verified.affine, corners) - corners).mean(axis=(1, 2)) / side
     cells = len(query_colours)
     # centres of the layout's cells, in cells of the local map
     centres = (cell_positions(cells).T.astype(np.float64) + 0.5) * side / cells - 0.5
-    there = _moved(verified.affine, centres)
-    inside = _within(there, side)
-    in_layout = (there + 0.5) * cells / side - 0.5
+    mapped = _transformed(verified.affine, centres)
+    inside = _within(mapped, side)
+    in_layout = (mapped + 0.5) * cells / side - 0.5
     return Evidence(
         cosines,
         verified.score,
@@ -79,10 +79,11 @@ def evidence(
     )
 
 
-def features(facts: Evidence) -> NDArray[np.float64]:
-    """(K, FEATURES), each about 0 to 1: facts, and their products, since few facts mean much alone.
+def pair_features(facts: Evidence) -> NDArray[np.float64]:
+    """(K, PAIR_FEATURES), each about 0 to 1: the facts and their products.
 
-    Colours that agree are no proof where geometry has found nothing to align them by.
+    Few facts mean much alone: where geometry found nothing to align them by, equal colours are no
+    proof.
     """
     strength = np.log1p(facts.geometry) / np.log1p(_FULL_SCORE)
     columns = [
@@ -104,7 +105,7 @@ def features(facts: Evidence) -> NDArray[np.float64]:
     return np.concatenate([scaled, scaled[:, one] * scaled[:, other]], axis=1)
 
 
-def _moved(affine: NDArray[np.float32], points: NDArray[np.float64]) -> NDArray[np.float64]:
+def _transformed(affine: NDArray[np.float32], points: NDArray[np.float64]) -> NDArray[np.float64]:
     """Points (2, P) under K transforms: (K, 2, P)."""
     return np.asarray(affine[..., :2] @ points + affine[..., 2:], np.float64)
 

@@ -2,7 +2,7 @@
 
 Descriptors come from a mid-level map of the embedding network's own forward pass. Mutual nearest
 neighbours vote: pairs of the best matches propose transforms, all matches judge them with a soft
-inlier score, and one weighted affine refit polishes the best (RANSAC with two-point hypotheses;
+inlier score, and one weighted affine refit refines the best (RANSAC with two-point hypotheses;
 Philbin et al., CVPR 2007, section 4, verify with few-parameter transforms in the same way).
 """
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 
 class ColourDifference(NamedTuple):
-    """Colours of a query beside those of K candidates, each (K,), differences from 0 to 1.
+    """Colours of a query compared with those of K candidates, each (K,), from 0 to 1.
 
     mean, p90: where the frames overlap, the mean difference and its 90th percentile; both are 1
     where they do not. correlation: of the colours there, each channel less its mean. unaligned_mean

@@ -1,4 +1,4 @@
-"""Proofs: a query verified against candidates, and what is shown to callers of it."""
+"""Proofs: a query verified against candidates, and what callers are shown of that."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from likeness.descriptor_packing import unpack
 from likeness.features import ImageFeatures, packed_descriptors
 from likeness.model import ModelSpec
 from likeness.preprocessing import COLOURS
-from likeness.proof.evidence import UNKNOWN_COLOURS, Evidence, evidence, features
+from likeness.proof.evidence import UNKNOWN_COLOURS, Evidence, evidence, pair_features
 from likeness.proof.geometry import Verification, verify
 from likeness.proof.verdicts import Calibration, Level, Verdict, judge
 from likeness.records import WHOLE, Box
@@ -26,7 +26,7 @@ class Proof(NamedTuple):
 
     geometry: the soft inlier score. overlap_query, overlap_target: share of either image that the
     other shows; boxes: where the matches are, in the query and in the candidate. These are only
-    given from the same item up: in any two images a few matches agree by chance.
+    given for `same_item` and closer: in any two images a few matches agree by chance.
     """
 
     verdict: Verdict
@@ -59,15 +59,15 @@ class VerifiedCandidates(NamedTuple):
             verification=self.verification.subset(rows),
         )
 
-    def features(self, cosines: NDArray[np.float32]) -> NDArray[np.float64]:
-        """What verdicts rest on: (K, FEATURES)."""
-        return features(self._evidence(cosines))
+    def pair_features(self, cosines: NDArray[np.float32]) -> NDArray[np.float64]:
+        """The features that verdicts rest on: (K, PAIR_FEATURES)."""
+        return pair_features(self._evidence(cosines))
 
     def proofs(self, calibration: Calibration, cosines: NDArray[np.float32]) -> list[Proof]:
         """One for each candidate."""
         facts, found = self._evidence(cosines), self.verification
         boxes = zip(*self._boxes(), strict=True)
-        verdicts = judge(calibration, features(facts))
+        verdicts = judge(calibration, pair_features(facts))
         proofs = []
         for row, (verdict, pair) in enumerate(zip(verdicts, boxes, strict=True)):
             if self._is_exact(self.candidates[row]):
@@ -86,7 +86,7 @@ class VerifiedCandidates(NamedTuple):
         return proofs
 
     def _is_exact(self, candidate: ImageFeatures) -> bool:
-        """The same bytes, both as a whole."""
+        """Whether both are whole images of the same bytes."""
         same_bytes = self.query.sha256 is not None and self.query.sha256 == candidate.sha256
         return same_bytes and self.query.box == candidate.box == WHOLE
 
@@ -102,7 +102,7 @@ class VerifiedCandidates(NamedTuple):
         )
 
     def _boxes(self) -> tuple[list[Box], list[Box]]:
-        """Around the matches that agree, in the query and in each candidate."""
+        """The boxes of the matches that agree, in the query and in each candidate."""
         of_query, of_candidate = np.moveaxis(self.verification.matches, 2, 0)
         matched_at = self.candidates_at[np.arange(len(self.candidates))[:, None], of_candidate]
         inlier = self.verification.inlier
@@ -116,7 +116,7 @@ class VerifiedCandidates(NamedTuple):
 def verify_candidates(
     query: ImageFeatures, candidates: Sequence[ImageFeatures], spec: ModelSpec
 ) -> VerifiedCandidates:
-    """Match the query's local descriptors with those of each candidate, of which there are some."""
+    """Match the query's local descriptors with those of at least one candidate."""
     side, dim = (spec.local.side, spec.local.dim) if spec.local else (1, 2)
     local, at = _unpacked([c.packed or b"" for c in candidates], side, dim)
     [query_local], [query_at] = _unpacked([packed_descriptors(query)], side, dim)
@@ -139,7 +139,7 @@ def _has_layout(image: ImageFeatures) -> bool:
 
 
 def _layout(image: ImageFeatures) -> NDArray[np.uint8]:
-    """Black where it is not known."""
+    """The colour layout; black where it is not known."""
     known = image.colours if _has_layout(image) else None
     return np.frombuffer(known or bytes(math.prod(_LAYOUT)), np.uint8).reshape(_LAYOUT)
 
@@ -147,9 +147,7 @@ def _layout(image: ImageFeatures) -> NDArray[np.uint8]:
 def _boxes_around(
     at: NDArray[np.float32], mask: NDArray[np.bool_], side: int, images: Sequence[ImageFeatures]
 ) -> list[Box]:
-    """Around the masked cells of each image, as shares of the whole image: at (K, M, 2), mask
-    (K, M).
-    """
+    """The boxes of the masked cells, as shares of the whole image: at (K, M, 2), mask (K, M)."""
     across = np.ascontiguousarray(at.transpose(0, 2, 1))
     least = np.where(mask[:, None], across, side).min(axis=2)
     most = np.where(mask[:, None], across, -1).max(axis=2) + 1

@@ -1,6 +1,6 @@
 """Verdicts: levels of sameness, each with a calibrated probability.
 
-For each level a logistic model turns the features of a pair (`evidence.features`) into the
+For each level a logistic model turns the features of a pair (`evidence.pair_features`) into the
 probability that the pair is at least that close (an ordinal model by cumulative binary ones; Frank
 and Hall, ECML 2001). `likeness calibrate` fits it.
 """
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from likeness.errors import ModelBundleError
-from likeness.proof.evidence import FEATURES
+from likeness.proof.evidence import PAIR_FEATURES
 
 CALIBRATION = "calibration.json"
 
@@ -38,7 +38,7 @@ class Level(StrEnum):
 
 
 # Levels with a logistic model: equal bytes make `exact`, and `none` is what remains.
-FITTED = (Level.COPY, Level.EDITED, Level.SAME_ITEM, Level.SIMILAR)
+FITTED_LEVELS = (Level.COPY, Level.EDITED, Level.SAME_ITEM, Level.SIMILAR)
 
 
 class Verdict(NamedTuple):
@@ -48,8 +48,8 @@ class Verdict(NamedTuple):
     probability: float
 
 
-class Fitted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One level's model: σ(weights · features + bias), claimed from the threshold upwards."""
+class LevelModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One level's model: σ(weights · features + bias), reached from the threshold up."""
 
     weights: tuple[float, ...]
     bias: float
@@ -64,7 +64,7 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     model: str
-    levels: Mapping[str, Fitted]
+    levels: Mapping[str, LevelModel]
     refinement: float = 0.5
     geometry: float = 0.1
     made_from: str = ""
@@ -87,30 +87,30 @@ def load_calibration(folder: Path, model: str) -> Calibration | None:
             f"{CALIBRATION} is of model {found.model}, the bundle is {model}: "
             "`likeness calibrate` makes one for it"
         )
-    if set(found.levels) != {level.value for level in FITTED}:
+    if set(found.levels) != {level.value for level in FITTED_LEVELS}:
         raise ModelBundleError(f"{CALIBRATION}: the levels are {sorted(found.levels)}")
-    if any(len(fitted.weights) != FEATURES for fitted in found.levels.values()):
-        raise ModelBundleError(f"{CALIBRATION}: each level has {FEATURES} weights")
+    if any(len(fitted.weights) != PAIR_FEATURES for fitted in found.levels.values()):
+        raise ModelBundleError(f"{CALIBRATION}: each level has {PAIR_FEATURES} weights")
     return found
 
 
 def judge(calibration: Calibration, rows: NDArray[np.float64]) -> list[Verdict]:
     """The closest level that reaches its threshold, for each row of features; never `exact`."""
     at_least = probabilities(calibration, rows)
-    thresholds = [calibration.levels[level].threshold for level in FITTED]
+    thresholds = [calibration.levels[level].threshold for level in FITTED_LEVELS]
     verdicts = []
     for row in at_least:
         level = next((n for n, least in enumerate(thresholds) if row[n] >= least), None)
         if level is None:
             verdicts.append(Verdict(Level.NONE, float(1 - row[-1])))
         else:
-            verdicts.append(Verdict(FITTED[level], float(row[level])))
+            verdicts.append(Verdict(FITTED_LEVELS[level], float(row[level])))
     return verdicts
 
 
 def probabilities(calibration: Calibration, rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Probabilities (K, 4) of being at least as close as each of FITTED, rising along each row."""
-    fitted = [calibration.levels[level] for level in FITTED]
+    """Probabilities (K, 4) of being at least as close as each fitted level, rising along a row."""
+    fitted = [calibration.levels[level] for level in FITTED_LEVELS]
     each = np.stack([sigmoid(rows @ np.array(f.weights) + f.bias) for f in fitted], axis=1)
     return np.maximum.accumulate(each, axis=1)  # a copy is at least `edited` too
 

@@ -1,1 +1,1 @@
-"""Reranking: stages, one a file, that put neighbours into their final order (`profiles.STAGES`)."""
+"""Reranking: the stages that order neighbours, one per file (`profiles.STAGES`)."""

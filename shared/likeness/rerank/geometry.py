@@ -1,4 +1,4 @@
-"""Geometry as a rerank stage: the best candidates are verified, and verified matches raise them.
+"""Geometry as a rerank stage: the best candidates are verified, and matches raise their scores.
 
 `proof.geometry` does the matching; what it finds is kept for the proofs of the rows shown.
 """

@@ -31,6 +31,8 @@ STAGES = (REFINEMENT, GEOMETRY)
 
 
 class Profile(StrEnum):
+    """How much a search reranks; PROFILES has the stages of each."""
+
     NONE = "none"
     FAST = "fast"
     PRECISE = "precise"

@@ -18,11 +18,11 @@ from likeness.rerank.stage import Order, RankingTask, Stage
 
 
 class RankedCandidates(NamedTuple):
-    """K candidates: `order` (K,) puts them best first, all else is in their own order.
+    """K candidates: `order` (K,) has their rows, best first; all else is in the given order.
 
     score (K,): what they are ordered by. cosine (K,): the best of any view. view (K,): number of
     the view with the best score. stages: each stage's own scores (K,), NaN where it gave none.
-    proofs: of the shown rows that were verified. skipped: stages that there was no time for.
+    proofs: of the shown rows that were verified. skipped: stages skipped for lack of time.
     """
 
     order: NDArray[np.intp]
@@ -35,7 +35,7 @@ class RankedCandidates(NamedTuple):
 
 
 class Ranker:
-    """Puts neighbours into order with one model's descriptors and calibration."""
+    """Orders neighbours with one model's descriptors and calibration."""
 
     def __init__(self, spec: ModelSpec, calibration: Calibration | None) -> None:
         """Without a calibration, order is by cosine alone, and there are no verdicts."""
@@ -52,7 +52,7 @@ class Ranker:
     ) -> RankedCandidates:
         """Order candidates by the one of the query's views that each is nearest to.
 
-        `shown`: how many rows the caller will look at. Ties keep the candidates' order.
+        `shown`: how many rows the caller shows. Ties keep the candidates' order.
         """
         return self.run(PROFILES[profile], views, candidates, shown, time_left_s)
 
@@ -91,7 +91,7 @@ class Ranker:
         rows: NDArray[np.intp],
         found: VerifiedCandidates,
     ) -> dict[int, Proof]:
-        """By row, of those of the verified `rows` that are shown."""
+        """The proofs of those verified `rows` that are shown, by row."""
         places = np.flatnonzero(np.isin(rows, shown))
         if not self._calibration or not len(places):
             return {}
@@ -107,12 +107,12 @@ class Ranker:
         verified = verify_candidates(query, candidates, self._spec)
         return verified.proofs(self._calibration, _cosines(query, candidates))
 
-    def features(
+    def pair_features(
         self, query: ImageFeatures, candidates: Sequence[ImageFeatures]
     ) -> NDArray[np.float64]:
-        """What verdicts on the query and each candidate, at least one, rest on: (K, FEATURES)."""
+        """The features that verdicts rest on, for at least one candidate: (K, PAIR_FEATURES)."""
         verified = verify_candidates(query, candidates, self._spec)
-        return verified.features(_cosines(query, candidates))
+        return verified.pair_features(_cosines(query, candidates))
 
 
 def _cosines(query: ImageFeatures, candidates: Sequence[ImageFeatures]) -> NDArray[np.float32]:

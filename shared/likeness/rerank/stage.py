@@ -1,7 +1,7 @@
 """What a rerank stage is: its name, its function, its time budget, and what it needs.
 
-`profiles.STAGES` lists those of the service, `console.evaluation.stages` those that were tried and
-are in no profile. Ranker, evaluation, benchmarks and the tests read these lists.
+`profiles.STAGES` lists those of the service, `console.evaluation.stages` those that were measured
+and are in no profile. Ranker, evaluation, benchmarks and tests read these lists.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Need(StrEnum):
 class RankingTask(NamedTuple):
     """V views of a query and K candidates: what all stages are given.
 
-    vectors float32 (K, D), cosines (V, K). `shown`: how many rows the caller will look at.
+    vectors float32 (K, D), cosines (V, K). `shown`: how many rows the caller shows.
     """
 
     views: Sequence[ImageFeatures]
@@ -105,7 +105,7 @@ class Stage(NamedTuple):
     name: what answers, logs and reports call it; label: what the page calls it. run: a pure
     function of the task and the order so far; None if the query has nothing that it could compare.
     budget_s: more than it takes for 100 candidates on a slow core; with less time left it is
-    skipped, and named so. needs: without these it does not run, and is not called skipped.
+    skipped, and reported as skipped. needs: without these it does not run, which is not reported.
     instant_without: without this it takes no time, and is never skipped. reorders: False for a
     stage that only scores and proves what is shown.
     """
