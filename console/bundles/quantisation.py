@@ -18,7 +18,7 @@ import numpy as np
 from likeness.embedding import Network, pool, unit_rows
 from likeness.errors import ModelBundleError
 from likeness.model import ModelSpec
-from likeness.preprocessing import to_tensor
+from likeness.preprocessing import prepare
 from likeness.records import Vector
 
 from .bundle_folder import IMAGE_FILE
@@ -56,7 +56,7 @@ def lowest_cosine(spec: ModelSpec, one: bytes, other: bytes, images: Sequence[An
 
 def _vectors(spec: ModelSpec, data: bytes, images: Sequence[Any]) -> Vector:
     network = Network(data, IMAGE_FILE)
-    runs = (network.run({spec.input.name: to_tensor(image, spec)}) for image in images)
+    runs = (network.run({spec.input.name: prepare(image, spec).tensor}) for image in images)
     raw = np.concatenate([run[spec.embedding.name] for run in runs])
     return unit_rows(pool(raw, spec.embedding))
 

@@ -254,7 +254,7 @@ def _by_edit(outcomes: list[QueryOutcome]) -> list[EditMetrics]:
 
 
 def _verdicts(outcomes: list[QueryOutcome]) -> Verdicts:
-    pairs = [(o.query.level, o.judged) for o in outcomes if o.query.level and o.judged]
+    pairs = [(o.query.level, o.verdicts) for o in outcomes if o.query.level and o.verdicts]
     confusion = {
         level.value: dict(
             Counter(judged.verdict.value for truth, judged in pairs if truth is level)

@@ -62,7 +62,7 @@ class QueryOutcome(NamedTuple):
     first: int
     right: int
     rank: int
-    judged: QueryVerdicts | None
+    verdicts: QueryVerdicts | None
 
 
 class QueryRunner:
@@ -100,10 +100,10 @@ class QueryRunner:
         order = np.argsort(-np.where(left_out, -np.inf, by_profile[Profile.PRECISE]), kind="stable")
         first_relevance = next(iter(right.values()))
         place = int(np.argmax(first_relevance[order]))
-        judged = None
+        verdicts = None
         if query.original is not None and self._calibration:
             wrong = ~first_relevance & ~left_out
-            judged = self._judged(query.original, data, searched, wrong)
+            verdicts = self._judge(query.original, data, searched, wrong)
         return QueryOutcome(
             query,
             _rankings(by_profile, right, left_out),
@@ -111,7 +111,7 @@ class QueryRunner:
             int(order[0]),
             int(order[place]),
             place + 1,
-            judged,
+            verdicts,
         )
 
     def took_ms(self, query: EvaluationQuery) -> dict[Profile, Mapping[str, float]]:
@@ -154,7 +154,7 @@ class QueryRunner:
             Query(source, limit, rerank=profile, exclude=exclude, diversity=diversity)
         )
 
-    def _judged(
+    def _judge(
         self, original: int, data: bytes, searched: AnsweredQuery, wrong: NDArray[np.bool_]
     ) -> QueryVerdicts:
         """`wrong`: rows of the gallery (G,)."""

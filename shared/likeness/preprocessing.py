@@ -39,11 +39,6 @@ class Prepared(NamedTuple):
     seen: Box
 
 
-def to_tensor(image: Image.Image, spec: ModelSpec) -> NDArray[np.float32] | NDArray[np.uint8]:
-    """Only the tensor of `prepare`."""
-    return prepare(image, spec).tensor
-
-
 def prepare(image: Image.Image, spec: ModelSpec, box: Box = WHOLE) -> Prepared:
     """Prepare an upright RGB image, or its part inside a box.
 
