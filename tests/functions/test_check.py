@@ -217,7 +217,7 @@ def test_a_response_in_another_format_is_refused(aws: Aws, payload: Any) -> None
 
 def test_a_truncated_response_is_refused(aws: Aws) -> None:
     aws.answers[SEARCH] = lambda event: Answer(body=b'{"statusCode"', length=99, close=True)
-    assert_failed(aws, "did not answer")
+    assert_failed(aws, "incomplete response")
 
 
 def test_an_index_function_that_indexes_a_test_event_gets_no_traffic(aws: Aws) -> None:
