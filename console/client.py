@@ -9,8 +9,15 @@ from urllib.parse import urlencode
 
 import urllib3
 
+
+class _OnlyThrottled(urllib3.Retry):
+    """urllib3 also waits for a 503 with Retry-After; here people should read its reason at once."""
+
+    RETRY_AFTER_STATUS_CODES = frozenset({429})
+
+
 # Retry a usage plan's 429 after the time it names, but no request that the service did not answer.
-_RETRIES = urllib3.Retry(
+_RETRIES = _OnlyThrottled(
     8,
     connect=0,
     read=0,

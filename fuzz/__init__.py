@@ -1,1 +1,1 @@
-"""Fuzzing of everything that parses untrusted input: `make fuzz` and tests/unit/test_fuzzing.py."""
+"""Fuzzing of everything that parses untrusted input: `make fuzz` and tests/test_fuzzing.py."""

@@ -65,14 +65,16 @@ async def parse_search(
 
 
 async def parse_source(
-    body: search_schemas.SearchRequest | search_schemas.ComparedImage, service: Service
+    body: search_schemas.SearchRequest | search_schemas.ComparedPicture, service: Service
 ) -> Source:
     """The one source that the request names. Raises InvalidRequest for none or several."""
     names = ["image", "image_url", "id", "key", "query_id"]
     if isinstance(body, search_schemas.SearchRequest):
         names += ["text", "vector", "positive"]
         if (body.vector is None) != (body.model is None):
-            raise InvalidRequest("vector needs model, the fingerprint of the model that made it")
+            raise InvalidRequest(
+                "vector and model, its model's fingerprint, must be given together"
+            )
         if body.negative and body.positive is None:
             raise InvalidRequest("negative needs positive: give ids of images to resemble")
     given = [name for name in names if getattr(body, name) is not None]

@@ -136,7 +136,7 @@ class SearchRequest(SearchOptions, forbid_unknown_fields=True, kw_only=True):
     ] = []
 
 
-class ComparedImage(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+class ComparedPicture(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """Give exactly one: image, image_url, id, key or query_id."""
 
     image: Base64 = None
@@ -148,8 +148,8 @@ class ComparedImage(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class CompareRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    first: ComparedImage
-    second: ComparedImage
+    first: ComparedPicture
+    second: ComparedPicture
 
 
 class Match(msgspec.Struct, kw_only=True):
