@@ -58,7 +58,7 @@ def build(
     with out.status("testing it with drawn images …"):
         bundle_folder.write(target, spec, files, _check)
     out.print(f"[green]made[/green]  {escape(str(target))}  fingerprint {spec.fingerprint}")
-    out.print(f"  try it   LIKENESS_MODEL_DIR={escape(str(target))} likeness serve")
+    out.print(f"  try it   LIKENESS_MODEL_DIR={escape(str(target))} likeness serve --data FOLDER")
     out.print(f"  check    likeness model check {escape(str(target))}")
     out.print(f"  deploy   likeness model package {escape(str(target))}")
 

@@ -28,7 +28,7 @@ app = typer.Typer(
     - `likeness model list`: which models there are, and what each is good for
     - `likeness model pull dinov2-small`: fetch one; or `import FILE.onnx`
     - `likeness model check dinov2-small`: does it do what its model.json promises?
-    - `LIKENESS_MODEL_DIR=.likeness/models/dinov2-small likeness serve`: try it here
+    - `LIKENESS_MODEL_DIR=.likeness/models/dinov2-small likeness serve --data FOLDER`
     - `likeness model package dinov2-small`: put it into the next deployment
 
     Vectors of different models cannot be compared: another model needs a new index, see
