@@ -52,7 +52,8 @@ class Ranker:
     ) -> RankedCandidates:
         """Order candidates by the one of the query's views that each is nearest to.
 
-        `shown`: how many rows the caller shows. Ties keep the candidates' order.
+        `shown`: how many rows the caller shows. Equal scores keep the candidates' order; the scores
+        of equal candidates may differ by rounding, which depends on their place.
         """
         return self.run(PROFILES[profile], views, candidates, shown, time_left_s)
 
