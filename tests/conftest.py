@@ -6,9 +6,14 @@ import shutil
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests import lambda_runtime
 from tests.tls_server import Keys
+
+# In a new checkout the first text that is drawn takes seconds: Hypothesis tabulates Unicode for it.
+settings.register_profile("likeness", suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("likeness")
 
 
 @pytest.fixture(scope="session")
