@@ -13,6 +13,7 @@ import typer
 from cfnlint.decode import cfn_yaml
 
 from console.app import app
+from functions.search.openapi import OPERATIONS
 from tests.service import ROOT
 
 PAGES = sorted(
@@ -155,6 +156,15 @@ def test_the_reference_names_every_command_and_its_options() -> None:
     calls = [f"{call} {' '.join(re.findall(r'`(--[a-z0-9-]+)', rest))}" for call, rest in rows]
     assert len(calls) > 15
     assert not [(call, _unknown(call)) for call in calls if _unknown(call)]
+
+
+def test_the_http_reference_names_every_route() -> None:
+    text = (REFERENCE / "http-api.md").read_text()
+    assert [
+        operation.path
+        for operation in OPERATIONS
+        if f"{operation.method} {operation.path}" not in text
+    ] == []
 
 
 def test_the_settings_page_lists_every_variable_that_is_read() -> None:
