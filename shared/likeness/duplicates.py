@@ -200,7 +200,9 @@ class Duplicates:
                 "must_not": [_NOT_A_COPY, *([{"has_id": dismissed}] if dismissed else [])],
             },
         )
-        return Group(group_id, None, list(page.points), page.next_cursor is not None)
+        # a copy may have been deleted or replaced between being found and being read
+        copies = [point for point in page.points if point.group == group_id and point.original]
+        return Group(group_id, None, copies, page.next_cursor is not None)
 
     def _originals(self, groups: list[Group]) -> dict[str, Point]:
         """The originals by group id, where they still hold the same image."""

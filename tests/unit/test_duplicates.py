@@ -18,7 +18,15 @@ from likeness.adapters.qdrant_embedded import EmbeddedIndex
 from likeness.adapters.qdrant_layout import Layout
 from likeness.duplicates import Announce, Duplicates, Group, no_announcement
 from likeness.embedding import Embedder
-from likeness.errors import IndexUnavailable, InvalidRequest, NotIndexed, Unavailable
+from likeness.errors import (
+    IndexForbidden,
+    IndexFull,
+    IndexRefused,
+    IndexUnavailable,
+    InvalidRequest,
+    NotIndexed,
+    Unavailable,
+)
 from likeness.filters import Schema
 from likeness.indexing import Indexer, IndexerConfig, Outcome, Result
 from likeness.records import (
@@ -287,14 +295,16 @@ def test_indexing_works_without_an_alias(world: World) -> None:
     assert stored(world, "b.png").partners == ()
 
 
-def test_an_index_that_is_down_fails_the_batch_and_the_retry_finds_the_duplicates(
-    world: World,
+@pytest.mark.parametrize("error", [IndexUnavailable, IndexRefused, IndexFull, IndexForbidden])
+def test_an_index_that_does_not_answer_fails_the_batch_and_the_retry_finds_the_duplicates(
+    world: World, error: type[IndexUnavailable]
 ) -> None:
     world.put("a.png", png(1))
     world.bucket.put("b.png", png(1))
     announced: list[Point] = []
-    [failed] = world.deliver("b.png", index=FailingSearch(world.index), announce=announced.extend)
-    assert isinstance(failed.error, IndexUnavailable)
+    index = FailingSearch(world.index, error)
+    [failed] = world.deliver("b.png", index=index, announce=announced.extend)
+    assert isinstance(failed.error, error)
     assert world.id("b.png") not in world.index.retrieve_with_vectors([world.id("b.png")])
     assert announced == []
     [indexed] = world.deliver("b.png", announce=announced.extend)
@@ -303,16 +313,17 @@ def test_an_index_that_is_down_fails_the_batch_and_the_retry_finds_the_duplicate
 
 
 class FailingSearch:
-    """An index whose searches fail."""
+    """An index that fails every search."""
 
-    def __init__(self, index: EmbeddedIndex) -> None:
+    def __init__(self, index: EmbeddedIndex, error: type[IndexUnavailable]) -> None:
         self._index = index
+        self._error = error
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._index, name)
 
-    def nearest(self, queries: Any) -> Any:
-        raise IndexUnavailable("Qdrant is not answering")
+    def nearest(self, queries: Sequence[NearestQuery]) -> list[list[Candidate]]:
+        raise self._error("no answer")
 
 
 def stored(world: World, key: str) -> Point:
