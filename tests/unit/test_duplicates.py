@@ -322,7 +322,7 @@ class FailingSearch:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._index, name)
 
-    def nearest(self, queries: Sequence[NearestQuery]) -> list[list[Candidate]]:
+    def nearest(self, queries: Any) -> Any:
         raise self._error("no answer")
 
 
