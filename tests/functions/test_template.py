@@ -42,6 +42,12 @@ def properties(template: Any, name: str) -> Any:
     return {**shared, **resource["Properties"]}
 
 
+def layers(template: Any, name: str) -> list[Any]:
+    """Of a function: SAM adds its own to those that Globals gives every function."""
+    own = template["Resources"][name]["Properties"].get("Layers", [])
+    return [*template["Globals"]["Function"]["Layers"], *own]
+
+
 def environment(template: Any, name: str) -> dict[str, Any]:
     shared = template["Globals"]["Function"]["Environment"]["Variables"]
     return {**shared, **properties(template, name)["Environment"]["Variables"]}
@@ -348,6 +354,27 @@ def test_a_handler_is_found_under_its_dotted_name(template: Any, name: str) -> N
     assert build == {"ParentPackageMode": "auto"}
 
 
+def test_just_the_functions_that_open_the_index_for_writing_have_the_clients_layer(
+    template: Any,
+) -> None:
+    for name in of_type(template, "AWS::Serverless::Function"):
+        folder = ROOT / properties(template, name)["CodeUri"]
+        imported = {
+            alias.name
+            for file in folder.rglob("*.py")
+            for node in ast.walk(ast.parse(file.read_text()))
+            if isinstance(node, ast.ImportFrom) and node.module == "likeness.adapters.index"
+            for alias in node.names
+        }
+        has_client = {"Ref": "QdrantClientLayer"} in layers(template, name)
+        assert has_client is ("open_index" in imported), name
+
+
+def test_no_function_has_more_layers_than_the_five_that_lambda_allows(template: Any) -> None:
+    for name in of_type(template, "AWS::Serverless::Function"):
+        assert len(layers(template, name)) <= 5
+
+
 class Recorded(dict[str, str]):
     """An environment that remembers which variables were asked for."""
 
@@ -500,7 +527,7 @@ def events(template: Any) -> list[Any]:
 def test_the_bundle_of_a_migration_is_where_both_functions_look_for_it(template: Any) -> None:
     layer = {"Fn::If": ["HasNextModel", {"Ref": "NextModelLayerArn"}, {"Ref": "AWS::NoValue"}]}
     for name in FUNCTIONS:
-        assert properties(template, name)["Layers"][-1] == layer
+        assert layer in layers(template, name)
         told = environment(template, name)["LIKENESS_NEXT_MODEL_DIR"]
         assert told == {"Fn::If": ["HasNextModel", f"/opt/{NEXT_MODEL}", ""]}
 

@@ -13,6 +13,7 @@ from likeness.ports import SearchIndex, VectorIndex
 from likeness.settings import Settings
 
 if TYPE_CHECKING:
+    from likeness.adapters.qdrant_index import QdrantIndex
     from likeness.adapters.qdrant_transport import Transport
 
 
@@ -20,14 +21,11 @@ def open_index(settings: Settings, patient: bool = False) -> VectorIndex:
     """The index at QDRANT_URL: http(s)://… for a server, file://… for the embedded engine.
 
     With `patient`, calls to a server that fails repeatedly wait for it instead of failing at once.
-    Raises ConfigurationError for another URL.
+    Raises ConfigurationError for another URL, and for a server without the extra `index`.
     """
     layout = Layout(settings.alias, settings.schema)
     if transport := _open_transport(settings, patient):
-        # the official client, which the search function's layer does not contain
-        from likeness.adapters.qdrant_index import QdrantIndex  # noqa: PLC0415
-
-        return QdrantIndex(transport, layout)
+        return _index_type()(transport, layout)
     # the deployed functions' layers do not contain the engine
     from likeness.adapters.qdrant_embedded import shared_index  # noqa: PLC0415
 
@@ -44,6 +42,17 @@ def open_search_index(settings: Settings, report: Callable[[str], None]) -> Sear
 
         return QdrantView(transport, Layout(settings.alias, settings.schema), report=report)
     return open_index(settings)
+
+
+def _index_type() -> type[QdrantIndex]:
+    try:
+        # the official client, which the search function's layers do not contain
+        from likeness.adapters.qdrant_index import QdrantIndex  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"writing to a Qdrant server needs the package {error.name}: install likeness[index]"
+        ) from error
+    return QdrantIndex
 
 
 def _open_transport(settings: Settings, patient: bool = False) -> Transport | None:
