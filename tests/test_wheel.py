@@ -7,6 +7,7 @@ Its dependencies are those of the environment that runs the tests, so that nothi
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -101,6 +102,20 @@ def test_only_our_own_packages_are_installed(wheel: Path) -> None:
     top_level = {name.partition("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
     packages = {top for top in top_level if not top.endswith(".dist-info")}
     assert packages == {"likeness", "likeness_console", "likeness_functions"}
+
+
+def test_what_writes_to_a_server_is_an_extra_that_the_command_includes(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as files:
+        [name] = [name for name in files.namelist() if name.endswith("/METADATA")]
+        metadata = files.read(name).decode().splitlines()
+    needed = [line.removeprefix("Requires-Dist: ") for line in metadata if "Requires-Dist" in line]
+    plain = {re.split(r"[<>=!~ ;\[]", line)[0] for line in needed if "extra ==" not in line}
+    assert "msgspec" in plain and not plain & {"httpx", "qdrant-client"}
+    assert {line.partition(";")[0] for line in needed if 'extra == "index"' in line} >= {
+        "httpx>=0.28",
+        "qdrant-client>=1.20",
+    }
+    assert 'likeness[index]; extra == "local"' in needed
 
 
 def test_every_file_of_the_packages_is_in_the_wheel(wheel: Path) -> None:

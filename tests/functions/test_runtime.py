@@ -143,6 +143,49 @@ def test_search_finds_what_the_index_function_wrote(
     assert [cold["took_ms"]["cold_start"], warm["took_ms"]["cold_start"]] == [True, False]
 
 
+def test_a_search_and_a_note_never_import_the_official_client(
+    aws: str, bucket: Bucket, qdrant: ThreadingHTTPServer
+) -> None:
+    """It would take a second of a cold start, and its layer is not the search function's."""
+    url = qdrant_server.url_of(qdrant)
+    with index_function(aws, url) as function:
+        function.invoke(bucket.put(a=jpeg(1), b=jpeg(2)))
+    env = {"QDRANT_URL": url, "PYTHONPROFILEIMPORTTIME": "1"}  # logs every import
+    with LambdaProcess(SEARCH, env) as function:
+        status, answer = search(function, jpeg(1))
+        fields = {"request_id": "r", "id": answer["results"][0]["id"], "kind": "click"}
+        note = http_event("POST", "/v1/feedback", json.dumps(fields).encode(), "application/json")
+        assert (status, function.invoke(note)["statusCode"]) == (200, 200)
+        imported = set(re.findall(r"import time:.*\|\s+([\w.]+)", function.log))
+    assert "likeness.adapters.qdrant_view" in imported
+    packages = {module.partition(".")[0] for module in imported}
+    assert not packages & {"qdrant_client", "httpx", "httpcore", "grpc", "pydantic"}
+
+
+def test_a_search_is_one_call_to_qdrant_from_the_first_on(
+    aws: str, bucket: Bucket, qdrant: ThreadingHTTPServer
+) -> None:
+    url = qdrant_server.url_of(qdrant)
+    with index_function(aws, url) as function:
+        function.invoke(bucket.put(a=jpeg(1), b=jpeg(2)))
+    calls = recorded(qdrant)
+    with LambdaProcess(SEARCH, {"QDRANT_URL": url}) as function:
+        assert [search(function, jpeg(n))[0] for n in (1, 2)] == [200, 200]
+    assert calls == ["POST /collections/images/points/query/batch"] * 2
+
+
+@pytest.mark.parametrize("package", ["qdrant_client", "httpx"])
+def test_an_index_function_without_the_clients_layer_says_what_to_install(
+    package: str, tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(f"import sys; sys.modules[{package!r}] = None")
+    path = f"{tmp_path}:{environment(INDEX)['PYTHONPATH']}"
+    env = {"QDRANT_URL": "http://127.0.0.1:1", "PYTHONPATH": path}
+    told = rf"the package {package}\b.*likeness\[index\]"
+    with LambdaProcess(INDEX, env) as function, pytest.raises(InitError, match=told):
+        function.invoke({})
+
+
 def test_a_migration_runs_while_both_functions_are_used(
     aws: str, bucket: Bucket, qdrant: ThreadingHTTPServer
 ) -> None:
@@ -445,6 +488,19 @@ def test_the_canary_runs_as_a_lambda_process(
         answer = canary.invoke({})
         assert (answer["asked"], answer["recall"], answer["answers"]) == (3, 1.0, 0)
         assert '"CanaryRecall":[1.0]' in canary.log
+
+
+def recorded(server: ThreadingHTTPServer) -> list[str]:
+    """Method and path of each call from now on."""
+    engine, calls = server.RequestHandlerClass.engine, list[str]()  # type: ignore[attr-defined]
+    original = engine.call
+
+    def call(method: str, path: str, body: Any) -> Any:
+        calls.append(f"{method} {path}")
+        return original(method, path, body)
+
+    engine.call = call
+    return calls
 
 
 def interrupt(
