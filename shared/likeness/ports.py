@@ -110,6 +110,12 @@ class VectorIndex(IndexView, Protocol):
         Raises ConfigurationError where the alias points at it.
         """
 
+    def clear(self) -> list[str]:
+        """Delete the alias and all its collections, notes included; returns the collections' names.
+
+        May be repeated, also after a failure in between.
+        """
+
     def retrieve_payloads(self, model: str, ids: Sequence[str]) -> dict[str, Point]:
         """Points of a model's collection, without vectors and descriptors, for writers.
 

@@ -51,6 +51,11 @@ class Layout(Struct, frozen=True):
         """The collection of notes. No model can have this name: fingerprints are hexadecimal."""
         return f"{self.alias}-notes"
 
+    def own(self, collections: Iterable[str]) -> list[str]:
+        """Those of these collections that belong to this alias, sorted."""
+        names = set(collections)
+        return sorted(names & {self.notes, *map(self.collection, self.models(names))})
+
     @property
     def indexes(self) -> dict[str, str]:
         """Payload path → index type."""

@@ -97,12 +97,24 @@ class RestIndex:
         name = self._layout.collection(model)
         self._describe(name)
         # both in one call, or readers would find no alias for a moment
-        delete = {"delete_alias": {"alias_name": self._layout.alias}}
-        self._point_alias(name, [delete] if self._aliased() else [])
+        self._point_alias(name, [self._unalias()] if self._aliased() else [])
 
     def drop(self, model: str) -> None:
         name = self._layout.collection(model)
         check_droppable(name, self._aliased())
+        self._delete(name)
+
+    def clear(self) -> list[str]:
+        if self._aliased():
+            self._change_aliases(self._unalias())
+        found = self._transport.call("GET", "/collections")
+        with response_parsing():
+            names = self._layout.own(item["name"] for item in found["collections"])
+        for name in names:
+            self._delete(name)
+        return names
+
+    def _delete(self, name: str) -> None:
         with contextlib.suppress(IndexMissing):
             self._transport.call("DELETE", f"/collections/{name}")
 
@@ -293,7 +305,13 @@ class RestIndex:
 
     def _point_alias(self, name: str, first: list[dict[str, Any]]) -> None:
         create = {"create_alias": {"collection_name": name, "alias_name": self._layout.alias}}
-        self._transport.call("POST", "/collections/aliases", {"actions": [*first, create]})
+        self._change_aliases(*first, create)
+
+    def _unalias(self) -> dict[str, Any]:
+        return {"delete_alias": {"alias_name": self._layout.alias}}
+
+    def _change_aliases(self, *actions: Mapping[str, Any]) -> None:
+        self._transport.call("POST", "/collections/aliases", {"actions": actions})
 
 
 def _candidates(query: NearestQuery, answers: Sequence[Sequence[Any]]) -> list[Candidate]:
