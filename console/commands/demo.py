@@ -36,5 +36,5 @@ def demo(
     """
     from ..demo import walkthrough  # noqa: PLC0415 - loads scikit-image
 
-    server = index_server(qdrant, qdrant_key) if qdrant else None
+    server = None if qdrant is None else index_server(qdrant, qdrant_key)
     raise typer.Exit(0 if walkthrough.run(images, data, out, server) else 1)

@@ -45,7 +45,7 @@ def serve(
     """
     from ..local import service as local_service  # noqa: PLC0415 - loads the functions' libraries
 
-    server = index_server(qdrant, qdrant_key) if qdrant else None
+    server = None if qdrant is None else index_server(qdrant, qdrant_key)
     environment = {"LIKENESS_PAYLOAD_SCHEMA": schema}
     # a shell starts background processes with SIGINT ignored
     for number in (signal.SIGTERM, signal.SIGINT):

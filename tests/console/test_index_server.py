@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +95,34 @@ def production(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultServer]:
     server.stop()
 
 
+@dataclass(frozen=True)
+class Ended:
+    """How the command ended; the texts as one line each."""
+
+    status: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Ended]
+
+
+@pytest.fixture
+def likeness(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs a command that starts no service in this process: a new one takes seconds to load."""
+    monkeypatch.setattr("signal.signal", lambda number, handler: None)  # pytest has its own
+    monkeypatch.setattr("sys.stdin", io.StringIO())  # no answer to a question
+
+    def run(*arguments: str | Path) -> Ended:
+        monkeypatch.setattr("sys.argv", ["likeness", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = (" ".join(text.split()) for text in capsys.readouterr())
+        return Ended(int(ended.value.code or 0), out, err)
+
+    return run
+
+
 def put(index: VectorIndex, bucket: str, key: str) -> str:
     """Write a live point; returns its id."""
     index.prepare(MODEL, DIM)
@@ -146,7 +176,11 @@ def test_another_buckets_points_are_left_alone(tmp_path: Path, production: Fault
 
 
 def test_two_folders_share_a_server_and_each_is_dropped_alone(
-    server: Server, production: FaultServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: Server,
+    production: FaultServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    likeness: Run,
 ) -> None:
     put(server.index("images"), "photos", "a.jpg")
     before = server.content()
@@ -163,9 +197,8 @@ def test_two_folders_share_a_server_and_each_is_dropped_alone(
         # other commands reach the index through the service
         assert mine.run("reconcile", "--dry-run", "--lag", "0").returncode == 0
         assert "no migration is under way" in mine.run("migrate", "status").stderr
-        said = mine.run("drop", *at, "--yes")
-        assert said.returncode == 1
-        assert "another service" in said.stderr
+        said = likeness("drop", *at, "--yes", "--data", mine.data)
+        assert (said.status, "another service" in said.err) == (1, True)
     finally:
         for local in (mine, other):
             local.stop()
@@ -178,32 +211,31 @@ def test_two_folders_share_a_server_and_each_is_dropped_alone(
     for local in (mine, other):
         alias = remembered_alias(local.data)
         assert alias in server.aliases()
-        said = local.run("drop", *at, "--yes")
-        assert said.returncode == 0, said.stderr
-        assert f"dropped  {alias}-{MODEL}" in said.stdout and f"{alias}-notes" in said.stdout
+        said = likeness("drop", *at, "--yes", "--data", local.data)
+        assert (said.status, said.out) == (0, f"dropped {alias}-{MODEL} dropped {alias}-notes")
         assert alias not in server.aliases()
     assert server.content() == before
-    assert "nothing of" in local.run("drop", *at, "--yes").stdout
+    assert "nothing of" in likeness("drop", *at, "--yes", "--data", mine.data).out
     assert production.paths == []
 
 
-def test_dropping_asks_first(server: Server, tmp_path: Path) -> None:
+def test_dropping_asks_first(server: Server, tmp_path: Path, likeness: Run) -> None:
     prepare(IndexServer(server.url, KEY), tmp_path, SETTINGS)
     put(server.index(str(remembered_alias(tmp_path))), BUCKET, "a.jpg")
     before = server.content()
-    at = ("--qdrant", server.url, "--qdrant-key", KEY, "--data", tmp_path)
-    said = run("drop", *at)  # and gets no answer
-    assert said.returncode == 1
-    assert f"Drop alias {remembered_alias(tmp_path)} at {server.url} with its 1 points?" in (
-        said.stdout + said.stderr
-    )
+    said = likeness("drop", "--qdrant", server.url, "--qdrant-key", KEY, "--data", tmp_path)
+    assert (said.status, said.err) == (1, "Aborted.")
+    question = f"Drop alias {remembered_alias(tmp_path)} at {server.url} with its 1 points?"
+    assert question in said.out
     assert server.content() == before
 
 
-def test_a_folder_that_was_never_on_a_server_has_nothing_to_drop(tmp_path: Path) -> None:
-    said = run("drop", "--qdrant", closed_port(), "--data", tmp_path / "nothing", "--yes")
-    assert (said.returncode, said.stderr.count("\n")) == (1, 1)
-    assert "has never had its index on a Qdrant server" in said.stderr
+def test_a_folder_that_was_never_on_a_server_has_nothing_to_drop(
+    tmp_path: Path, likeness: Run
+) -> None:
+    said = likeness("drop", "--qdrant", closed_port(), "--data", tmp_path / "nothing", "--yes")
+    assert said.status == 1
+    assert "has never had its index on a Qdrant server" in said.err
     assert not (tmp_path / "nothing").exists()
 
 
@@ -323,23 +355,18 @@ def shared_with_another_bucket(server: Server) -> str:
 def test_what_others_have_under_our_name_is_refused_and_left_alone(
     server: Server,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    taken: Any,
+    likeness: Run,
+    taken: Callable[[Server], str],
     command: str,
 ) -> None:
     (tmp_path / "lock").touch()
     remember(tmp_path, ALIAS)
-    said, before = taken(server), server.content()
-    at = ["--qdrant", server.url, "--qdrant-key", KEY, "--data", str(tmp_path)]
+    why, before = taken(server), server.content()
     options = {"serve": ["--port", "0"], "drop": ["--yes"], "demo": []}[command]
-    monkeypatch.setattr("sys.argv", ["likeness", command, *at, *options])
-    monkeypatch.setattr("signal.signal", lambda number, handler: None)  # this process has its own
-    with pytest.raises(SystemExit) as ended:
-        main()
-    printed = " ".join(capsys.readouterr().err.split())
-    assert ended.value.code == 1
-    assert f"error alias {ALIAS} at {server.url}" in printed and said in printed
+    at = ("--qdrant", server.url, "--qdrant-key", KEY, "--data", tmp_path)
+    said = likeness(command, *at, *options)
+    assert said.status == 1
+    assert said.err.startswith(f"error alias {ALIAS} at {server.url}") and why in said.err
     assert server.content() == before
 
 
@@ -354,12 +381,22 @@ def test_a_server_that_is_not_there_is_named_in_two_lines(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     "url",
-    ["localhost:6333", "file:///tmp/x", "http://", "http://a:b", "http://[", "http://u:secret@h"],
+    [
+        "",
+        "localhost:6333",
+        "file:///tmp/x",
+        "http://",
+        "http://a:b",
+        "http://[",
+        "http://u:secret@h",
+    ],
 )
-def test_an_address_that_is_none_is_refused_without_its_password(url: str, tmp_path: Path) -> None:
-    said = run("serve", "--qdrant", url, "--data", tmp_path, "--port", "0")
-    assert said.returncode == 2
-    assert "--qdrant" in said.stderr and "secret" not in said.stderr
+def test_an_address_that_is_none_is_refused_without_its_password(
+    url: str, tmp_path: Path, likeness: Run
+) -> None:
+    said = likeness("serve", "--qdrant", url, "--data", tmp_path, "--port", "0")
+    assert said.status == 2
+    assert "--qdrant" in said.err and "secret" not in said.err
 
 
 def test_a_damaged_note_of_the_alias_is_named(tmp_path: Path) -> None:
