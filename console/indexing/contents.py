@@ -38,7 +38,7 @@ def check_bucket(index: VectorIndex, bucket: str, name: str) -> None:
     another application made the collection.
     """
     with contextlib.suppress(IndexMissing):
-        _check_made_by_us(index, name)
+        index.info()
         points = next(pages(index))
         if points and all(point.ref.bucket != bucket for point in points):
             raise ConfigurationError(f"{name} {_held(points)} and none of s3://{bucket}")
@@ -53,16 +53,17 @@ def check_only_bucket(index: VectorIndex, bucket: str, name: str) -> None:
     models = index.models()
     for view in (index, *map(index.for_model, models)):
         with contextlib.suppress(IndexMissing):  # no alias yet
-            _check_made_by_us(view, name, models)
+            _check_ours(view, models, name)
             for points in pages(view):
                 if foreign := [point for point in points if point.ref.bucket != bucket]:
                     raise ConfigurationError(f"{name} {_held(foreign)}, not only of s3://{bucket}")
 
 
-def _check_made_by_us(index: VectorIndex, name: str, models: Collection[str] | None = None) -> None:
-    model = index.info().model
-    if not model or (models is not None and model not in models):
-        raise ConfigurationError(f"{name}: its collection was made by another application")
+def _check_ours(index: VectorIndex, models: Collection[str], name: str) -> None:
+    with contextlib.suppress(ConfigurationError):  # its advice is to choose an alias
+        if index.info().model in models:
+            return
+    raise ConfigurationError(f"{name}: its collection was made by another application")
 
 
 def _held(points: Sequence[Point]) -> str:

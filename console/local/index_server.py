@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from likeness.adapters.index import open_index
-from likeness.errors import IndexUnavailable
+from likeness.errors import IndexForbidden, IndexUnauthorized, IndexUnavailable
 from likeness.model import load_spec
 from likeness.ports import VectorIndex
 from likeness.settings import Settings
@@ -28,6 +28,8 @@ from .data_folder import DEFAULT_DATA
 _FILE = "index-server.json"
 # Where a cluster has many collections, each change of one takes it seconds.
 _TIMEOUT_S = 30
+_KEY = "set LIKENESS_QDRANT_API_KEY, or --qdrant-key, to a key that may create collections"
+_ADDRESS = "--qdrant takes the address of Qdrant's REST API, such as http://localhost:6333"
 
 
 @dataclass(frozen=True)
@@ -65,10 +67,12 @@ def remembered_alias(data: Path) -> str | None:
 def prepare(server: IndexServer, data: Path, env: Mapping[str, str]) -> dict[str, str]:
     """Create the folder's alias and collections, where missing; returns the functions' settings.
 
-    `env` holds the other settings. Raises as `opened` does.
+    `env` holds the other settings. Raises as `opened` does, and ConfigurationError for a server
+    that is too old.
     """
     alias = remembered_alias(data) or f"{BUCKET}-{secrets.token_hex(6)}"
     with opened(server, alias, env) as index:
+        index.check_server()
         (data / _FILE).write_text(json.dumps({"alias": alias}))
         _create_collection(index, Settings.from_env({**env, **server.environment(alias)}))
     return server.environment(alias)
@@ -96,7 +100,5 @@ def opened(server: IndexServer, alias: str, env: Mapping[str, str] = {}) -> Iter
             check_only_bucket(index, BUCKET, f"alias {alias} at {server.url}")
             yield index
     except IndexUnavailable as error:
-        raise ServiceError(
-            f"{server.url}: {error}\n--qdrant takes the address of Qdrant's REST API, such as "
-            "http://localhost:6333; its key is read from LIKENESS_QDRANT_API_KEY"
-        ) from error
+        refused = isinstance(error, IndexUnauthorized | IndexForbidden)
+        raise ServiceError(f"{server.url}: {error}\n{_KEY if refused else _ADDRESS}") from error

@@ -66,7 +66,8 @@ def _running(
     # the functions' composition roots read the environment when they are imported
     from . import functions  # noqa: PLC0415
 
-    index = functions.index
+    settings = Settings.from_env(os.environ)
+    index = open_index(settings)
     _send_hints_for_all(queue_url, index)
     key = secrets.token_hex(32)
     with (
@@ -74,7 +75,6 @@ def _running(
         share(index, key.encode()) as index_port,
         http_server(functions.search_app, port) as api_url,
     ):
-        settings = Settings.from_env(os.environ)
         service = LocalService(
             api_url=api_url,
             aws_url=aws_url,

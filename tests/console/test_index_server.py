@@ -27,19 +27,11 @@ from likeness.errors import ConfigurationError
 from likeness.filters import Schema
 from likeness.model import load_spec
 from likeness.ports import VectorIndex
-from likeness.records import (
-    ObjectRef,
-    ObjectState,
-    OlderThan,
-    Point,
-    PointWrite,
-    State,
-    Version,
-)
+from likeness.records import ObjectRef, ObjectState, Point, State, Version
 from likeness.settings import Settings
 from tests import qdrant_server
 from tests.console.test_commands import Local, found, run
-from tests.fault_server import Answer, FaultServer, closed_port
+from tests.fault_server import Answer, FaultServer, Request, closed_port, error, ok
 from tests.pictures import jpeg
 from tests.service import BUNDLED
 
@@ -131,7 +123,7 @@ def put(index: VectorIndex, bucket: str, key: str) -> str:
     state = ObjectState("e", None, 7, "image/png", 5.0)
     ref = ObjectRef(bucket, key)
     point = Point(ref, State.LIVE, Version(1), MODEL, 5.0, state, vector=vector)
-    index.write(MODEL, [PointWrite(point, OlderThan(point.version))])
+    index.write(MODEL, [point])
     return point.id
 
 
@@ -164,12 +156,12 @@ def test_another_buckets_points_are_left_alone(tmp_path: Path, production: Fault
     try:
         index = running_index(local)
         deadline_s = time.monotonic() + 30
-        while index.retrieve_payloads(MODEL, [deleted])[deleted].state is not State.GONE:
+        while index.retrieve_payloads(MODEL, [deleted]).points[deleted].state is not State.GONE:
             assert time.monotonic() < deadline_s
             time.sleep(0.1)
         # the hints for both were sent together
         assert local.run("upload", photos(tmp_path / "photos")).returncode == 0
-        assert index.retrieve_payloads(MODEL, [foreign])[foreign].state is State.LIVE
+        assert index.retrieve_payloads(MODEL, [foreign]).points[foreign].state is State.LIVE
     finally:
         local.stop()
     assert production.paths == []
@@ -261,7 +253,7 @@ def test_the_demo_leaves_nothing_on_the_server(
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
-        pytest.param(Answer(200, b"<html>welcome</html>"), "Qdrant", id="a proxy's page"),
+        pytest.param(Answer(200, b"<html>hi</html>"), "is this a Qdrant server?", id="a page"),
         pytest.param(Answer(200, b'{"hello": 1}'), "is this a Qdrant server?", id="other JSON"),
         pytest.param(Answer(404, b'{"detail": "?"}'), "HTTP 404", id="another service"),
         pytest.param(Answer(302, b"", {"location": "/login"}), "Qdrant", id="a login page"),
@@ -272,11 +264,42 @@ def test_what_is_no_qdrant_server_is_written_nothing(
     answer: Answer, said: str, tmp_path: Path
 ) -> None:
     server = FaultServer([answer])
-    with pytest.raises(ServiceError) as error:
+    with pytest.raises(ServiceError) as refused:
         prepare(IndexServer(server.url), tmp_path, SETTINGS)
-    assert said in str(error.value) and server.url in str(error.value)
+    assert said in str(refused.value) and server.url in str(refused.value)
     assert {request.method for request in server.requests} == {"GET"}
     assert list(tmp_path.iterdir()) == []
+    server.stop()
+
+
+def empty_server(version: str) -> FaultServer:
+    """One that may be read, but not written to."""
+
+    def answer(request: Request) -> Answer:
+        if request.path == "/":
+            about = {"title": "qdrant - vector search engine", "version": version}
+            return Answer(200, json.dumps(about).encode())
+        if request.method != "GET":
+            return Answer(403, b"Write access denied")
+        known = {"/collections": {"collections": []}, "/aliases": {"aliases": []}}
+        return ok(known[request.path]) if request.path in known else error(404)
+
+    return FaultServer(answer)
+
+
+def test_a_server_that_is_too_old_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    server = empty_server("1.18.2")
+    with pytest.raises(ConfigurationError, match=r"Qdrant 1\.18\.2 is too old"):
+        prepare(IndexServer(server.url), tmp_path, SETTINGS)
+    assert {request.method for request in server.requests} == {"GET"}
+    assert list(tmp_path.iterdir()) == []
+    server.stop()
+
+
+def test_a_key_that_may_only_read_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    server = empty_server("1.19.0")
+    with pytest.raises(ServiceError, match=r"(?s)not permit PUT.*a key that may create"):
+        prepare(IndexServer(server.url), tmp_path, SETTINGS)
     server.stop()
 
 

@@ -25,7 +25,7 @@ from console.migration import lifecycle
 from likeness.adapters.index import open_index
 from likeness.errors import IndexUnavailable, LikenessError
 from likeness.model import load_golden, load_spec
-from likeness.records import ObjectRef, OlderThan, Point, PointWrite, State, Version
+from likeness.records import ObjectRef, Point, State, Version
 from likeness.settings import Settings
 from tests import qdrant_server
 from tests.console.test_commands import Local
@@ -127,7 +127,7 @@ def test_an_index_of_another_bucket_is_named_and_left_alone(tmp_path: Path) -> N
     index = open_index(Settings(url, BUNDLED, alias="pictures"))
     index.prepare(old.fingerprint, old.embedding.dim)
     point = Point(ObjectRef("theirs", "a.jpg"), State.GONE, Version(1), old.fingerprint, 5.0)
-    index.write(old.fingerprint, [PointWrite(point, OlderThan(point.version))])
+    index.write(old.fingerprint, [point])
     lifecycle.begin(index, new, str(FIXED_FILTERS), keep_patches=False)
     os.environ |= {"QDRANT_URL": url, "LIKENESS_ALIAS": "pictures", "LIKENESS_BUCKET": "mine"}
     os.environ |= {"LIKENESS_QUEUE_URL": "http://unused", "LIKENESS_DATA": str(tmp_path)}
