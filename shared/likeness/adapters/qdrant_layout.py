@@ -58,7 +58,8 @@ class Layout(Struct, frozen=True):
 
     def models(self, collections: Iterable[str]) -> list[str]:
         """The models that have one of these collections; those of other services are skipped."""
-        suffixes = (name.removeprefix(f"{self.alias}-") for name in collections)
+        prefix = f"{self.alias}-"
+        suffixes = (name.removeprefix(prefix) for name in collections if name.startswith(prefix))
         return [model for model in suffixes if _MODEL.fullmatch(model)]
 
     @property
