@@ -33,9 +33,8 @@ def drop(
         raise ServiceError(f"{data} has never had its index on a Qdrant server")
     with locked(data), opened(server, alias) as index:
         points = sum(index.for_model(model).info().points or 0 for model in index.models())
-        question = f"Drop alias {alias} at {server.url} with its {points} points?"
         if not yes:
-            typer.confirm(question, abort=True)
+            typer.confirm(f"Drop alias {alias} at {server.url} (points: {points})?", abort=True)
         dropped = index.clear()
     for name in dropped:
         out.print(f"[green]dropped[/green]  {name}", soft_wrap=True)

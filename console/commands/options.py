@@ -70,7 +70,7 @@ def index_server(url: str, key: str | None) -> IndexServer:
         valid = False
     if not valid:
         raise typer.BadParameter(f"--qdrant {url}: write http://host:port or https://host:port")
-    if parts.username or parts.query or parts.fragment:  # a password must not be printed
+    if "@" in parts.netloc or parts.query or parts.fragment:  # a password must not be printed
         raise typer.BadParameter(
             "--qdrant: only host, port and path; the key belongs into LIKENESS_QDRANT_API_KEY"
         )
