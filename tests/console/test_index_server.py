@@ -226,7 +226,7 @@ def test_dropping_asks_first(server: Server, tmp_path: Path, likeness: Run) -> N
     before = server.content()
     said = likeness("drop", "--qdrant", server.url, "--qdrant-key", KEY, "--data", tmp_path)
     assert (said.status, said.err) == (1, "Aborted.")
-    question = f"Drop alias {remembered_alias(tmp_path)} at {server.url} with its 1 points?"
+    question = f"Drop alias {remembered_alias(tmp_path)} at {server.url} (points: 1)?"
     assert question in said.out
     assert server.content() == before
 
@@ -420,7 +420,7 @@ def test_a_server_that_is_not_there_is_named_in_two_lines(tmp_path: Path) -> Non
         "http://",
         "http://a:b",
         "http://[",
-        "http://u:secret@h",
+        "http://:secret@h",
     ],
 )
 def test_an_address_that_is_none_is_refused_without_its_password(
