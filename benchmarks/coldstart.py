@@ -1,4 +1,4 @@
-"""Cold start of the search function, and the peak memory of both functions.
+"""Cold start of the search and index functions, and the peak memory of both.
 
 `ratio`: time from process start to the first search answer, under Lambda's own runtime client,
 divided by the time from process start until onnxruntime is imported and the same model has been
@@ -10,6 +10,9 @@ and each call counts as `--qdrant-ms` instead.
 
 `restored_ms`: what a caller waits for with SnapStart, without AWS's own restore time: the hooks,
 which read Qdrant's key from Secrets Manager, and the first answer. `warm_ms`: the second answer.
+
+`index_start_ms`: process start of the index function until it could take its first message, which
+SnapStart hides. `index_ratio` is over the same floor.
 
     python benchmarks/coldstart.py --repeat 7 --json
 """
@@ -91,7 +94,14 @@ def main() -> None:
             with LambdaProcess(SEARCH, env) as function:
                 return time_search(function, query, qdrant)
 
+        def time_index_start() -> float:
+            with LambdaProcess(INDEX, env, snap_start=True) as function:
+                start_s = time.perf_counter()
+                function.snapshot()
+                return (time.perf_counter() - start_s) * 1000
+
         search_ms, floor_ms = alternate(time_cold_start, time_floor, arguments.repeat)
+        index_ms, index_floor_ms = alternate(time_index_start, time_floor, arguments.repeat)
         with one_processor():
             single_search_ms, single_floor_ms = alternate(
                 time_cold_start, time_floor, arguments.repeat
@@ -109,6 +119,8 @@ def main() -> None:
         "floor_ms": round(floor_ms, 1),
         "restored_ms": round(restored_ms, 1),
         "warm_ms": round(warm_ms, 1),
+        "index_start_ms": round(index_ms, 1),
+        "index_ratio": round(index_ms / index_floor_ms, 3),
         "search_peak_mib": round(measure_search(env, query), 1),
         "index_peak_mib": round(index_peak_mib, 1),
     }
@@ -268,6 +280,8 @@ def print_report(result: dict[str, float], times: list[tuple[str, float]], repea
     print(f"  ratio                 {result['ratio']:7.2f}")
     print(f"  ... on one processor  {result['single_ratio']:7.2f}")
     print(f"  restored              {result['restored_ms']:7.0f} ms (then {result['warm_ms']:.0f})")
+    print(f"  index function        {result['index_start_ms']:7.0f} ms", end="")
+    print(f" (ratio {result['index_ratio']:.2f}, to its first message)")
     print("Peak memory")
     for name, limit_mib in LIMITS_MIB.items():
         print(f"  {name:<21} {result[f'{name}_peak_mib']:7.0f} MiB (limit {limit_mib})")
