@@ -26,9 +26,16 @@ with ThreadPoolExecutor(1) as background:
 
     from .api import create_app
     from .gateway import create_handler
-    from .resources import open_fetch, open_logger, open_record, open_store, open_text_embedder
+    from .resources import (
+        open_fetch,
+        open_logger,
+        open_record,
+        open_store,
+        open_text_embedder,
+        report_limit,
+    )
 
-    index = open_search_index(settings, lambda why: open_logger().warning("limited", why=why))
+    index = open_search_index(settings, report_limit)
     register_after_restore(index.reconnect)
     # otherwise all copies of a snapshot would retry at the same times
     register_after_restore(random.seed)
