@@ -1,5 +1,5 @@
-"""The pre-traffic check: do new versions start, can they write to this version of Qdrant, and do they
-embed the golden image as the model should?
+"""The pre-traffic check: do new versions start, can they write to this version of Qdrant, and do
+they embed the golden image as the model should?
 
 CodeDeploy invokes this before each function's deployment and waits up to an hour for the result, so
 a result is reported in every case. Both functions are checked each time: CodeDeploy does not say
