@@ -167,6 +167,13 @@ def test_with_a_key_that_may_only_read_searches_and_listings_go_on(service: Guar
     assert not service.log
 
 
+@pytest.mark.fault(
+    "the key for Qdrant may only read",
+    seen="searches go on; feedback and decisions are answered with 500 `index-forbidden`, without "
+    "Retry-After, and the log names what the key does not permit",
+    heals="with a key that may write the notes",
+    lost="the feedback",
+)
 def test_what_writes_notes_says_that_the_services_key_does_not_permit_it(service: Guarded) -> None:
     service.guard = read_only
     for refused in (
@@ -187,6 +194,11 @@ def test_what_writes_notes_says_that_the_services_key_does_not_permit_it(service
     assert "a-key" not in str(lines)
 
 
+@pytest.mark.fault(
+    "Qdrant does not accept the key (401)",
+    seen="503 `index-unauthorized` with Retry-After",
+    heals="the key is read again after each refusal",
+)
 def test_with_a_key_that_the_server_does_not_know_all_is_refused_as_unauthorized(
     service: Guarded,
 ) -> None:
@@ -201,6 +213,12 @@ def test_with_a_key_that_the_server_does_not_know_all_is_refused_as_unauthorized
 # A server that is full, or has no time
 
 
+@pytest.mark.fault(
+    "Qdrant's memory or disk quota is reached (507), while a caller sends feedback",
+    seen="searches go on; feedback and decisions are answered with 503 `index-full`",
+    heals="once there is room",
+    lost="the feedback, unless it is sent again",
+)
 def test_a_full_index_is_named_and_searches_go_on(service: Guarded) -> None:
     service.guard = lambda request: error(507) if request.method == "PUT" else None
     refused = service.feedback()
@@ -210,6 +228,11 @@ def test_a_full_index_is_named_and_searches_go_on(service: Guarded) -> None:
     assert service.search().status_code == 200
 
 
+@pytest.mark.fault(
+    "Qdrant limits the rate (429), or ends a search at its own time limit (408)",
+    seen="a later answer; beyond the time limit of a call 503, with the server's Retry-After",
+    heals="a call is tried three times, the next when Retry-After says",
+)
 @pytest.mark.parametrize(
     ("status", "asked", "told"), [(429, "7", "7"), (408, None, "5"), (429, None, "5")]
 )
@@ -223,6 +246,11 @@ def test_a_server_that_is_too_busy_is_503_with_its_own_retry_after(
     assert refused.headers["retry-after"] == told
 
 
+@pytest.mark.fault(
+    "Qdrant refuses a request for good (400)",
+    seen="500 `index-refused`; the log has the server's words and what they mean",
+    heals="manually: a setting of the server or the service is wrong",
+)
 def test_a_request_that_the_server_refuses_for_good_says_so(service: Guarded) -> None:
     def refuses(request: Request) -> Answer | None:
         unindexed = 'Bad request: Index required but not found for "x"'
@@ -266,6 +294,11 @@ def test_what_a_limit_of_the_server_costs_is_logged_once_in_a_process() -> None:
 # An alias that points at another service's collection
 
 
+@pytest.mark.fault(
+    "the alias in Qdrant names another service's collection",
+    seen="500 `misconfigured`; the log names the collection; nothing is written",
+    heals="manually: another `LIKENESS_ALIAS`",
+)
 @pytest.mark.parametrize("name", ["image", "text"])
 @pytest.mark.parametrize("payload", [None, {"title": "theirs"}])
 def test_an_alias_of_another_service_is_a_clear_error_and_nothing_is_written(
