@@ -24,47 +24,48 @@ if TYPE_CHECKING:
 
 
 def check_index(env: Mapping[str, str], service: LocalService | None) -> Iterator[Finding]:
-    """One finding for the index, and one for each limit of its strict mode that costs something."""
+    """One finding for the index, and one for each limit of its strict mode that costs something.
+
+    It is the local service's index, or else that of the server at QDRANT_URL.
+    """
     try:
-        index = _open_index(env, service)
-        if index is None:
+        if service:
+            from ..local.index_sharing import RunningIndex  # noqa: PLC0415
+
+            running = RunningIndex(service.index_port, service.index_key.encode())
+            yield from _check(service.index_place, cast("VectorIndex", running))
+        elif env.get("QDRANT_URL", "").startswith("http"):  # opening a folder would create it
+            from likeness.adapters.index import open_index  # noqa: PLC0415
+            from likeness.settings import Settings  # noqa: PLC0415
+
+            from ..indexing.contents import index_name  # noqa: PLC0415
+
+            settings = Settings.from_env(env)
+            yield from _check(index_name(settings), open_index(settings))
+        else:
             fix = "Set QDRANT_URL and QDRANT_API_KEY to check the Qdrant server too."
             yield Finding("index", True, "not checked", fix)
-        else:
-            yield from _index_findings(index)
     except LikenessError as error:
-        yield Finding("index", False, str(error), _index_fix(error))
+        yield Finding("index", False, str(error))
 
 
-def _open_index(env: Mapping[str, str], service: LocalService | None) -> VectorIndex | None:
-    """The local service's index, or else that of the server at QDRANT_URL."""
-    if service:
-        from ..local.index_sharing import RunningIndex  # noqa: PLC0415
-
-        return cast("VectorIndex", RunningIndex(service.index_port, service.index_key.encode()))
-    if not env.get("QDRANT_URL", "").startswith("http"):  # opening a folder would create it
-        return None
-    from likeness.adapters.index import open_index  # noqa: PLC0415
-    from likeness.settings import Settings  # noqa: PLC0415
-
-    return open_index(Settings.from_env(env))
-
-
-def _index_findings(index: VectorIndex) -> Iterator[Finding]:
-    found = f"version {index.check_server()}"
+def _check(place: str, index: VectorIndex) -> Iterator[Finding]:
     try:
+        version = index.check_server()
         info = index.info()
     except IndexMissing:
-        yield Finding("index", True, f"{found}; nothing is indexed yet")
-        return
-    replicas = "1 replica" if info.replicas == 1 else f"{info.replicas} replicas"
-    yield Finding("index", True, f"{found}, {info.points} points in {info.name}, {replicas}")
-    for restriction in info.restrictions:
+        yield Finding("index", True, f"{place}: version {version}, nothing is indexed yet")
+    except LikenessError as error:
+        yield Finding("index", False, f"{place}: {error}", _fix(error))
+    else:
+        replicas = "1 replica" if info.replicas == 1 else f"{info.replicas} replicas"
+        found = f"version {version}, {info.points} points in {info.name}, {replicas}"
+        yield Finding("index", True, f"{place}: {found}")
         fix = f"Raise or remove this limit in the strict mode of {info.name}, or accept the cost."
-        yield Finding("index", True, restriction, fix)
+        yield from (Finding("index", True, cost, fix) for cost in info.restrictions)
 
 
-def _index_fix(error: LikenessError) -> str:
+def _fix(error: LikenessError) -> str:
     match error:
         case IndexUnauthorized():
             return "Set QDRANT_API_KEY to a key that the server accepts."
