@@ -221,7 +221,7 @@ def test_the_searched_collection_cannot_be_dropped(both: VectorIndex) -> None:
     for use in (
         old.info,
         lambda: old.nearest([NearestQuery([unit(1)], 1)]),
-        lambda: old.retrieve_with_vectors(["0" * 36]),
+        lambda: old.retrieve_with_vectors([str(uuid.uuid4())]),
     ):
         with pytest.raises(IndexMissing):
             use()
