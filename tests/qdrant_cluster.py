@@ -25,6 +25,11 @@ _WRITES = {"PUT /points", "POST /points/delete"}
 _READS = {"POST /points", "POST /points/scroll", "POST /points/query/batch", "POST /facet"}
 
 
+def replicas(count: int, **options: Any) -> list[Engine]:
+    """Empty engines for a cluster. `options`: see Engine."""
+    return [Engine(replication_factor=count, **options) for _ in range(count)]
+
+
 class NodeDown(ConnectionError):
     """A dead node: a request to it gets no answer."""
 
@@ -46,14 +51,14 @@ class Cluster:
     Writes are applied at once, or, while `held`, one replica at a time by `deliver`.
     """
 
-    def __init__(self, nodes: int, failover: int = 2, lag_s: float = 0.0, **engine: Any) -> None:
+    def __init__(self, engines: list[Engine], failover: int = 2, lag_s: float = 0.0) -> None:
         """`failover`: the medium writes that get 500 before another leader replaces a dead one.
 
         `lag_s` passes before a write goes on to the next replica: others may overtake it there.
         """
-        self.engines = [Engine(replication_factor=nodes, **engine) for _ in range(nodes)]
-        self.nodes = [Node(self, number) for number in range(nodes)]
-        self.live = set(range(nodes))
+        self.engines = engines
+        self.nodes = [Node(self, number) for number in range(len(engines))]
+        self.live = set(range(len(engines)))
         self.held = False
         self._failover = failover
         self._failing = 0

@@ -18,7 +18,7 @@ from typing import Any
 if not __package__:  # run as a script: its own folder is on the path, and not the tests' parent
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tests.qdrant_cluster import Cluster, Node, NodeDown
+from tests.qdrant_cluster import Cluster, Node, NodeDown, replicas
 from tests.qdrant_engine import VERSION, Engine, Refused
 
 __all__ = ["Engine", "Refused", "start", "start_cluster", "url_of"]
@@ -130,7 +130,8 @@ def main() -> None:
     if given.nodes == 1:
         servers = [start(given.port, **keys, **options)]
     else:
-        servers = start_cluster(Cluster(given.nodes, lag_s=0.002, **options), given.port, **keys)
+        cluster = Cluster(replicas(given.nodes, **options), lag_s=0.002)
+        servers = start_cluster(cluster, given.port, **keys)
     for server in servers:
         print(url_of(server), flush=True)
     threading.Event().wait()

@@ -15,7 +15,7 @@ from qdrant_client import QdrantClient, models
 from qdrant_client.http.exceptions import UnexpectedResponse
 
 from tests import qdrant_server
-from tests.qdrant_cluster import Cluster, NodeDown
+from tests.qdrant_cluster import Cluster, NodeDown, replicas
 from tests.qdrant_engine import Engine, Refused
 
 ID, OTHER = str(uuid.UUID(int=1)), str(uuid.UUID(int=2))
@@ -58,7 +58,7 @@ def at_once(*writes: Callable[[], Any]) -> list[threading.Thread]:
 
 @pytest.fixture(params=[2, 3])
 def cluster(request: pytest.FixtureRequest) -> Cluster:
-    cluster = Cluster(request.param)
+    cluster = Cluster(replicas(request.param))
     created(cluster.nodes[0])
     return cluster
 
@@ -115,7 +115,7 @@ def test_a_write_is_confirmed_only_when_every_live_replica_has_it(cluster: Clust
 
 @pytest.mark.parametrize("consistency", ["majority", "quorum", "all", "2"])
 def test_two_replicas_that_differ_leave_a_point_out(consistency: str) -> None:
-    cluster = Cluster(2)
+    cluster = Cluster(replicas(2))
     created(cluster.nodes[0])
     differing(cluster)
     assert [read(node) for node in cluster.nodes] == [["first"], ["second"]]
@@ -134,7 +134,7 @@ def test_two_replicas_that_differ_leave_a_point_out(consistency: str) -> None:
 
 
 def test_of_three_replicas_two_that_agree_are_a_majority() -> None:
-    cluster = Cluster(3)
+    cluster = Cluster(replicas(3))
     created(cluster.nodes[0])
     texts = [text for [text] in differing(cluster)]
     [majority] = {text for text in texts if texts.count(text) > 1}
@@ -240,7 +240,7 @@ def test_writes_under_way_reach_a_node_that_comes_back(cluster: Cluster) -> None
 
 
 def test_facets_with_a_consistency_add_up_counts() -> None:
-    cluster = Cluster(2)
+    cluster = Cluster(replicas(2))
     created(cluster.nodes[0])
     write(cluster.nodes[0], "medium", "red")
     asked = ("POST", "/collections/c/facet", {"key": "text"})
@@ -384,7 +384,7 @@ def test_points_may_change_between_being_found_and_being_read() -> None:
 
 
 def test_the_official_client_works_with_a_node_and_sees_its_death() -> None:
-    cluster = Cluster(2)
+    cluster = Cluster(replicas(2))
     servers = qdrant_server.start_cluster(cluster)
     first, second = (QdrantClient(url=qdrant_server.url_of(each)) for each in servers)
     assert first.info().version == "1.19.0"
