@@ -102,14 +102,18 @@ class Worker:
 class World:
     """A bucket, its queue, and the invocations that are under way at the same time.
 
-    `indexer` makes the Indexer of a worker from its gate. Operations take a key and two numbers.
+    `indexer` makes the Indexer of a worker from its gate. The queue delivers a message again
+    minutes later: not before `has_settled` says of its worker that nothing of it is still on its
+    way. Operations take a key and two numbers.
     """
 
     bucket: FakeBucket
     indexer: Callable[[Gate], Indexer]
     jitter: int
+    has_settled: Callable[[Worker], bool] = lambda worker: True
     queue: list[Hint] = field(default_factory=list)
     workers: list[Worker] = field(default_factory=list)
+    ended: list[Worker] = field(default_factory=list)
 
     def put(self, key: str, content: int, shift: int) -> None:
         self.bucket.put(key, CONTENTS[content % len(CONTENTS)])
@@ -176,8 +180,19 @@ class World:
         worker.gate.step(error)
         if worker.ended:
             self.workers.remove(worker)
-            self.queue += worker.unacknowledged
+            self.ended.append(worker)
+            self.redeliver()
         return worker.ended
+
+    def redeliver(self) -> None:
+        for worker in filter(self.has_settled, list(self.ended)):
+            self.ended.remove(worker)
+            self.queue += worker.unacknowledged
+
+    def stop(self) -> None:
+        """Kill all workers."""
+        for worker in list(self.workers):
+            self.step(worker, Killed())
 
     def drain(self) -> None:
         """Process everything in the worst order: paused workers continue last, when no message is
