@@ -14,16 +14,14 @@ import numpy as np
 import pytest
 
 from functions.index.events import parse_message
+from likeness.adapters.qdrant_index import QdrantIndex
 from likeness.adapters.qdrant_layout import Layout
-from likeness.adapters.qdrant_rest import RestIndex
 from likeness.adapters.qdrant_transport import Transport
 from likeness.filters import Schema
 from likeness.records import (
     ObjectRef,
     ObjectState,
-    OlderThan,
     Point,
-    PointWrite,
     State,
     Version,
 )
@@ -40,7 +38,7 @@ class Deployed:
         self.bucket = f"photos-{uuid.uuid4().hex[:8]}"
         self.s3.create_bucket(Bucket=self.bucket)
         self.queue: str = self.sqs.create_queue(QueueName=self.bucket)["QueueUrl"]
-        self.index = RestIndex(Transport(qdrant), Layout("images", Schema()))
+        self.index = QdrantIndex(Transport(qdrant), Layout("images", Schema()))
         self.index.prepare(MODEL, 2)
         self.env = {
             **os.environ,
@@ -64,7 +62,7 @@ class Deployed:
             object=ObjectState("e", None, 7, "", 5.0) if state is State.LIVE else None,
             vector=np.array([1, 0], np.float32) if state is State.LIVE else None,
         )
-        self.index.write(MODEL, [PointWrite(point, OlderThan(Version(1)))])
+        self.index.write(MODEL, [point])
 
     def run(self, *options: str, **env: str) -> subprocess.CompletedProcess[str]:
         command = [*LIKENESS, "reconcile", "--lag", "0", *options, "--data", "/nowhere"]

@@ -14,8 +14,8 @@ from typing import Any
 from urllib.parse import quote
 
 from console.local.aws import poll_once
+from likeness.adapters.qdrant_index import QdrantIndex
 from likeness.adapters.qdrant_layout import Layout
-from likeness.adapters.qdrant_rest import RestIndex
 from likeness.adapters.qdrant_transport import Transport
 from likeness.adapters.sqs import SqsQueue
 from likeness.filters import Schema
@@ -53,7 +53,7 @@ class Functions:
 
     def __init__(self, aws_url: str, qdrant_url: str) -> None:
         self.aws_url = aws_url
-        self.stored = RestIndex(Transport(qdrant_url), Layout("images", Schema()))
+        self.stored = QdrantIndex(Transport(qdrant_url), Layout("images", Schema()))
         self.qdrant, self.s3 = FaultProxy(qdrant_url), FaultProxy(aws_url)
         env = {
             "AWS_ENDPOINT_URL": self.s3.url,

@@ -19,8 +19,8 @@ from aws_lambda_powertools import Logger, Metrics
 from functions.drift.handler import Handler
 from functions.index.events import parse_message
 from likeness.adapters.qdrant_embedded import EmbeddedIndex
+from likeness.adapters.qdrant_index import QdrantIndex
 from likeness.adapters.qdrant_layout import Layout
-from likeness.adapters.qdrant_rest import RestIndex
 from likeness.adapters.qdrant_transport import Transport
 from likeness.embedding import Embedder
 from likeness.errors import ConfigurationError, StoreUnavailable
@@ -231,7 +231,7 @@ def test_a_killed_process_loses_nothing(aws: str, qdrant: ThreadingHTTPServer, c
         records = [{"messageId": m["MessageId"], "body": m["Body"]} for m in messages]
         assert index.invoke({"Records": records}) == {"batchItemFailures": []}
         assert drift.invoke(EVENT, timeout_s=60)["drift"] == 0
-    reader = RestIndex(Transport(env["QDRANT_URL"]), Layout("images", Schema()))
+    reader = QdrantIndex(Transport(env["QDRANT_URL"]), Layout("images", Schema()))
     listed = s3.list_objects_v2(Bucket=bucket)["Contents"]
     live = {p.ref.key: p.object.etag for p in reader.scroll(9).points if p.object}
     assert live == {item["Key"]: item["ETag"].strip('"') for item in listed}

@@ -21,8 +21,8 @@ from typing import Any
 import pytest
 
 from console.migration import filling, lifecycle
+from likeness.adapters.qdrant_index import QdrantIndex
 from likeness.adapters.qdrant_layout import Layout
-from likeness.adapters.qdrant_rest import RestIndex
 from likeness.adapters.qdrant_transport import Transport
 from likeness.filters import Schema
 from likeness.model import load_spec
@@ -106,7 +106,7 @@ def index_function(aws: str, qdrant_url: str, **env: str) -> LambdaProcess:
 
 
 def points(server: ThreadingHTTPServer, api_key: str | None = None) -> dict[str, Point]:
-    index = RestIndex(
+    index = QdrantIndex(
         Transport(qdrant_server.url_of(server), lambda: api_key), Layout("images", Schema())
     )
     return {point.ref.key: point for point in index.scroll(limit=100).points}
@@ -147,7 +147,7 @@ def test_a_migration_runs_while_both_functions_are_used(
     aws: str, bucket: Bucket, qdrant: ThreadingHTTPServer
 ) -> None:
     url, old, new = qdrant_server.url_of(qdrant), load_spec(MODEL_DIR), load_spec(FIXED_FILTERS)
-    index = RestIndex(Transport(url), Layout("images", Schema()))
+    index = QdrantIndex(Transport(url), Layout("images", Schema()))
     env = {"LIKENESS_NEXT_MODEL_DIR": str(FIXED_FILTERS)}
     with (
         index_function(aws, url, **env) as indexing,
