@@ -12,8 +12,10 @@ write, which answer is lost, and when a node dies or comes back. Each schedule i
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from random import Random
@@ -22,8 +24,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from likeness.adapters.circuit_breaker import CircuitBreaker
+from likeness.adapters.connections import Reply
+from likeness.adapters.qdrant_index import QdrantIndex
 from likeness.adapters.qdrant_layout import Layout
-from likeness.adapters.qdrant_rest import RestIndex
 from likeness.adapters.qdrant_transport import Transport
 from likeness.drift import TOMBSTONE_S, Difference, DriftConfig, DriftDetector
 from likeness.embedding import Embedder
@@ -35,7 +39,7 @@ from likeness.settings import Limits
 from likeness.sync import settings_digest
 from tests.fake_bucket import FakeBucket
 from tests.qdrant_cluster import Cluster, Node, Update, replicas
-from tests.qdrant_engine import Engine, Refused
+from tests.qdrant_engine import Refused
 from tests.reconciliation import CONTENTS, KEYS, MODEL, WEIGHTS, Gate, Gated, Worker, World
 
 Operation = Callable[["Replicated", str, int, int], None]
@@ -68,18 +72,15 @@ class Socket:
         headers: Mapping[str, str],
         body: bytes | None,
         deadline_s: float,
-    ) -> tuple[int, bytes]:
+    ) -> Reply:
         if "/points" in path:
             self._pause()
         node = Node(self._cluster, self._choose(), self._wait)
         try:
             result = node.call(method, path, json.loads(body) if body else None)
         except Refused as error:
-            return error.status, json.dumps({"status": {"error": str(error)}}).encode()
-        return 200, json.dumps({"result": result}).encode()
-
-    def clear(self) -> None:
-        """There is nothing to close."""
+            return _reply(error.status, {"status": {"error": str(error)}})
+        return _reply(200, result if path == "/" else {"result": result})
 
     def _wait(self, update: Update) -> None:
         if update not in self.writes:
@@ -95,10 +96,38 @@ class Socket:
                 self.waits = False
 
 
-def index_over(socket: Socket) -> RestIndex:
-    transport = Transport("http://cluster", timeout_s=600, sleep=lambda seconds: None)
-    transport._pool = socket  # type: ignore[assignment]
-    return RestIndex(transport, LAYOUT)
+def _reply(status: int, answer: Any) -> Reply:
+    return Reply(status, json.dumps(answer).encode())
+
+
+class Server:
+    """Replicas with an empty collection, and one index for all workers: each thread of theirs has
+    a socket of its own.
+    """
+
+    def __init__(self, count: int, embedder: Embedder) -> None:
+        self.engines = replicas(count)
+        self._threads = threading.local()
+        never_open = CircuitBreaker(itertools.count(0, 10**6).__next__)
+        transport = Transport(
+            "http://cluster", timeout_s=600, breaker=never_open, sleep=lambda seconds: None
+        )
+        transport._pool = self  # type: ignore[assignment]
+        self._index = QdrantIndex(transport, LAYOUT)
+        index = self.connect(Socket(Cluster(self.engines), None, lambda: 0))
+        index.prepare(embedder.fingerprint, embedder.dim)
+
+    def connect(self, socket: Socket) -> QdrantIndex:
+        """The index, in this thread over this socket."""
+        self._threads.socket = socket
+        return self._index
+
+    def exchange(self, *request: Any) -> Reply:
+        reply: Reply = self._threads.socket.exchange(*request)
+        return reply
+
+    def clear(self) -> None:
+        """As a connection pool: there is nothing to close."""
 
 
 @dataclass
@@ -106,6 +135,7 @@ class Replicated:
     """A world whose index is a cluster. Operations take a key and two numbers, as the World's."""
 
     bucket: FakeBucket
+    server: Server
     cluster: Cluster
     embedder: Embedder
     chance: Random
@@ -204,9 +234,9 @@ class Replicated:
             DriftDetector(self.bucket, index, config, repair, clock=self.clock).run()
         return []
 
-    def _open_index(self, gate: Gate) -> RestIndex:
+    def _open_index(self, gate: Gate) -> QdrantIndex:
         self.sockets[gate] = Socket(self.cluster, gate, self._any_node)
-        return index_over(self.sockets[gate])
+        return self.server.connect(self.sockets[gate])
 
     def _any_node(self) -> int:
         return self.chance.randrange(len(self.cluster.nodes))
@@ -235,10 +265,10 @@ _WEIGHTS: dict[Operation, int] = {
 OPERATIONS = [operation for operation, weight in _WEIGHTS.items() for _ in range(weight)]
 
 
-def run(seed: int, engines: Mapping[int, list[Engine]], embedder: Embedder) -> Replicated:
+def run(seed: int, servers: Mapping[int, Server], embedder: Embedder) -> Replicated:
     """A whole schedule, up to the moment when nothing is left to do."""
     chance = Random(seed)
-    replicated = empty(engines[chance.choice([2, 3])], embedder, chance)
+    replicated = empty(servers[chance.choice([2, 3])], embedder, chance)
     steps = [
         (chance.choice(OPERATIONS), KEYS[chance.random() < 0.25], chance.randint(0, 5))
         for _ in range(chance.randint(6, 24))
@@ -252,13 +282,13 @@ def run(seed: int, engines: Mapping[int, list[Engine]], embedder: Embedder) -> R
     return replicated
 
 
-def empty(engines: list[Engine], embedder: Embedder, chance: Random) -> Replicated:
-    for engine in engines:
+def empty(server: Server, embedder: Embedder, chance: Random) -> Replicated:
+    for engine in server.engines:
         engine.clear()
-    cluster = Cluster(engines, failover=chance.randint(0, 4))
+    cluster = Cluster(server.engines, failover=chance.randint(0, 4))
     cluster.held = True
     bucket = FakeBucket(versioned=chance.random() < 0.5)
-    return Replicated(bucket, cluster, embedder, chance)
+    return Replicated(bucket, server, cluster, embedder, chance)
 
 
 def assert_in_sync(replicated: Replicated) -> None:
@@ -292,23 +322,19 @@ def embedder() -> Embedder:
 
 
 @pytest.fixture(scope="module")
-def engines(embedder: Embedder) -> dict[int, list[Engine]]:
-    """Replicas with an empty collection, by their number."""
-    engines = {count: replicas(count) for count in (2, 3)}
-    for each in engines.values():
-        index = index_over(Socket(Cluster(each), None, lambda: 0))
-        index.prepare(embedder.fingerprint, embedder.dim)
-    return engines
+def servers(embedder: Embedder) -> dict[int, Server]:
+    """By the number of their replicas."""
+    return {count: Server(count, embedder) for count in (2, 3)}
 
 
 @pytest.mark.timeout(120 + END - FIRST)
 def test_every_replica_equals_the_bucket_after_any_schedule(
-    engines: dict[int, list[Engine]], embedder: Embedder
+    servers: dict[int, Server], embedder: Embedder
 ) -> None:
     wrong: dict[int, str] = {}
     for seed in range(FIRST, END):
         try:
-            assert_in_sync(run(seed, engines, embedder))
+            assert_in_sync(run(seed, servers, embedder))
         except AssertionError as error:
             wrong[seed] = str(error)
     assert not wrong
@@ -316,9 +342,9 @@ def test_every_replica_equals_the_bucket_after_any_schedule(
 
 @pytest.mark.parametrize("count", [2, 3])
 def test_objects_whose_events_all_came_twice_are_not_found_once_they_are_deleted(
-    engines: dict[int, list[Engine]], embedder: Embedder, count: int
+    servers: dict[int, Server], embedder: Embedder, count: int
 ) -> None:
-    replicated = empty(engines[count], embedder, Random(1))
+    replicated = empty(servers[count], embedder, Random(1))
     world, bucket = replicated.world, replicated.bucket
     keys = [f"{number}.png" for number in range(60)]
     for at, key in enumerate(keys):
@@ -343,8 +369,8 @@ def test_objects_whose_events_all_came_twice_are_not_found_once_they_are_deleted
 def found(replicated: Replicated, embedder: Embedder) -> list[set[str]]:
     """The keys that a search through each node finds."""
     query = NearestQuery([np.full(embedder.dim, embedder.dim**-0.5, np.float32)], limit=100)
-    indexes = (
-        index_over(Socket(replicated.cluster, None, lambda node=node: node))
-        for node in range(len(replicated.cluster.nodes))
-    )
-    return [{hit.point.ref.key for hit in index.nearest([query])[0]} for index in indexes]
+    cluster, keys = replicated.cluster, []
+    for node in range(len(cluster.nodes)):
+        index = replicated.server.connect(Socket(cluster, None, lambda node=node: node))
+        keys.append({hit.point.ref.key for hit in index.nearest([query])[0]})
+    return keys
