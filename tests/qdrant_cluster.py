@@ -18,7 +18,7 @@ from itertools import chain
 from typing import Any
 from urllib.parse import parse_qsl
 
-from tests.qdrant_engine import COLLECTION, Engine, Refused
+from tests.qdrant_engine import COLLECTION, Engine, Refused, alike
 from tests.qdrant_strict_mode import DEFAULT_LIMIT
 
 _WRITES = {"PUT /points", "POST /points/delete"}
@@ -284,9 +284,11 @@ _CONSISTENT: dict[str, Callable[..., Any]] = {
 
 def _agreed(answers: list[list[Any]], needed: int) -> list[Any]:
     """The points that so many answers contain in the same form."""
-    by_id = [{point["id"]: point for point in answer} for answer in answers]
-    agreed = {}
+    forms = defaultdict(list)
     for point in chain.from_iterable(answers):
-        if sum(points.get(point["id"]) == point for points in by_id) >= needed:
-            agreed.setdefault(point["id"], point)
-    return list(agreed.values())
+        forms[point["id"]].append(point)
+    agreed = (
+        next((form for form in same if sum(alike(form, each) for each in same) >= needed), None)
+        for same in forms.values()
+    )
+    return [point for point in agreed if point]

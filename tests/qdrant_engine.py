@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from urllib.parse import unquote
 
+import numpy as np
 import pydantic
 from qdrant_client import QdrantClient, models
 from qdrant_client.local.local_collection import LocalCollection
@@ -77,11 +78,11 @@ class Engine:
             for name, collection in self._collections().items():
                 self._collections()[name] = LocalCollection(collection.config)
 
-    def read(self, name: str) -> dict[Any, tuple[Any, Any]]:
-        """Payload and vector of each point by its id, past every request."""
+    def read(self, name: str) -> dict[Any, dict[str, Any]]:
+        """All points by their ids, read past every request."""
         with self.lock:
             points, _ = self.client.scroll(name, limit=10**9, with_payload=True, with_vectors=True)
-        return {point.id: (point.payload, point.vector) for point in points}
+        return {point.id: point.model_dump(mode="json") for point in points}
 
     def _call(self, method: str, path: str, body: Any) -> Any:
         if (method, path) == ("GET", "/"):
@@ -236,6 +237,24 @@ class Engine:
     def _real_name(self, name: str) -> str:
         aliases = {a.alias_name: a.collection_name for a in self.client.get_aliases().aliases}
         return aliases.get(name, name)
+
+
+def alike(point: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two replicas hold or found a point in one form.
+
+    Local mode rounds the vector of a new point otherwise than that of an overwritten one.
+    """
+    rounded = ("vector", "score")
+    exact, same = ({k: v for k, v in it.items() if k not in rounded} for it in (point, other))
+    return exact == same and all(_is_close(point.get(name), other.get(name)) for name in rounded)
+
+
+def _is_close(one: Any, other: Any) -> bool:
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_is_close(one[k], other[k]) for k in one)
+    if one is None or other is None:
+        return one is other
+    return np.shape(one) == np.shape(other) and np.allclose(one, other, atol=1e-6)
 
 
 def _check_ids(body: Any) -> None:

@@ -45,8 +45,8 @@ def read(target: Any, consistency: str = "") -> list[str]:
 
 def held(cluster: Cluster) -> list[list[str]]:
     """What each replica holds."""
-    return [[payload["text"] for payload, _ in engine.read("c").values()]
-            for engine in cluster.engines]  # fmt: skip
+    points = [engine.read("c").values() for engine in cluster.engines]
+    return [[point["payload"]["text"] for point in each] for each in points]
 
 
 def at_once(*writes: Callable[[], Any]) -> list[threading.Thread]:

@@ -39,7 +39,7 @@ from likeness.settings import Limits
 from likeness.sync import settings_digest
 from tests.fake_bucket import FakeBucket
 from tests.qdrant_cluster import Cluster, Node, Update, replicas
-from tests.qdrant_engine import Refused
+from tests.qdrant_engine import Refused, alike
 from tests.reconciliation import CONTENTS, KEYS, MODEL, WEIGHTS, Gate, Gated, Worker, World
 
 Operation = Callable[["Replicated", str, int, int], None]
@@ -47,7 +47,7 @@ Operation = Callable[["Replicated", str, int, int], None]
 LAYOUT = Layout("images", Schema())
 SETTINGS = settings_digest(Schema(), Limits())
 FIRST, END = map(int, os.environ.get("LIKENESS_SCHEDULES", "0:300").split(":"))
-ABSENT: tuple[Payload, Any] = ({"state": "gone"}, {})
+ABSENT: Mapping[str, Any] = {"payload": {"state": "gone"}, "vector": {}}
 # Invocations that acknowledge nothing, one after the other, although nothing disturbs them.
 MAX_FRUITLESS = 10
 
@@ -296,12 +296,14 @@ def assert_in_sync(replicated: Replicated) -> None:
     points = [engine.read(name) for engine in replicated.cluster.engines]
     for replica in points:
         for key in KEYS:
-            ref = replicated.bucket.ref(key)
-            assert_equal(replicated.bucket, key, *replica.get(ref.point_id, ABSENT))
-    assert points == points[:1] * len(points), "replicas differ"
+            point = replica.get(replicated.bucket.ref(key).point_id, ABSENT)
+            assert_equal(replicated.bucket, key, **point)
+    assert all(each.keys() == points[0].keys() for each in points), "a replica lacks a point"
+    for point_id, point in points[0].items():
+        assert all(alike(point, each[point_id]) for each in points), "replicas differ"
 
 
-def assert_equal(bucket: FakeBucket, key: str, payload: Payload, vector: Any) -> None:
+def assert_equal(bucket: FakeBucket, key: str, payload: Payload, vector: Any, **_: object) -> None:
     """A point of one replica is what the bucket holds."""
     ref = bucket.ref(key)
     state = bucket.head(ref)
