@@ -174,8 +174,10 @@ class Replicated:
             self.world.step(waiting[which % len(waiting)], ConnectionResetError())
 
     def kill_node(self, _: str, __: int, ___: int) -> None:
+        """Any node; where writes are on their way, one that is sending them."""
         if len(self.cluster.live) == len(self.cluster.engines):
-            self.cluster.kill(self.chance.choice(sorted(self.cluster.live)))
+            senders = [update.sender for update, _ in self.cluster.deliveries()]
+            self.cluster.kill(self.chance.choice(senders or sorted(self.cluster.live)))
             self.world.redeliver()
 
     def revive_node(self, *_: object) -> None:
@@ -255,11 +257,11 @@ def in_every_world(operation: Callable[[World, str, int, int], None]) -> Operati
 
 _WEIGHTS: dict[Operation, int] = {
     **{in_every_world(operation): weight for operation, weight in WEIGHTS.items()},
-    Replicated.twins: 3,
+    Replicated.twins: 4,
     Replicated.pass_on: 6,
     Replicated.lose_answer: 1,
-    Replicated.kill_node: 1,
-    Replicated.revive_node: 1,
+    Replicated.kill_node: 2,
+    Replicated.revive_node: 2,
     Replicated.check_drift: 1,
 }
 OPERATIONS = [operation for operation, weight in _WEIGHTS.items() for _ in range(weight)]
