@@ -69,9 +69,16 @@ def _check_index_count(config: Mapping[str, Any], schema: Mapping[str, Any]) -> 
 def _check_filter(
     config: Mapping[str, Any], setting: str, schema: Mapping[str, Any], filter: Any
 ) -> None:
+    conditions = list(_conditions(filter or {}))
+    _limit(config, "filter_max_conditions", len(conditions), "Filter condition limit")
+    size = max(map(_size, conditions), default=0)
+    _limit(config, "condition_max_size", size, "Condition size limit")
     if config.get(setting) is not False:
         return
-    for key, kinds in _fields(filter or {}):
+    for condition in conditions:
+        if "key" not in condition:
+            continue
+        key, kinds = condition["key"], _index_kinds(condition)
         if schema.get(key, {}).get("data_type") not in kinds:
             raise _exceeded(
                 f'Index required but not found for "{key}" of one of the following types: '
@@ -80,14 +87,27 @@ def _check_filter(
             )
 
 
-def _fields(filter: Any) -> Iterator[tuple[str, list[str]]]:
-    """The fields that a filter names, each with the index types that serve its condition."""
+def _limit(config: Mapping[str, Any], setting: str, value: int, name: str) -> None:
+    limit = config.get(setting)
+    if limit is not None and value > limit:
+        raise _exceeded(f"{name} reached ({value} > {limit})", "Reduce your filter.")
+
+
+def _conditions(filter: Any) -> Iterator[dict[str, Any]]:
+    """The innermost conditions of a filter."""
     for clause in ("must", "should", "must_not"):
         conditions = filter.get(clause) or []
         for condition in conditions if isinstance(conditions, list) else [conditions]:
-            if "key" in condition:
-                yield condition["key"], _index_kinds(condition)
-            yield from _fields(condition)
+            if condition.keys() & {"must", "should", "must_not"}:
+                yield from _conditions(condition)
+            else:
+                yield condition
+
+
+def _size(condition: Mapping[str, Any]) -> int:
+    match = condition.get("match") or {}
+    values = condition.get("has_id") or match.get("any") or match.get("except")
+    return len(values) if values else 1
 
 
 def _index_kinds(condition: Mapping[str, Any]) -> list[str]:

@@ -311,6 +311,8 @@ LIMITS = {
     "search_max_batchsize": 2,
     "upsert_max_batchsize": 1,
     "max_payload_index_count": 2,
+    "filter_max_conditions": 3,
+    "condition_max_size": 2,
     "unindexed_filtering_retrieve": False,
     "unindexed_filtering_update": False,
 }
@@ -347,6 +349,14 @@ def search(**parts: Any) -> tuple[str, str, Any]:
         ),
         (search(filter=SIZE), 'Index required but not found for "size" .*: \\[float, integer\\]'),
         (("POST", "/points/delete", {"filter": SIZE}), 'Index required but not found for "size"'),
+        (
+            search(filter={"should": [*BRAND["must"], {"must": BRAND["must"] * 3}]}),
+            r"Filter condition limit reached \(4 > 3\)",
+        ),
+        (
+            ("POST", "/points/delete", {"filter": {"must": [{"has_id": [1, 2, 3]}]}}),
+            r"Condition size limit reached \(3 > 2\)",
+        ),
         (("PUT", "/index", {"field_name": "c", "field_schema": "float"}), "maximum number of pay"),
     ],
 )

@@ -2,10 +2,10 @@
 
 As test_indexing_reconciliation.py, with the adapter for servers in front of a cluster: only its
 sockets are replaced. Besides the workers' calls, the scheduler decides which replica applies which
-write, which answer is lost, and when a node dies or comes back. Each schedule is a seed; more than
-`make test` runs, by seed 300 onwards, on one core:
+write, which answer is lost, and when a node dies or comes back. Each schedule is a number: the same
+one is the same schedule. Others than those of `make test`:
 
-    LIKENESS_SCHEDULES=300:20300 .venv/bin/python -m pytest -q \
+    LIKENESS_SCHEDULES=0:20000 .venv/bin/python -m pytest -q \
         tests/unit/test_indexing_reconciliation_replicas.py
 """
 
@@ -331,6 +331,13 @@ def servers(embedder: Embedder) -> dict[int, Server]:
     return {count: Server(count, embedder) for count in (2, 3)}
 
 
+@pytest.mark.fault(
+    "the same with two or three replicas: an event is delivered to two functions at the same "
+    "moment, writes go through different nodes and reach the replicas in any order that Qdrant "
+    "permits, answers are lost, nodes die and come back: 300 random schedules",
+    seen="messages stay in the queue while a node is dead",
+    heals="ordered writes; what replicas hold differently is written once more",
+)
 @pytest.mark.timeout(120 + END - FIRST)
 def test_every_replica_equals_the_bucket_after_any_schedule(
     servers: dict[int, Server], embedder: Embedder
