@@ -39,6 +39,7 @@ _TITLES = {
     "indexing_reconciliation": "Everything at once",
     "server_refusals": "Refusals of the Qdrant server",
     "handler": "A full index",
+    "indexing_reconciliation_replicas": "Everything at once, on replicas",
 }
 
 
