@@ -1,7 +1,7 @@
 """A small Qdrant server for tests: our REST calls, answered by qdrant-client's local mode.
 
-Every body is parsed by qdrant-client's own models first, so a body that Qdrant would refuse fails
-here too (400). Run as a script it serves until it is killed; `--port 0` picks a free one.
+Run as a script it serves until it is killed; `--port 0` picks a free one. With `--nodes 3` it is a
+cluster of three nodes, each with a replica of everything, behind as many ports.
 """
 
 from __future__ import annotations
@@ -9,172 +9,72 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
-import pydantic
-from qdrant_client import QdrantClient, models
+if not __package__:  # run as a script: its own folder is on the path, and not the tests' parent
+    sys.path.insert(0, str(Path(__file__).parents[1]))
 
-COLLECTION = re.compile(r"/collections/([^/?]+)(/[^?]*)?(?:\?(.*))?")
+from tests.qdrant_cluster import Cluster, Node, NodeDown, replicas
+from tests.qdrant_engine import VERSION, Engine, Refused
 
+__all__ = ["Engine", "Refused", "start", "start_cluster", "url_of"]
 
-class Refused(Exception):
-    def __init__(self, status: int, why: str) -> None:
-        super().__init__(why)
-        self.status = status
-
-
-class Engine:
-    """qdrant-client's local mode behind a lock, as a server with a single shard."""
-
-    def __init__(self) -> None:
-        self.client = QdrantClient(location=":memory:")
-        self.lock = threading.Lock()
-        self.payload_schema: dict[str, dict[str, Any]] = {}
-
-    def call(self, method: str, path: str, body: Any) -> Any:
-        with self.lock:
-            try:
-                return self._call(method, path, body)
-            except pydantic.ValidationError as error:
-                raise Refused(400, str(error)) from error
-            except ValueError as error:
-                raise Refused(404 if "not found" in str(error) else 400, str(error)) from error
-
-    def _call(self, method: str, path: str, body: Any) -> Any:
-        if (method, path) == ("GET", "/"):
-            return {"title": "qdrant - vector search engine", "version": "1.19.0"}
-        if (method, path) == ("GET", "/aliases"):
-            return _plain(self.client.get_aliases())
-        if (method, path) == ("POST", "/collections/aliases"):
-            operations = _valid(models.ChangeAliasesOperation, body)
-            return self.client.update_collection_aliases(operations.actions)
-        if (method, path) == ("GET", "/collections"):
-            return _plain(self.client.get_collections())
-        matched = COLLECTION.fullmatch(path)
-        if not matched:
-            raise Refused(404, f"no route {path}")
-        name, rest, _ = matched.groups()
-        return getattr(self, f"{method.lower()}{(rest or '').replace('/', '_')}")(name, body)
-
-    def get(self, name: str, body: None) -> Any:
-        info = _plain(self.client.get_collection(name))
-        info["payload_schema"] = self.payload_schema.get(self._real_name(name), {})
-        return info
-
-    def put(self, name: str, body: Any) -> Any:
-        wanted = _valid(models.CreateCollection, body)
-        if self.client.collection_exists(name):
-            raise Refused(409, f"Collection `{name}` already exists!")
-        self.payload_schema[name] = {}
-        return self.client.create_collection(
-            name, vectors_config=wanted.vectors, metadata=wanted.metadata
-        )
-
-    def delete(self, name: str, body: None) -> bool:
-        if not self.client.collection_exists(name):
-            raise Refused(404, f"Not found: Collection `{name}`")
-        return self.client.delete_collection(name)
-
-    def put_index(self, name: str, body: Any) -> Any:
-        wanted = _valid(models.CreateFieldIndex, body)
-        schema = self.payload_schema[self._real_name(name)]
-        kind = getattr(wanted.field_schema, "type", wanted.field_schema)  # params, or just a name
-        schema[wanted.field_name] = {"data_type": kind.value, "points": 0}
-        return {"operation_id": 0, "status": "completed"}
-
-    def post_points(self, name: str, body: Any) -> Any:
-        wanted = _valid(models.PointRequest, body)
-        return _plain(
-            self.client.retrieve(
-                name,
-                wanted.ids,
-                with_payload=wanted.with_payload,
-                with_vectors=wanted.with_vector or False,
-            )
-        )
-
-    def put_points(self, name: str, body: Any) -> Any:
-        wanted = _valid(models.PointsList, body)
-        done = self.client.upsert(name, wanted.points, update_filter=wanted.update_filter)
-        return _plain(done)
-
-    def post_points_query_batch(self, name: str, body: Any) -> Any:
-        wanted = _valid(models.QueryRequestBatch, body)
-        return [self._query(name, one) for one in wanted.searches]
-
-    def _query(self, name: str, wanted: models.QueryRequest) -> Any:
-        found = self.client.query_points(
-            name,
-            query=wanted.query,
-            prefetch=wanted.prefetch,
-            using=wanted.using,
-            query_filter=wanted.filter,
-            limit=wanted.limit,
-            offset=wanted.offset,
-            score_threshold=wanted.score_threshold,
-            with_payload=wanted.with_payload,
-            with_vectors=wanted.with_vector or False,
-        )
-        return _plain(found)
-
-    def post_points_delete(self, name: str, body: Any) -> Any:
-        selector = models.FilterSelector if "filter" in body else models.PointIdsList
-        return _plain(self.client.delete(name, _valid(selector, body)))
-
-    def post_points_scroll(self, name: str, body: Any) -> Any:
-        wanted = _valid(models.ScrollRequest, body)
-        points, cursor = self.client.scroll(
-            name,
-            scroll_filter=wanted.filter,
-            limit=wanted.limit,
-            offset=wanted.offset,
-            with_payload=wanted.with_payload,
-            with_vectors=wanted.with_vector or False,
-        )
-        return {"points": [_plain(point) for point in points], "next_page_offset": cursor}
-
-    def post_facet(self, name: str, body: Any) -> Any:
-        wanted = _valid(models.FacetRequest, body)
-        return _plain(
-            self.client.facet(
-                name, wanted.key, facet_filter=wanted.filter, limit=wanted.limit or 10
-            )
-        )
-
-    def _real_name(self, name: str) -> str:
-        aliases = {a.alias_name: a.collection_name for a in self.client.get_aliases().aliases}
-        return aliases.get(name, name)
+_READS = re.compile(
+    r"GET .*|POST /collections/[^/]+(/points|/points/(query|query/batch|scroll|count)|/facet)"
+)
 
 
 class Handler(BaseHTTPRequestHandler):
-    engine: Engine
+    engine: Engine | Node
     api_key: str | None = None
+    read_only_key: str | None = None
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
 
     def _answer(self) -> None:
-        status, data = self.respond(self.rfile.read(int(self.headers.get("content-length") or 0)))
+        body = self.rfile.read(int(self.headers.get("content-length") or 0))
+        try:
+            status, data = self.respond(body)
+        except NodeDown:
+            self.close_connection = True
+            return
         self.send_response(status)
-        self.send_header("content-type", "application/json")
+        is_text = status in (401, 403)
+        self.send_header("content-type", "text/plain" if is_text else "application/json")
         self.send_header("content-length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
 
     def respond(self, body: bytes) -> tuple[int, bytes]:
         """Status and body: the part of a request that is slower here than on a real server."""
-        status, answer = 401, {"status": {"error": "Invalid API key"}}
-        if not self.api_key or self.headers.get("api-key") == self.api_key:
-            try:
-                parsed = json.loads(body) if body else None
-                result = self.engine.call(self.command, self.path, parsed)
-                status, answer = 200, {"result": result, "status": "ok", "time": 0.0}
-                if self.path == "/":
-                    answer = result
-            except Refused as error:
-                status, answer = error.status, {"status": {"error": str(error)}}
+        if refused := self._refused_key():
+            return refused
+        try:
+            parsed = json.loads(body) if body else None
+            result = self.engine.call(self.command, self.path, parsed)
+        except json.JSONDecodeError as error:
+            status, answer = 400, {"status": {"error": f"Format error in JSON body: {error}"}}
+        except Refused as error:
+            status, answer = error.status, {"status": {"error": str(error)}}
+        else:
+            status, answer = 200, {"result": result, "status": "ok", "time": 0.0}
+            if self.path == "/":
+                answer = result
         return status, json.dumps(answer).encode()
+
+    def _refused_key(self) -> tuple[int, bytes] | None:
+        given = self.headers.get("api-key")
+        if not self.api_key or given == self.api_key or self.path == "/":
+            return None
+        if not given or given != self.read_only_key:
+            return 401, b"Invalid API key or JWT"
+        if not _READS.fullmatch(f"{self.command} {self.path.partition('?')[0]}"):
+            return 403, b"Write access denied"
+        return None
 
     do_GET = do_PUT = do_POST = do_DELETE = _answer  # noqa: N815 - http.server's names
 
@@ -182,37 +82,58 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-def start(port: int = 0, api_key: str | None = None) -> ThreadingHTTPServer:
-    """A server on loopback with an empty engine, running in a thread."""
-    handler = type("BoundHandler", (Handler,), {"engine": Engine(), "api_key": api_key})
+def start(
+    port: int = 0,
+    api_key: str | None = None,
+    read_only_key: str | None = None,
+    engine: Engine | Node | None = None,
+    **options: Any,
+) -> ThreadingHTTPServer:
+    """A server on loopback with an empty engine, running in a thread. `options`: see Engine."""
+    bound = {
+        "engine": engine or Engine(**options),
+        "api_key": api_key,
+        "read_only_key": read_only_key,
+    }
+    handler = type("BoundHandler", (Handler,), bound)
     server = ThreadingHTTPServer(("127.0.0.1", port), handler)
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     return server
 
 
+def start_cluster(
+    cluster: Cluster, port: int = 0, api_key: str | None = None, read_only_key: str | None = None
+) -> list[ThreadingHTTPServer]:
+    """A server for each node, on consecutive ports where one is named."""
+    return [
+        start(port and port + at, api_key, read_only_key, node)
+        for at, node in enumerate(cluster.nodes)
+    ]
+
+
 def url_of(server: ThreadingHTTPServer) -> str:
     return f"http://127.0.0.1:{server.server_port}"
 
 
-def _valid(kind: Any, body: Any) -> Any:
-    """Parsed by qdrant-client's model, and refused where it has fields the model does not know."""
-    return kind.model_validate(body, extra="forbid")
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    return value.model_dump(mode="json")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--port", type=int, default=6333)
+    parser.add_argument("--port", type=int, default=6333, help="of the first node")
     parser.add_argument("--api-key")
-    arguments = parser.parse_args()
-    server = start(arguments.port, arguments.api_key)
-    print(url_of(server), flush=True)
+    parser.add_argument("--read-only-key")
+    parser.add_argument("--nodes", type=int, default=1)
+    parser.add_argument("--server-version", default=VERSION)
+    parser.add_argument("--strict-mode", type=json.loads, help="JSON, as in strict_mode_config")
+    given = parser.parse_args()
+    keys = {"api_key": given.api_key, "read_only_key": given.read_only_key}
+    options = {"version": given.server_version, "strict_mode": given.strict_mode}
+    if given.nodes == 1:
+        servers = [start(given.port, **keys, **options)]
+    else:
+        cluster = Cluster(replicas(given.nodes, **options), lag_s=0.002)
+        servers = start_cluster(cluster, given.port, **keys)
+    for server in servers:
+        print(url_of(server), flush=True)
     threading.Event().wait()
 
 

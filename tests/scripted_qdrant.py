@@ -1,4 +1,4 @@
-"""The REST adapter against a server that answers by a script."""
+"""The adapters of a server, against one that answers by a script."""
 
 from __future__ import annotations
 

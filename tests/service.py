@@ -20,6 +20,7 @@ from likeness.embedding import Embedder, TextEmbedder
 from likeness.filters import Schema
 from likeness.gallery import Gallery
 from likeness.indexing import Indexer, IndexerConfig
+from likeness.ports import VectorIndex
 from likeness.records import ObjectRef
 from likeness.search import Searcher
 from likeness.searchers import Searchers
@@ -43,10 +44,12 @@ class Service:
         model: Path = FIXED_FILTERS,
         fetch: Fetch | None = None,
         calibrated: bool = True,
+        index: VectorIndex | None = None,
         **settings: Any,
     ) -> None:
+        """`index`: by default the embedded engine in this folder."""
         schema = settings.get("schema", SCHEMA)
-        self.index = EmbeddedIndex(folder, Layout("images", schema))
+        self.index = index or EmbeddedIndex(folder, Layout("images", schema))
         self.bucket = FakeBucket("photos")
         self.embedder = Embedder(model)
         defaults = Settings(

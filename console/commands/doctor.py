@@ -13,13 +13,13 @@ from .options import ApiKey, Data, Url
 
 
 def doctor(data: Data = DEFAULT_DATA, url: Url = None, api_key: ApiKey = None) -> None:
-    """Check versions, model, service, bucket and queue, and say how to fix what is wrong.
+    """Check versions, model, service, index, bucket and queue, and say how to fix what is wrong.
 
     Exits with 1 if anything is wrong.
 
     - `likeness doctor`: the local service
     - `likeness doctor --url https://…`: a deployed one, with LIKENESS_BUCKET and
-      LIKENESS_QUEUE_URL
+      LIKENESS_QUEUE_URL, and with QDRANT_URL and QDRANT_API_KEY its Qdrant server too
     """
     from ..diagnostics.doctor import diagnose  # noqa: PLC0415
     from ..diagnostics.findings import print_findings  # noqa: PLC0415

@@ -14,6 +14,7 @@ from ..bundles.registry import BUNDLED_MODEL
 from ..client import Client, ServiceError
 from ..local.data_folder import LocalService
 from .findings import Finding
+from .index_check import check_index
 
 # The first Pillow without CVE-2026-112403, a heap overflow in its JPEG decoder.
 _SAFE_PILLOW = (13, 0, 0)
@@ -30,6 +31,7 @@ def diagnose(
         _versions(),
         *_guarded("model", lambda: _model(folder, client)),
         *_guarded("service", lambda: _service(client)),
+        *check_index(env, service),
         *_guarded("bucket", lambda: _bucket(bucket, queue_url)),
         *_guarded("queue", lambda: _queue(queue_url)),
     ]

@@ -59,8 +59,12 @@ class Canary:
         self._metrics = metrics
 
     def __call__(self, event: Mapping[str, Any], context: Any) -> dict[str, Any]:
-        """Raises Unavailable if the index, the bucket or CloudWatch does not answer."""
-        facts = {**self._recall(), **self._shift(event.get("reference") == "renew")}
+        """Raises Unavailable if the index, the bucket or CloudWatch does not answer, and
+        ConfigurationError if the Qdrant server is too old to be written to.
+        """
+        self._index.reconnect()  # another server may answer by now
+        qdrant = {"qdrant": self._index.check_server()}
+        facts = {**qdrant, **self._recall(), **self._shift(event.get("reference") == "renew")}
         self._logger.info("canary", **facts)
         return facts
 

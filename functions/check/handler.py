@@ -1,4 +1,5 @@
-"""The pre-traffic check: do new versions start, and embed the golden image as the model should?
+"""The pre-traffic check: do new versions start, can they write to this version of Qdrant, and do
+they embed the golden image as the model should?
 
 CodeDeploy invokes this before each function's deployment and waits up to an hour for the result, so
 a result is reported in every case. Both functions are checked each time: CodeDeploy does not say
@@ -8,7 +9,7 @@ which one is being deployed. Invoked by hand, with any other event, it only retu
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from aws_lambda_powertools import Logger
 from likeness.adapters.deployment import Deployment
 from likeness.errors import ConfigurationError, LikenessError, ModelMismatch
 from likeness.model import GOLDEN, ModelSpec, load_golden, load_spec
+from likeness.ports import VectorIndex
 from likeness.query_tokens import decode_query_token
 from likeness.records import Vector
 from likeness.settings import Settings
@@ -53,8 +55,16 @@ class _Problem(msgspec.Struct):
 
 
 class Handler:
-    def __init__(self, deployment: Deployment, settings: Settings, logger: Logger) -> None:
+    def __init__(
+        self,
+        deployment: Deployment,
+        open_index: Callable[[], VectorIndex],
+        settings: Settings,
+        logger: Logger,
+    ) -> None:
+        """`open_index` is called by each check, so that its errors are results too."""
         self._deployment = deployment
+        self._open_index = open_index
         self._settings = settings
         self._logger = logger
 
@@ -82,10 +92,17 @@ class Handler:
             raise ConfigurationError(
                 "LIKENESS_SEARCH_VERSION and LIKENESS_INDEX_VERSION must be set"
             )
-        self._check_search(search)
         answer = self._deployment.invoke(index, _TEST_EVENT)
         if answer != {"indexed": 0}:
             raise UnexpectedAnswer(f"the index function answers a test event with {answer}")
+        self._check_qdrant()
+        self._check_search(search)
+
+    def _check_qdrant(self) -> None:
+        """Raises ConfigurationError for a server that is too old, Unavailable where no version can
+        be read: the index function would write nothing.
+        """
+        self._logger.info("qdrant", version=self._open_index().check_server())
 
     def _check_search(self, arn: str) -> None:
         """Check the model that answers with its own golden image. Once a migration is switched,

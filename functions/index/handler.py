@@ -9,7 +9,7 @@ from typing import Any
 from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import EphemeralMetrics, MetricUnit
 
-from likeness.errors import InvalidRequest, Unavailable
+from likeness.errors import IndexFull, InvalidRequest, Unavailable
 from likeness.indexers import Indexers
 from likeness.indexing import Indexer, Outcome, Result
 from likeness.records import Hint
@@ -91,6 +91,8 @@ class Handler:
         name = _METRIC_NAMES.get(outcome.result, outcome.result.value.capitalize())
         self._metrics.add_metric(name, MetricUnit.Count, 1)
         self._metrics.add_metric("ReconcileLoops", MetricUnit.Count, outcome.loops)
+        if isinstance(outcome.error, IndexFull):
+            self._metrics.add_metric("IndexFull", MetricUnit.Count, 1)
         if outcome.result is Result.REJECTED:
             # logged separately: powertools adds a dimension to every metric of its log line
             by_reason = EphemeralMetrics(

@@ -24,19 +24,23 @@ with ThreadPoolExecutor(1) as background:
     from likeness.adapters.index import open_search_index
     from likeness.searchers import open_searchers
 
+    from . import resources
     from .api import create_app
     from .gateway import create_handler
-    from .resources import open_fetch, open_logger, open_record, open_store, open_text_embedder
 
-    index = open_search_index(settings, lambda why: open_logger().warning("limited", why=why))
+    index = open_search_index(settings, resources.report_limit)
     register_after_restore(index.reconnect)
     # otherwise all copies of a snapshot would retry at the same times
     register_after_restore(random.seed)
-    fetch = open_fetch(settings.image_hosts)
-    record = open_record(settings.answer_log)
+    fetch = resources.open_fetch(settings.image_hosts)
+    record = resources.open_record(settings.answer_log)
 
-searchers = open_searchers(settings, index, loading.result(), open_store, open_text_embedder)
-app = create_app(searchers, index, open_store, settings, open_logger, fetch, record)
+searchers = open_searchers(
+    settings, index, loading.result(), resources.open_store, resources.open_text_embedder
+)
+app = create_app(
+    searchers, index, resources.open_store, settings, resources.open_logger, fetch, record
+)
 handler = create_handler(app)
 
 gc.freeze()

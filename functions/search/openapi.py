@@ -21,6 +21,7 @@ _ERRORS = {
     413: "Too large; use POST /v1/uploads for larger images.",
     415: "Unsupported content type or image format.",
     422: "The image cannot be used; `type` and `detail` say why.",
+    500: "The service is misconfigured: its operator has to act, and trying again does not help.",
     503: "The index or the bucket is not available: retry after Retry-After seconds.",
 }
 _KEY = {"type": "apiKey", "in": "header", "name": "x-api-key"}
@@ -341,7 +342,8 @@ def _responses(operation: Operation) -> dict[str, Any]:
     responses[str(operation.status)] = {"description": "Success.", "content": content}
     problem = {"application/problem+json": {"schema": _ref(schemas.Problem)}}
     forbidden = () if operation.scope == "anyone" else (403,)
-    for status in (*operation.errors, *forbidden):
+    misconfigured = (500,) if 503 in operation.errors else ()
+    for status in (*operation.errors, *forbidden, *misconfigured):
         responses[str(status)] = {"description": _ERRORS[status], "content": problem}
     return responses
 

@@ -35,15 +35,24 @@ STATUSES: dict[type[errors.LikenessError], int] = {
     errors.LikenessError: 500,
     errors.ObjectChanged: 409,
     errors.Unavailable: 503,
+    # Trying again does not help: the service's operator has to change something.
+    errors.IndexRefused: 500,
+    errors.IndexForbidden: 500,
 }
 
 # Messages of our dependencies go to the log, not to callers.
 _HIDDEN_DETAILS: dict[type[errors.LikenessError], str] = {
     errors.IndexUnavailable: "the index is not answering; try again",
-    errors.IndexRefused: "the index is not answering; try again",
+    errors.IndexRefused: "the index refuses this request; the service's log says why",
+    errors.IndexUnauthorized: "the index does not accept the service's key; try again",
+    errors.IndexForbidden: (
+        "the service's key for the index does not permit this: searches need a key that may read, "
+        "feedback and decisions one that may also write the notes"
+    ),
+    errors.IndexFull: "the index is full: nothing can be stored for now",
     errors.StoreUnavailable: "the bucket is not answering; try again",
 }
-
+_MISCONFIGURED = "the service is misconfigured; see its log"
 
 _HTTP_SLUGS = {404: "no-such-route", 405: "method-not-allowed"}
 
@@ -87,9 +96,8 @@ def status_of(error: errors.LikenessError) -> int:
 
 def from_error(error: errors.LikenessError, request_id: str) -> Response:
     status = status_of(error)
-    detail = _HIDDEN_DETAILS.get(type(error), str(error))
-    if status == http.HTTPStatus.INTERNAL_SERVER_ERROR:
-        detail = "the service is misconfigured; see its log"
+    shown = _MISCONFIGURED if status == http.HTTPStatus.INTERNAL_SERVER_ERROR else str(error)
+    detail = _HIDDEN_DETAILS.get(type(error), shown)
     uploads = "/v1/uploads" if isinstance(error, errors.QueryTooLarge) else msgspec.UNSET
     headers = {}
     if isinstance(error, errors.Unavailable) and error.retry_after_s is not None:

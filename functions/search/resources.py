@@ -47,6 +47,12 @@ def open_text_embedder(model_dir: Path, threads: int) -> TextEmbedder:
     return TextEmbedder(model_dir, threads)
 
 
+@functools.cache
+def report_limit(why: str) -> None:
+    """Log what a limit of the server costs: each sentence once in a process."""
+    open_logger().warning("limited", why=why)
+
+
 def open_record(file: Path | None) -> Callable[[bytes], None]:
     """A function that writes the line about each answer: to Lambda's log, or to a file of limited
     size; the previous file is kept.

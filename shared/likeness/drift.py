@@ -192,8 +192,7 @@ class DriftDetector:
         except IndexMissing:  # nothing has been indexed yet
             part, end = _IndexRange("", _snapshot(b"", b""), [], [], _id_bytes(start), b""), ""
         try:
-            for refs in batches(part.differing, _PAGE):
-                self._report([Difference(ref, DifferenceKind.DIFFERING) for ref in refs], counts)
+            self._look_again(part, counts)
             self._compare(part, counts, left_s)
             self._find_extra(part, counts)
         except (_OutOfTime, QueueFull):
@@ -215,7 +214,7 @@ class DriftDetector:
         while True:
             page = view.scroll(_PAGE, cursor, wanted)
             if info.replicas > 1:
-                differing += self._differing(info.model, page.points)
+                differing += self._differing(info.model, [point.ref for point in page.points])
             compared = [point for point in page.points if self._is_compared(point)]
             for point in compared:
                 assert point.object is not None
@@ -232,13 +231,21 @@ class DriftDetector:
                 part = _IndexRange(info.model, snapshot, sample_keys, differing, first_id, end_id)
                 return part, end
 
-    def _differing(self, model: str, points: Sequence[Point]) -> list[ObjectRef]:
-        """The objects of those points that the replicas hold differently."""
-        refs = {point.id: point.ref for point in points if self._is_in_scope(point.ref)}
-        if not refs:
+    def _differing(self, model: str, refs: Sequence[ObjectRef]) -> list[ObjectRef]:
+        """Those of these objects whose points the replicas hold differently."""
+        by_id = {ref.point_id: ref for ref in refs if self._is_in_scope(ref)}
+        if not by_id:
             return []
-        stored = self._index.retrieve_payloads(model, list(refs))
-        return [refs[point_id] for point_id in sorted(stored.differing)]
+        stored = self._index.retrieve_payloads(model, list(by_id))
+        return [by_id[point_id] for point_id in sorted(stored.differing)]
+
+    def _look_again(self, part: _IndexRange, counts: Counter[str]) -> None:
+        """Report the points that the replicas still hold differently: a write that was under way
+        shows as a difference too, and takes milliseconds.
+        """
+        for refs in batches(part.differing, _PAGE):
+            still = self._differing(part.model, refs)
+            self._report([Difference(ref, DifferenceKind.DIFFERING) for ref in still], counts)
 
     def _is_in_scope(self, ref: ObjectRef) -> bool:
         return ref.bucket == self._config.bucket and ref.key.startswith(self._config.prefix)

@@ -186,7 +186,7 @@ class IndexUnavailable(Unavailable):
 
 
 class IndexRefused(IndexUnavailable):
-    pass
+    slug = "index-refused"
 
 
 class IndexUnauthorized(IndexUnavailable):

@@ -212,8 +212,8 @@ def test_status_says_why_something_is_not_live(local: Local) -> None:
 def test_doctor_reports_a_healthy_service(local: Local) -> None:
     said = local.run("doctor")
     assert said.returncode == 0, said.stdout + said.stderr
-    for subject in ("versions", "model", "service", "bucket", "queue"):
-        assert subject in said.stdout
+    for subject in ("versions", "model", "service", "index", "bucket", "queue"):
+        assert f"ok    {subject}" in said.stdout
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])

@@ -36,7 +36,10 @@ _TITLES = {
     "searching": "Searches",
     "runtime": "Killed processes and restored snapshots",
     "qdrant_transport": "State from before a pause",
-    "reconciliation": "Everything at once",
+    "indexing_reconciliation": "Everything at once",
+    "server_refusals": "Refusals of the Qdrant server",
+    "handler": "A full index",
+    "indexing_reconciliation_replicas": "Everything at once, on replicas",
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,12 @@ from aws_lambda_powertools import Logger, Metrics
 
 from functions.canary.handler import MIN_ANSWERS, NOTE, NOTE_ID, WINDOW_HOURS, Canary
 from likeness.answer_shift import AnswerDistribution
-from likeness.errors import IndexUnavailable
+from likeness.errors import ConfigurationError, IndexUnavailable, LikenessError
+from likeness.ports import VectorIndex
 from likeness.searchers import Searchers
+from tests.fault_server import Answer, Request, error
 from tests.pictures import png
+from tests.scripted_qdrant import VERSION, scripted_index
 from tests.service import Service
 
 PICTURES = 30
@@ -30,12 +34,14 @@ class Watched(Service):
     counts = GOOD
 
     def run(self, event: dict[str, Any] | None = None) -> dict[str, Any]:
+        return self.canary(self.index)(event or {}, None)
+
+    def canary(self, index: VectorIndex) -> Canary:
         logger = Logger(service="canary", logger_handler=logging.NullHandler())
         metrics = Metrics(namespace="Test", service="canary")
         limits = self.settings.limits
         searchers = Searchers(self.index, [self.searcher])
-        canary = Canary(searchers, self.index, self.bucket, limits, self._last, logger, metrics)
-        return canary(event or {}, None)
+        return Canary(searchers, index, self.bucket, limits, self._last, logger, metrics)
 
     def _last(self, hours: int) -> AnswerDistribution:
         assert hours == WINDOW_HOURS
@@ -72,6 +78,40 @@ def test_edited_images_of_the_index_find_their_originals(
     answer = service.run()
     assert (answer["asked"], answer["recall"], answer["missed"]) == (20, 1.0, [])
     assert published(capsys)["CanaryRecall"] == 1
+
+
+def test_each_run_reads_the_servers_version(service: Watched) -> None:
+    assert service.run()["qdrant"] == version("qdrant-edge-py")
+
+
+@pytest.mark.parametrize(
+    ("answer", "raised", "why"),
+    [
+        (
+            Answer(200, b'{"title": "qdrant", "version": "1.18.0"}'),
+            ConfigurationError,
+            "Qdrant 1.18.0 is too old",
+        ),
+        (Answer(200, b"<html>a proxy</html>"), IndexUnavailable, "which cannot be read"),
+    ],
+)
+def test_a_server_that_cannot_be_written_to_is_an_error(
+    service: Watched, answer: Answer, raised: type[LikenessError], why: str
+) -> None:
+    """Also where it could be written to in the run before: another server may answer by now."""
+
+    def script(request: Request) -> Answer:
+        if request.path == "/":
+            return next(versions)
+        return error(404)  # nothing is indexed yet
+
+    service.counts = AnswerDistribution({"copy": 1.0}, {"0.9": 1.0})
+    versions = iter([VERSION, *[answer] * 3])
+    with scripted_index(script) as (_, index):
+        canary = service.canary(index)
+        assert canary({}, None)["qdrant"] == "1.19.0"
+        with pytest.raises(raised, match=why):
+            canary({}, None)
 
 
 def test_an_index_that_differs_from_the_bucket_loses_recall(

@@ -26,13 +26,15 @@ from functions.check.handler import Handler
 from functions.index.handler import Handler as IndexHandler
 from functions.search.gateway import create_handler
 from likeness.adapters.deployment import Deployment
-from likeness.errors import Unavailable
+from likeness.adapters.index import open_index
+from likeness.errors import ConfigurationError, Unavailable
 from likeness.indexing import Indexer
 from likeness.model import GOLDEN, load_golden, load_spec
 from likeness.settings import Settings
 from likeness.stopwatch import Stopwatch
-from tests.fault_server import Answer, FaultServer, Request, serve
+from tests.fault_server import Answer, FaultServer, Request, Script, error, serve
 from tests.pictures import jpeg
+from tests.scripted_qdrant import VERSION
 from tests.service import BUNDLED, FIXED_FILTERS, Service
 
 SEARCH = "arn:aws:lambda:us-east-1:123456789012:function:search:7"
@@ -108,13 +110,16 @@ def check(
     read_timeout_s: float = PATIENT_S,
     sleep: Callable[[float], None] = lambda pause_s: None,
     next_model_dir: Path | None = None,
+    qdrant: Script = (VERSION,),
+    secret: str | None = None,
 ) -> Any:
-    """The check's result, with real clients."""
-    with serve(aws) as server:
+    """The check's result, with real clients. `qdrant` is what the Qdrant server answers."""
+    with serve(aws) as server, serve(qdrant) as index_server:
         settings = Settings(
-            "http://unused",
+            index_server.url,
             model_dir,
             next_model_dir=next_model_dir,
+            index_api_key_secret=secret,
             search_version=SEARCH,
             index_version=INDEX,
         )
@@ -122,7 +127,7 @@ def check(
             client("lambda", server, read_timeout_s), client("codedeploy", server), sleep
         )
         logger = Logger(service="check", logger_handler=logging.NullHandler())
-        return Handler(deployment, settings, logger)(event, None)
+        return Handler(deployment, lambda: open_index(settings), settings, logger)(event, None)
 
 
 def client(name: str, server: FaultServer, read_timeout_s: float = PATIENT_S) -> Any:
@@ -150,7 +155,7 @@ def assert_failed(aws: Aws, why: str, **how: Any) -> None:
 def test_versions_that_pass_get_traffic(aws: Aws) -> None:
     assert check(aws) == {"passed": True, "why": ""}
     assert aws.reports == report("Succeeded")
-    assert aws.invoked == [SEARCH, INDEX]
+    assert aws.invoked == [INDEX, SEARCH]
 
 
 def test_invoked_by_hand_it_reports_to_nobody(aws: Aws) -> None:
@@ -181,6 +186,32 @@ def test_a_version_without_qdrant_gets_no_traffic(aws: Aws) -> None:
     answer = answer_with({"statusCode": 503, "body": json.dumps(problem)})
     aws.answers[SEARCH] = lambda event: answer
     assert_failed(aws, "answered with 503")
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (Answer(200, b'{"title": "qdrant", "version": "1.18.2"}'), "Qdrant 1.18.2 is too old: use"),
+        (Answer(200, b"<html>a proxy</html>"), "version, which cannot be read"),
+        (Answer(200, b'{"title": "another service", "version": "2.0"}'), "'another service' '2.0'"),
+        (Answer(401, b"Invalid API key or JWT"), "no API key, or a wrong one"),
+        (error(500), "Qdrant is not answering (HTTP 500)"),
+    ],
+)
+def test_on_a_server_that_cannot_be_written_to_no_version_gets_traffic(
+    aws: Aws, answer: Answer, why: str
+) -> None:
+    assert_failed(aws, why, qdrant=[answer])
+
+
+def test_a_key_of_qdrant_that_cannot_be_read_is_reported_too(
+    aws: Aws, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreadable(arn: str) -> str:
+        raise ConfigurationError("cannot read the Qdrant secret: AccessDeniedException")
+
+    monkeypatch.setattr("likeness.adapters.index.read_secret", unreadable)
+    assert_failed(aws, "cannot read the Qdrant secret", secret="arn:secret")
 
 
 def test_a_version_that_raises_gets_no_traffic(aws: Aws) -> None:
@@ -283,9 +314,9 @@ def test_a_permission_that_takes_effect_late_is_waited_for(aws: Aws) -> None:
 
 
 def test_a_missing_permission_fails_the_deployment(aws: Aws) -> None:
-    aws.answers[SEARCH] = lambda event: answer_with({}, status=403, headers=DENIED)
+    aws.answers[INDEX] = lambda event: answer_with({}, status=403, headers=DENIED)
     assert_failed(aws, "AccessDeniedException")
-    assert set(aws.invoked) == {SEARCH}
+    assert set(aws.invoked) == {INDEX}
 
 
 def test_an_unknown_error_is_reported_to_codedeploy(aws: Aws) -> None:

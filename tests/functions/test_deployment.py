@@ -10,6 +10,7 @@ from cfnlint.decode import cfn_yaml
 
 from functions.check.handler import Handler
 from likeness.adapters.deployment import _CONFIG, _PAUSES_S
+from likeness.settings import Settings
 from tests.functions.test_template import ROOT, TEMPLATE, environment, properties, texts
 
 SHIFTED = ("IndexFunction", "SearchFunction")
@@ -86,7 +87,10 @@ def test_the_check_may_report_for_this_stack_only(template: Any) -> None:
     assert allowed.keys() - tracing - logging == {
         "lambda:InvokeFunction",
         "codedeploy:PutLifecycleEventHookExecutionStatus",
+        "secretsmanager:GetSecretValue",
     }
+    secret = environment(template, "CheckFunction")["QDRANT_API_KEY_SECRET_ARN"]
+    assert allowed["secretsmanager:GetSecretValue"] == secret
 
 
 def test_codedeploy_may_update_two_aliases_and_invoke_the_check(template: Any) -> None:
@@ -99,7 +103,8 @@ def test_codedeploy_may_update_two_aliases_and_invoke_the_check(template: Any) -
 
 def test_the_check_has_time_to_report_a_version_that_does_not_answer(template: Any) -> None:
     answers_s = 2 * (_CONFIG.read_timeout + _CONFIG.connect_timeout + sum(_PAUSES_S))
-    assert answers_s < properties(template, "CheckFunction")["Timeout"]
+    version_s = Settings("http://qdrant", ROOT).index_timeout_s
+    assert answers_s + version_s < properties(template, "CheckFunction")["Timeout"]
 
 
 def test_the_check_waits_longer_than_a_search_may_take(template: Any) -> None:

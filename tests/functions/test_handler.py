@@ -26,6 +26,7 @@ from likeness.adapters.qdrant_layout import Layout
 from likeness.embedding import Embedder
 from likeness.errors import (
     ConfigurationError,
+    IndexFull,
     IndexMissing,
     StoreUnavailable,
     Unavailable,
@@ -372,6 +373,28 @@ def test_an_object_in_sync_counts_as_skipped(
     first, second = emitted_metrics(capsys)
     assert "Skipped" not in first and second["Skipped"] == [1.0]
     assert "EmbedMs" not in second
+
+
+@pytest.mark.fault(
+    "Qdrant's memory or disk quota is reached (507), while images are indexed",
+    seen="the messages stay in the queue; an alarm of its own",
+    heals="the queue delivers them again, once there is room",
+)
+def test_objects_that_a_full_index_does_not_take_are_counted_and_stay_in_the_queue(
+    service: Service, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(model: str, points: Any) -> None:
+        raise IndexFull("the index is full: a memory or disk quota ended PUT (HTTP 507)")
+
+    service.bucket.put("a.png", png(1))
+    service.bucket.put("b.png", png(2))
+    monkeypatch.setattr(service.index, "write", full)
+    assert len(service.deliver("a.png", "b.png")["batchItemFailures"]) == 2
+    monkeypatch.undo()
+    assert service.deliver("a.png", "b.png")["batchItemFailures"] == []
+    refused, stored = emitted_metrics(capsys)
+    assert (refused["IndexFull"], refused["Failed"]) == ([1.0, 1.0], [1.0, 1.0])
+    assert stored["Indexed"] == [1.0, 1.0] and "IndexFull" not in stored
 
 
 def emitted_metrics(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:

@@ -83,7 +83,7 @@ def test_a_page_says_what_to_do(page: Path) -> None:
             assert f"**{part}**" in text
     assert commands(page)
     for link in re.findall(r"\]\(([^)]+)\)", text):
-        assert (RUNBOOK / link).is_file(), link
+        assert (RUNBOOK / link.partition("#")[0]).is_file(), link
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -170,8 +170,20 @@ def test_alarms_begin_where_the_design_says() -> None:
     assert limits["queue-age"] == (above, 15 * 60)
     assert limits["index-errors"] == limits["search-errors"] == (above, 0.01)
     assert limits["index-throttles"] == limits["search-throttles"] == (above, 0)
+    assert limits["index-full"] == limits["replicas-differ"] == (above, 0)
     assert limits["canary-recall"] == (below, 0.9)
     assert limits["answers-shifted"] == (above, 0.25)
+
+
+def test_replicas_that_differ_raise_an_alarm_only_if_the_next_days_run_finds_some_too() -> None:
+    """The hints of the first run should have repaired them."""
+    found = properties("ReplicasDifferAlarm")
+    assert (found["Statistic"], found["Period"], found["EvaluationPeriods"]) == (
+        "Minimum",
+        24 * 60 * 60,
+        2,
+    )
+    assert found["TreatMissingData"] == "ignore"
 
 
 def own_metrics() -> set[tuple[str, str]]:

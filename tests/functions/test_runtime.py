@@ -487,6 +487,7 @@ def test_the_canary_runs_as_a_lambda_process(
     with LambdaProcess(CANARY, {"AWS_ENDPOINT_URL": aws, "QDRANT_URL": url}) as canary:
         answer = canary.invoke({})
         assert (answer["asked"], answer["recall"], answer["answers"]) == (3, 1.0, 0)
+        assert answer["qdrant"] == "1.19.0"
         assert '"CanaryRecall":[1.0]' in canary.log
 
 

@@ -21,7 +21,10 @@ from likeness.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 TEMPLATE = ROOT / "template.yaml"
-FUNCTIONS = ("CanaryFunction", "IndexFunction", "SearchFunction", "DriftFunction", "FeedFunction")
+FUNCTIONS = (
+    "CanaryFunction", "CheckFunction", "IndexFunction", "SearchFunction", "DriftFunction",
+    "FeedFunction",
+)  # fmt: skip
 QUEUES = ("Queue", "DeadLetterQueue")
 # AWS knows no resources for these actions.
 TRACING = {"xray:PutTraceSegments", "xray:PutTelemetryRecords"}
@@ -188,6 +191,22 @@ def test_the_canary_writes_nothing_and_reads_what_the_search_function_reads(temp
 
     assert may("CanaryRole") - may("SearchRole") == {"cloudwatch:GetMetricData"}
     assert not [action for action in may("CanaryRole") if action.startswith("s3:Put")]
+
+
+def test_only_what_writes_points_gets_the_key_that_may_write_them(template: Any) -> None:
+    write = {"Fn::GetAtt": ["QdrantSecret", "Id"]}
+    read = {"Fn::If": ["HasReadOnlyKey", {"Fn::GetAtt": ["QdrantReadOnlySecret", "Id"]}, write]}
+    for name in FUNCTIONS:
+        key = environment(template, name).get("QDRANT_API_KEY_SECRET_ARN")
+        role = template["Resources"][name.replace("Function", "Role")]
+        may_read = [
+            statement["Resource"]
+            for statement in statements(role)
+            if "secretsmanager:GetSecretValue" in list(texts(statement["Action"]))
+        ]
+        assert may_read == ([key] if key else [])
+        if key:
+            assert key == (write if name in ("IndexFunction", "DriftFunction") else read)
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +30,12 @@ from likeness.errors import QueueFull, StoreUnavailable
 from likeness.filters import Schema
 from likeness.indexing import Indexer, IndexerConfig
 from likeness.records import (
+    CollectionInfo,
     Hint,
     ObjectRef,
     Point,
     State,
+    StoredPoints,
     Version,
 )
 from likeness.settings import Limits
@@ -175,6 +177,41 @@ def test_once_the_hints_are_processed_nothing_differs(world: World) -> None:
     world.assert_equal()
     assert "swept.png" not in world.points()
     assert world.detector().run().drift == 0
+
+
+class Replicated:
+    """An index with two replicas, which hold points differently in so many reads of each."""
+
+    def __init__(self, index: EmbeddedIndex, reads: dict[str, int]) -> None:
+        self._index = index
+        self._reads = reads
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._index, name)
+
+    def info(self) -> CollectionInfo:
+        return msgspec.structs.replace(self._index.info(), replicas=2)
+
+    def retrieve_payloads(self, model: str, ids: Sequence[str]) -> StoredPoints:
+        found = self._index.retrieve_payloads(model, ids).points
+        differing = {point_id for point_id in found if self._reads.get(point_id, 0) > 0}
+        for point_id in differing:
+            self._reads[point_id] -= 1
+        return StoredPoints(found, frozenset(differing))
+
+
+def test_points_that_replicas_hold_differently_are_hinted_at_but_not_writes_under_way(
+    world: World,
+) -> None:
+    for seed, key in enumerate(("same.png", "written.png", "differs.png")):
+        world.bucket.put(key, png(seed, 24, 18))
+    world.deliver()
+    written, differs = (world.bucket.ref(key).point_id for key in ("written.png", "differs.png"))
+    found: list[Difference] = []
+    index = Replicated(world.index, {written: 1, differs: 2})
+    report = world.detector(index=index, repair=found.extend).run()
+    assert [(d.ref.key, d.kind) for d in found] == [("differs.png", DifferenceKind.DIFFERING)]
+    assert (report.differing, report.drift) == (1, 0)
 
 
 def test_without_an_index_every_image_is_missing(world: World) -> None:

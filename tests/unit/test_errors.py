@@ -15,7 +15,6 @@ TREE_LINE = re.compile(r"^    ((?:│   |    )*)(?:[├└]── )?(\w+)(?:\s{2
 # Callers get the same slug for an index and for a vector of another model.
 SHARED_SLUGS = {
     "image-too-large": {"ImageTooLarge", "QueryTooLarge"},
-    "index-unavailable": {"IndexUnavailable", "IndexRefused"},
     "model-mismatch": {"ModelMismatch", "IndexOfOtherModel"},
 }
 

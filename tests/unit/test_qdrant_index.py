@@ -110,6 +110,30 @@ def test_points_that_replicas_hold_differently_are_told_from_absent_ones() -> No
     assert server.requests[1].body["ids"] == [differing.id, absent.id]
 
 
+@pytest.mark.parametrize("replicas", [2, 3])
+def test_a_dead_node_does_not_stop_reading_for_writers(replicas: int) -> None:
+    point = live(Version(1))
+
+    def script(request: Request) -> Answer:
+        if request.method == "GET":
+            params = {"vectors": {}, "replication_factor": replicas}
+            return ok(described({"model": MODEL, "dim": DIM}, params=params))
+        return error(500) if request.path.endswith("=all") else ok([stored(point)])
+
+    with scripted_index(script) as (server, index):
+        found = index.retrieve_payloads(MODEL, [point.id])
+    assert (set(found.points), found.differing) == ({point.id}, frozenset())
+    assert server.paths[-1].endswith(f"/points?consistency={replicas - 1}")
+
+
+def test_a_single_node_that_does_not_answer_is_unavailable() -> None:
+    def script(request: Request) -> Answer:
+        return ok(DESCRIBED) if request.method == "GET" else error(500)
+
+    with scripted_index(script) as (_, index):
+        failure(lambda: index.retrieve_payloads(MODEL, ["x"]))
+
+
 # The server's version
 
 

@@ -128,6 +128,48 @@ def test_a_page_over_the_limit_takes_several_searches_and_lacks_nothing() -> Non
     assert all(len(r.body["searches"]) <= 2 for r in server.requests[2:])
 
 
+def test_listings_notes_and_facets_stay_within_the_limits_too() -> None:
+    listed = [hit(f"{n:02}", 0.5) for n in range(25)]
+
+    def script(request: Request) -> Answer:
+        if request.method == "GET":
+            config = {"strict_mode_config": {"enabled": True, "max_query_limit": 10}}
+            return ok(described({"model": MODEL, "dim": DIM}, **config))
+        size = request.body["limit"]
+        if size > 10:
+            return error(400, "Limit exceeded")
+        if request.path.endswith("/facet"):
+            return ok({"hits": [{"value": str(n), "count": 1} for n in range(size)]})
+        at = int(request.body.get("offset") or 0)
+        more = at + size if at + size < len(listed) else None
+        notes = [{"payload": {"note": {"n": n}}} for n in range(at, min(at + size, len(listed)))]
+        points = notes if "-notes" in request.path else listed[at : at + size]
+        return ok({"points": points, "next_page_offset": more})
+
+    for first in (
+        lambda view: len(view.scroll(100).points) == 25,
+        lambda view: len(view.list_notes("kind", 100)[0]) == 25,
+        lambda view: len(view.facet("meta.brand", 50)) == 10,
+    ):
+        with scripted_view(script) as (server, view):
+            assert first(view) and first(view)
+            assert sum(path.startswith("GET") for path in server.paths) == 1
+
+
+def test_limits_that_were_read_with_the_collection_are_kept_and_reported() -> None:
+    reported: list[str] = []
+    script = strict(
+        {"search_max_hnsw_ef": 128},
+        lambda search: search["params"]["hnsw_ef"] > 128,
+        lambda search: [hit("a", 0.9)],
+    )
+    with scripted_view(script, report=reported.append) as (server, view):
+        assert view.info().restrictions == reported
+        assert found(view, limit=5) == [("a", 0.9)]
+    assert len(server.requests) == 2
+    assert ["search_max_hnsw_ef is 128" in text for text in reported] == [True]
+
+
 def test_a_refusal_that_is_not_about_limits_is_raised() -> None:
     script = strict({}, lambda search: True, lambda search: [])
     with scripted_view(script) as (server, view):

@@ -35,7 +35,7 @@ def open_index(settings: Settings, patient: bool = False) -> VectorIndex:
 def open_search_index(settings: Settings, report: Callable[[str], None]) -> SearchIndex:
     """The same index for searches, which need no official client: importing it takes a second.
 
-    `report` gets each limit of the server that makes searches worse, once.
+    `report` gets each limit of the server that makes searches worse, whenever they are read.
     """
     if transport := _open_transport(settings):
         from likeness.adapters.qdrant_view import QdrantView  # noqa: PLC0415

@@ -38,7 +38,7 @@ def vector_params(metadata: Mapping[str, Any]) -> dict[str, edge.EdgeVectorParam
             size=metadata["dim"],
             distance=cosine,
             on_disk=True,
-            # as on a server (see qdrant_rest); takes effect once the shard is optimised
+            # as on a server (see qdrant_index); takes effect once the shard is optimised
             quantization_config=edge.ScalarQuantizationConfig(
                 edge.ScalarType.Int8, always_ram=True
             ),

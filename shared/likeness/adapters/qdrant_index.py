@@ -170,10 +170,25 @@ class QdrantIndex:
 
     def retrieve_payloads(self, model: str, ids: Sequence[str]) -> StoredPoints:
         # A read from several replicas leaves out what they hold differently, as if it were absent.
-        same = self._retrieve(model, ids, "?consistency=all")
+        same = self._retrieve_agreed(model, ids)
         others = [point_id for point_id in ids if point_id not in same]
         differing = self._retrieve(model, others, "") if others else {}
         return StoredPoints({**same, **differing}, frozenset(differing))
+
+    def _retrieve_agreed(self, model: str, ids: Sequence[str]) -> dict[str, Point]:
+        """The points that all replicas hold alike, or all but one while a node is dead: its
+        replicas answer nothing, and are made anew from live ones when it is back.
+        """
+        try:
+            return self._retrieve(model, ids, "?consistency=all")
+        except IndexUnavailable as error:
+            if type(error) is not IndexUnavailable:  # a refusal
+                raise
+            replicas = self._describe(self._layout.collection(model))["config"]["params"]
+            others = (replicas.get("replication_factor") or 1) - 1
+            if not others:
+                raise
+            return self._retrieve(model, ids, f"?consistency={others}")
 
     def _retrieve(self, model: str, ids: Sequence[str], consistency: str) -> dict[str, Point]:
         path = f"/collections/{self._layout.collection(model)}/points{consistency}"

@@ -13,6 +13,10 @@ from likeness.errors import ConfigurationError
 
 # What one point of a conditional write adds to its filter (qdrant_points.update_filter).
 _CONDITIONS_OF_A_POINT = 7
+_NOTHING_WRITTEN = (
+    f"filter_max_conditions is {{}}: nothing can be written, as a conditional write needs "
+    f"{_CONDITIONS_OF_A_POINT}"
+)
 _MANY = 1_000_000
 
 
@@ -64,10 +68,7 @@ class StrictLimits(Struct, frozen=True):
         """
         conditions = self.filter_max_conditions or _MANY
         if conditions < _CONDITIONS_OF_A_POINT:
-            raise ConfigurationError(
-                f"strict mode's filter_max_conditions is {conditions}: a conditional write needs "
-                f"{_CONDITIONS_OF_A_POINT}"
-            )
+            raise ConfigurationError(f"strict mode's {_NOTHING_WRITTEN.format(conditions)}")
         return min(self.upsert_max_batchsize or _MANY, conditions // _CONDITIONS_OF_A_POINT)
 
     def check_indexes(self, paths: list[str]) -> None:
@@ -81,7 +82,7 @@ class StrictLimits(Struct, frozen=True):
             )
 
     def restrictions(self) -> Iterator[str]:
-        """What the limits cost searches, one sentence for each setting that does."""
+        """What the limits cost, one sentence for each setting that does."""
         # among a million images: benchmarks/scale.py
         if self.hnsw_ef < HNSW_EF:
             yield (
@@ -96,6 +97,8 @@ class StrictLimits(Struct, frozen=True):
             )
         if self.page < 2 * MIN_OVERSAMPLED:
             yield f"max_query_limit is {self.page}: large pages take several searches"
+        if (conditions := self.filter_max_conditions or _MANY) < _CONDITIONS_OF_A_POINT:
+            yield _NOTHING_WRITTEN.format(conditions)
 
 
 UNLIMITED = StrictLimits()

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from likeness.adapters.qdrant_layout import NOTE_KIND, NOTE_VALUES, PATCHES, VECTOR
-from likeness.errors import IndexUnavailable
+from likeness.errors import ConfigurationError, IndexUnavailable
 from likeness.filters import META
 from likeness.records import (
     POINT_NAMESPACE,
@@ -31,6 +31,7 @@ from likeness.records import (
 # Base64 that only reranking reads: excluded from answers unless requested.
 _LOCAL, _COLOURS = "local", "colours"
 BULKY = [_LOCAL, _COLOURS]
+_OURS = {"bucket", "key", "state", "model"}
 _MALFORMED = (KeyError, TypeError, AttributeError, ValueError, IndexError)
 
 
@@ -114,7 +115,13 @@ def to_numbers(rows: Vector) -> list[Any]:
     return rounded
 
 
-def from_payload(payload: Payload, vector: Sequence[float] | None = None) -> Point:
+def from_payload(payload: Payload | None, vector: Sequence[float] | None = None) -> Point:
+    """Raises ConfigurationError for a point that another service wrote."""
+    if payload is None or not payload.keys() >= _OURS:
+        raise ConfigurationError(
+            "the index holds points that Likeness did not write: choose another LIKENESS_ALIAS, or "
+            "another server"
+        )
     local, colours = (
         None if encoded is None else binascii.a2b_base64(encoded)
         for encoded in (payload.get(_LOCAL), payload.get(_COLOURS))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 from likeness.adapters.qdrant_layout import (
     NOTE_KIND,
@@ -40,6 +40,8 @@ from likeness.records import (
     ValueCount,
 )
 
+T = TypeVar("T")
+
 WITHOUT_BULKY = {"exclude": BULKY}
 # Writes of one point keep one order on all replicas, also through several nodes (decision 0107).
 NOTE_ORDERING = "medium"
@@ -56,7 +58,7 @@ class QdrantView:
         report: Callable[[str], None] = lambda restriction: None,
     ) -> None:
         """`collection`: what is searched, by default the collection behind the alias. `report` gets
-        each limit of the server that makes searches worse, once.
+        each limit of the server that makes searches worse, whenever the limits are read.
         """
         self._transport = transport
         self._layout = layout
@@ -79,6 +81,9 @@ class QdrantView:
         with response_parsing():
             metadata = read_metadata(self._collection, found)
             self._limits = StrictLimits.of(found)
+            restrictions = list(self._limits.restrictions())
+            for restriction in restrictions:
+                self._report(restriction)
             return CollectionInfo(
                 self._layout.collection(metadata["model"]),
                 metadata["model"],
@@ -86,20 +91,25 @@ class QdrantView:
                 found.get("points_count") or 0,
                 metadata.get("patches"),
                 found["config"].get("params", {}).get("replication_factor") or 1,
-                list(self._limits.restrictions()),
+                restrictions,
             )
 
     def nearest(self, queries: Sequence[NearestQuery]) -> list[list[Candidate]]:
+        return self._within_limits(lambda limits: self._nearest(queries, limits))
+
+    def _within_limits(self, call: Callable[[StrictLimits], T]) -> T:
+        """Strict mode's limits are read once a call exceeds them, not before each first search
+        (decision 0109).
+        """
+        known = self._limits
         try:
-            return self._nearest(queries, self._limits)
+            return call(known)
         except IndexRefused:
-            # The limits of strict mode are read once they are needed, not before each first search.
-            known, info = self._limits, self.info()
+            with contextlib.suppress(IndexMissing):  # before the first image there are only notes
+                self.info()
             if self._limits == known:
                 raise
-            for restriction in info.restrictions:
-                self._report(restriction)
-            return self._nearest(queries, self._limits)
+            return call(self._limits)
 
     def _nearest(
         self, queries: Sequence[NearestQuery], limits: StrictLimits
@@ -135,17 +145,22 @@ class QdrantView:
         body: dict[str, Any] = {"with_payload": WITHOUT_BULKY, "with_vector": False}
         if filter:
             body["filter"] = filter
-        found, next_cursor = self._scroll(self._collection, body, limit, cursor)
+        found, next_cursor = self._within_limits(
+            lambda limits: self._scroll(self._collection, body, limit, cursor, limits.page)
+        )
         with response_parsing():
             return Page([from_payload(point["payload"]) for point in found], next_cursor)
 
     def facet(
         self, path: str, limit: int, filter: Mapping[str, Any] | None = None
     ) -> list[ValueCount]:
-        body: dict[str, Any] = {"key": path, "limit": min(limit, self._limits.page)}
-        if filter:
-            body["filter"] = filter
-        found = self._transport.call("POST", f"/collections/{self._collection}/facet", body)
+        body: dict[str, Any] = {"key": path, **({"filter": filter} if filter else {})}
+        route = f"/collections/{self._collection}/facet"
+
+        def call(limits: StrictLimits) -> Any:
+            return self._transport.call("POST", route, {**body, "limit": min(limit, limits.page)})
+
+        found = self._within_limits(call)
         with response_parsing():
             return [ValueCount(hit["value"], hit["count"]) for hit in found["hits"]]
 
@@ -166,19 +181,26 @@ class QdrantView:
         of_kind = {"must": [{"key": NOTE_KIND, "match": {"value": kind}}]}
         body = {"with_payload": True, "filter": of_kind}
         try:
-            found, next_cursor = self._scroll(self._layout.notes, body, limit, cursor)
+            found, next_cursor = self._within_limits(
+                lambda limits: self._scroll(self._layout.notes, body, limit, cursor, limits.page)
+            )
         except IndexMissing:
             return [], None
         with response_parsing():
             return [point["payload"][NOTE_VALUES] for point in found], next_cursor
 
     def _scroll(
-        self, collection: str, body: Mapping[str, Any], limit: int, cursor: str | None
+        self,
+        collection: str,
+        body: Mapping[str, Any],
+        limit: int,
+        cursor: str | None,
+        most: int,
     ) -> tuple[list[Any], str | None]:
-        """Points in id order, in as many requests as the server's limits make necessary."""
+        """Points in id order, in requests for at most so many."""
         path, points = f"/collections/{collection}/points/scroll", list[Any]()
         while True:
-            size = min(limit - len(points), self._limits.page)
+            size = min(limit - len(points), most)
             page = {**body, "limit": size, **({"offset": cursor} if cursor else {})}
             found = self._transport.call("POST", path, page)
             with response_parsing():
