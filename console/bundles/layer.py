@@ -19,7 +19,7 @@ from .golden import write_golden
 # AWS Lambda's quota for a deployment package with its layers, unzipped: 262,144,000 bytes.
 LAMBDA_BYTES = 250 * MIB
 # What `make build` reports for the largest function, without its model, rounded up.
-RUNTIME_BYTES = 155 * MIB
+RUNTIME_BYTES = 148 * MIB
 # The build's own, lower limit: MAX_UNZIPPED_MB in the Makefile.
 BUILD_BYTES = 200 * MIB
 _MAKEFILE = "Makefile"

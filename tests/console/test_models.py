@@ -718,7 +718,7 @@ def test_for_a_bundle_above_the_builds_own_limit_the_output_says_how_to_build(
 
 def test_a_bundle_that_does_not_fit_changes_nothing(layer: Path, bundle: Path) -> None:
     before = left(layer)
-    said = refused(model("package", padded(bundle, 101), "--layer", layer))
+    said = refused(model("package", padded(bundle, 104), "--layer", layer))
     assert "does not fit" in said and "of the 250 MB" in said
     assert "--s3" in said and "int8" in said
     assert left(layer) == before
@@ -727,7 +727,7 @@ def test_a_bundle_that_does_not_fit_changes_nothing(layer: Path, bundle: Path) -
 def test_a_bundle_that_does_not_fit_is_stored_in_s3_and_reported_as_not_deployed(
     layer: Path, bundle: Path, aws: str
 ) -> None:
-    padded(bundle, 101)
+    padded(bundle, 104)
     env = {"AWS_ENDPOINT_URL": aws, "AWS_DEFAULT_REGION": lambda_runtime.REGION}
     with bucket(aws) as (s3, name):
         command = ("package", bundle, "--layer", layer, "--s3", f"s3://{name}/likeness")
