@@ -5,8 +5,8 @@
 The handler parses SQS messages, reads the index and the bucket, decodes, embeds, writes to the
 engine on disk and checks the object again, as on Lambda. The bucket is in memory, so S3's own time
 is not included. Both run on one core. The floor decodes, resizes and embeds the same bytes in the
-same batches with Pillow and onnxruntime alone. Also measured: the REST adapter to the test server,
-which runs in another thread.
+same batches with Pillow and onnxruntime alone. Also measured: the adapter of a server to the tests'
+server, which runs in another thread.
 """
 
 from __future__ import annotations
