@@ -14,8 +14,6 @@ from starlette.testclient import TestClient
 
 from functions.search.api import create_app
 from functions.search.service import Fetch
-from likeness.adapters.qdrant_embedded import EmbeddedIndex
-from likeness.adapters.qdrant_layout import Layout
 from likeness.embedding import Embedder, TextEmbedder
 from likeness.filters import Schema
 from likeness.gallery import Gallery
@@ -27,6 +25,7 @@ from likeness.settings import Settings
 from likeness.tenants import Tenants
 from tests.calibrations import calibration_of
 from tests.fake_bucket import FakeBucket
+from tests.indexes import open_index
 
 ROOT = Path(__file__).parents[1]
 FIXED_FILTERS = ROOT / "tests" / "models" / "fixed-filters"
@@ -46,7 +45,7 @@ class Service:
         **settings: Any,
     ) -> None:
         schema = settings.get("schema", SCHEMA)
-        self.index = EmbeddedIndex(folder, Layout("images", schema))
+        self.index = open_index(folder, schema)
         self.bucket = FakeBucket("photos")
         self.embedder = Embedder(model)
         defaults = Settings(

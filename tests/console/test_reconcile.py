@@ -14,10 +14,6 @@ import numpy as np
 import pytest
 
 from functions.index.events import parse_message
-from likeness.adapters.qdrant_layout import Layout
-from likeness.adapters.qdrant_rest import RestIndex
-from likeness.adapters.qdrant_transport import Transport
-from likeness.filters import Schema
 from likeness.records import (
     ObjectRef,
     ObjectState,
@@ -27,7 +23,7 @@ from likeness.records import (
     State,
     Version,
 )
-from tests import qdrant_server
+from tests.indexes import IndexAddress
 from tests.lambda_runtime import CREDENTIALS, REGION, client
 
 LIKENESS = (sys.executable, "-c", "from console.app import main; main()")
@@ -35,19 +31,19 @@ MODEL = "0123456789abcdef"
 
 
 class Deployed:
-    def __init__(self, aws: str, qdrant: str) -> None:
+    def __init__(self, aws: str, qdrant: IndexAddress) -> None:
         self.s3, self.sqs = client("s3", aws), client("sqs", aws)
         self.bucket = f"photos-{uuid.uuid4().hex[:8]}"
         self.s3.create_bucket(Bucket=self.bucket)
         self.queue: str = self.sqs.create_queue(QueueName=self.bucket)["QueueUrl"]
-        self.index = RestIndex(Transport(qdrant), Layout("images", Schema()))
+        self.index = qdrant.open()
         self.index.prepare(MODEL, 2)
         self.env = {
             **os.environ,
             **CREDENTIALS,
             "AWS_ENDPOINT_URL": aws,
             "AWS_DEFAULT_REGION": REGION,
-            "QDRANT_URL": qdrant,
+            **qdrant.env,
             "LIKENESS_BUCKET": self.bucket,
             "LIKENESS_QUEUE_URL": self.queue,
             "COLUMNS": "200",
@@ -82,9 +78,8 @@ class Deployed:
 
 
 @pytest.fixture
-def deployed(aws: str) -> Iterator[Deployed]:
-    server = qdrant_server.start()
-    deployed = Deployed(aws, qdrant_server.url_of(server))
+def deployed(aws: str, qdrant: IndexAddress) -> Iterator[Deployed]:
+    deployed = Deployed(aws, qdrant)
     deployed.s3.put_object(Bucket=deployed.bucket, Key="lost ü+.jpg", Body=b"x")
     deployed.s3.put_object(Bucket=deployed.bucket, Key="notes.txt", Body=b"x")
     deployed.write("gone.jpg", State.LIVE)
@@ -92,8 +87,7 @@ def deployed(aws: str) -> Iterator[Deployed]:
     yield deployed
     deployed.s3.close()
     deployed.sqs.close()
-    server.shutdown()
-    server.server_close()
+    deployed.index.close()
 
 
 def test_a_dry_run_only_reports_and_a_full_run_sends_hints(deployed: Deployed) -> None:
