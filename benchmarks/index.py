@@ -29,8 +29,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.embed import MODEL, bare_session, bare_tensor, jpegs
 from functions.index.handler import Handler
 from likeness.adapters.qdrant_embedded import EmbeddedIndex
+from likeness.adapters.qdrant_index import QdrantIndex
 from likeness.adapters.qdrant_layout import Layout
-from likeness.adapters.qdrant_rest import RestIndex
 from likeness.adapters.qdrant_transport import Transport
 from likeness.adapters.sqs import hint_message
 from likeness.embedding import Embedder
@@ -88,7 +88,7 @@ def measure(count: int, rounds: int) -> dict[str, float]:
             ours.append(handler_rate(index, jpeg_files, count))
             index.close()
         server = qdrant_server.start()
-        rest = RestIndex(Transport(qdrant_server.url_of(server)), Layout("bench", Schema()))
+        rest = QdrantIndex(Transport(qdrant_server.url_of(server)), Layout("bench", Schema()))
         rests.append(handler_rate(rest, jpeg_files, count // 2))
         server.shutdown()
         server.server_close()

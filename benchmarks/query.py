@@ -50,7 +50,7 @@ from likeness.filters import Schema
 from likeness.gallery import Gallery
 from likeness.ports import ObjectStore
 from likeness.queries import ByImage, Query
-from likeness.records import ObjectRef, OlderThan, Point, PointWrite, Version
+from likeness.records import ObjectRef, Point
 from likeness.search import Searcher
 
 LAYOUT = Layout("bench", Schema())
@@ -77,7 +77,7 @@ def open_or_make(folder: Path, count: int, embedder: Embedder) -> Path:
         numbers = range(first, min(first + BATCH, count))
         index.write(
             embedder.fingerprint,
-            [PointWrite(near(real[n % len(real)], n, rng), OlderThan(Version(1))) for n in numbers],
+            [near(real[n % len(real)], n, rng) for n in numbers],
         )
     index.close()
     print("building the graph …")

@@ -57,9 +57,7 @@ from likeness.records import (
     NearestQuery,
     ObjectRef,
     ObjectState,
-    OlderThan,
     Point,
-    PointWrite,
     State,
     Vector,
     Version,
@@ -150,7 +148,7 @@ def fill_index(index_folder: Path, real: Vector, count: int, model: str) -> floa
     for first in track(range(first_missing, count, BATCH), f"writing {count} points"):
         vectors = generated_vectors(real, min(BATCH, count - first), first)
         points = (point(first + row, vector, model) for row, vector in enumerate(vectors))
-        index.write(model, [PointWrite(point, OlderThan(point.version)) for point in points])
+        index.write(model, list(points))
     elapsed_s = time.perf_counter() - start_s
     index.close()
     return (count - first_missing) / elapsed_s

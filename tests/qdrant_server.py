@@ -43,6 +43,8 @@ class Engine:
                 raise Refused(404 if "not found" in str(error) else 400, str(error)) from error
 
     def _call(self, method: str, path: str, body: Any) -> Any:
+        if (method, path) == ("GET", "/"):
+            return {"title": "qdrant - vector search engine", "version": "1.19.0"}
         if (method, path) == ("GET", "/aliases"):
             return _plain(self.client.get_aliases())
         if (method, path) == ("POST", "/collections/aliases"):
@@ -168,6 +170,8 @@ class Handler(BaseHTTPRequestHandler):
                 parsed = json.loads(body) if body else None
                 result = self.engine.call(self.command, self.path, parsed)
                 status, answer = 200, {"result": result, "status": "ok", "time": 0.0}
+                if self.path == "/":
+                    answer = result
             except Refused as error:
                 status, answer = error.status, {"status": {"error": str(error)}}
         return status, json.dumps(answer).encode()

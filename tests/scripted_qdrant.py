@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
+from likeness.adapters.qdrant_index import QdrantIndex
 from likeness.adapters.qdrant_layout import Layout
-from likeness.adapters.qdrant_rest import RestIndex
 from likeness.adapters.qdrant_transport import Transport
 from likeness.errors import IndexUnavailable
 from likeness.filters import Schema
@@ -20,7 +20,35 @@ MODEL, DIM = "0123456789abcdef", 4
 KEY = "s3cr3t-k3y"
 SCHEMA = Schema.declare({"brand": "keyword", "price": "float", "since": "datetime"})
 LAYOUT = Layout("images", SCHEMA)
-DESCRIBED = {"config": {"metadata": {"model": MODEL, "dim": DIM}}, "payload_schema": {}}
+VERSION = Answer(200, b'{"title": "qdrant - vector search engine", "version": "1.19.0"}')
+COMPLETED = {"operation_id": 1, "status": "completed"}
+ALIAS = {"alias_name": "images", "collection_name": f"images-{MODEL}"}
+
+
+def described(metadata: Mapping[str, Any] | None, **config: Any) -> dict[str, Any]:
+    """A collection's description, with the fields that the official client requires."""
+    vectors = {"image": {"size": DIM, "distance": "Cosine"}} if metadata else {}
+    return {
+        "status": "green",
+        "optimizer_status": "ok",
+        "segments_count": 1,
+        "payload_schema": {},
+        "config": {
+            "params": {"vectors": vectors},
+            "hnsw_config": {"m": 16, "ef_construct": 100, "full_scan_threshold": 10000},
+            "optimizer_config": {
+                "deleted_threshold": 0.2,
+                "vacuum_min_vector_number": 1000,
+                "default_segment_number": 0,
+                "flush_interval_sec": 5,
+            },
+            "metadata": metadata,
+            **config,
+        },
+    }
+
+
+DESCRIBED = described({"model": MODEL, "dim": DIM})
 
 
 class Clock:
@@ -48,9 +76,9 @@ def scripted(script: Script, **options: Any) -> Iterator[tuple[FaultServer, Tran
 
 
 @contextmanager
-def scripted_index(script: Script) -> Iterator[tuple[FaultServer, RestIndex]]:
+def scripted_index(script: Script) -> Iterator[tuple[FaultServer, QdrantIndex]]:
     with scripted(script) as (server, opened):
-        yield server, RestIndex(opened, LAYOUT)
+        yield server, QdrantIndex(opened, LAYOUT)
 
 
 def failure(call: Callable[[], object]) -> str:
@@ -61,12 +89,13 @@ def failure(call: Callable[[], object]) -> str:
     return str(caught.value)
 
 
-def prepared(create: Answer, *after: Answer) -> FaultServer:
+def prepared(
+    create: Answer, *after: Answer, aliases: Sequence[Mapping[str, str]] = (ALIAS,)
+) -> FaultServer:
     """The server after a preparation that found no collection and got these answers."""
-    done = {"status": "completed"}
-    alias = {"aliases": [{"alias_name": "images", "collection_name": "other"}]}
-    indexes = [ok(done)] * len(LAYOUT.indexes)
-    script = [error(404), create, *(after or (ok(DESCRIBED), *indexes, ok(alias)))]
+    indexes = [ok(COMPLETED)] * len(LAYOUT.indexes)
+    script = [VERSION, ok({"aliases": list(aliases)}), error(404), create]
+    script += after or (ok(DESCRIBED), *indexes, ok(described(None)), ok(COMPLETED))
     with scripted_index(script) as (server, index):
         index.prepare(MODEL, DIM)
     return server

@@ -157,7 +157,7 @@ def _usable(
 
 def _live(index: VectorIndex, model: str, ids: list[str]) -> set[str]:
     pages = (index.retrieve_payloads(model, ids[n : n + _PAGE]) for n in range(0, len(ids), _PAGE))
-    return {i for page in pages for i, point in page.items() if point.state is State.LIVE}
+    return {i for page in pages for i, point in page.points.items() if point.state is State.LIVE}
 
 
 def _ranks(

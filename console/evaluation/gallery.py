@@ -31,9 +31,7 @@ from likeness.ports import VectorIndex
 from likeness.records import (
     ImageInfo,
     ObjectRef,
-    OlderThan,
     Point,
-    PointWrite,
     State,
     Vector,
     Version,
@@ -181,8 +179,7 @@ def temporary_index(gallery: EvaluationGallery, embedder: Embedder) -> Iterator[
         index = EmbeddedIndex(Path(folder), Layout("evaluation", Schema()))
         index.prepare(embedder.fingerprint, embedder.dim)
         for start in range(0, len(gallery.points), _BATCH):
-            part = gallery.points[start : start + _BATCH]
-            index.write(embedder.fingerprint, [PointWrite(p, OlderThan(p.version)) for p in part])
+            index.write(embedder.fingerprint, gallery.points[start : start + _BATCH])
         try:
             yield index
         finally:

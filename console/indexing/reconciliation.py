@@ -33,6 +33,7 @@ _MEANING = {
     DifferenceKind.MISSING: "in the bucket, not in the index",
     DifferenceKind.CHANGED: "indexed in another version or under other settings",
     DifferenceKind.EXTRA: "in the index, not in the bucket",
+    DifferenceKind.DIFFERING: "held differently by replicas of the index",
 }
 
 

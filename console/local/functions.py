@@ -12,10 +12,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING or __name__.startswith("console."):
     from functions.index.app import handler as index_handler
     from functions.search.app import app as search_app
-    from functions.search.app import index
 else:
     from likeness_functions.index.app import handler as index_handler
     from likeness_functions.search.app import app as search_app
-    from likeness_functions.search.app import index
 
-__all__ = ["index", "index_handler", "search_app"]
+__all__ = ["index_handler", "search_app"]

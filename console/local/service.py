@@ -50,7 +50,7 @@ def run(
         # the functions' composition roots read the environment when they are imported
         from . import functions  # noqa: PLC0415
 
-        index = functions.index
+        index = open_index(Settings.from_env(os.environ))
         _send_hints_for_all(queue_url, index)
         key = secrets.token_hex(32)
         with (

@@ -42,7 +42,8 @@ def measure(
     """Compare the two collections; `on_missing` gets the objects that differ, page by page."""
     objects, equal, rejected = 0, 0, dict[str, str]()
     for old_points in _pages(index.for_model(migration.source)):
-        new_points = index.retrieve_payloads(migration.target, [old.id for old in old_points])
+        ids = [old.id for old in old_points]
+        new_points = index.retrieve_payloads(migration.target, ids).points
         same = [old for old in old_points if _same_version(old, new_points.get(old.id))]
         # deleted objects are not counted: the new collection needs no record of them
         objects += sum(old.object is not None for old in old_points)

@@ -70,6 +70,7 @@ class Handler:
         for name, count in (
             ("Drift", report.drift),
             ("Swept", report.swept),
+            ("ReplicasDiffer", report.differing),
             ("DriftUnfinished", int(not report.finished)),
         ):
             self._metrics.add_metric(name, MetricUnit.Count, count)

@@ -21,14 +21,14 @@ with ThreadPoolExecutor(1) as background:
 
     from snapshot_restore_py import register_after_restore
 
-    from likeness.adapters.index import open_index
+    from likeness.adapters.index import open_search_index
     from likeness.searchers import open_searchers
 
     from .api import create_app
     from .gateway import create_handler
     from .resources import open_fetch, open_logger, open_record, open_store, open_text_embedder
 
-    index = open_index(settings)
+    index = open_search_index(settings, lambda why: open_logger().warning("limited", why=why))
     register_after_restore(index.reconnect)
     # otherwise all copies of a snapshot would retry at the same times
     register_after_restore(random.seed)

@@ -5,6 +5,9 @@ fingerprint of everything that must agree. The bucket's listing then streams pas
 listed object matched are left over, because their objects are gone. The index is read before the
 bucket, as in reconciliation: a change between the two reads shows as a difference, and a hint too
 many does no harm.
+
+Where an index has replicas, points that they hold differently are looked for too: a search finds
+one form or the other, and a read from all replicas leaves such a point out.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from numpy.typing import NDArray
 from likeness.errors import IndexMissing, QueueFull
 from likeness.feeding import batches, may_be_image
 from likeness.ports import ObjectListing, VectorIndex
-from likeness.records import ListedObject, ObjectRef, Point, State
+from likeness.records import CollectionInfo, ListedObject, ObjectRef, Point, State
 from likeness.settings import EVENT_LAG_S
 from likeness.sync import sync_fingerprint
 
@@ -39,11 +42,12 @@ _TOMBSTONE = {"key": "state", "match": {"value": State.GONE.value}}
 
 
 class DifferenceKind(StrEnum):
-    """How index and bucket differ on an object."""
+    """How index and bucket, or the index's replicas, differ on an object."""
 
     MISSING = "missing"
     CHANGED = "changed"
     EXTRA = "extra"
+    DIFFERING = "differing"
 
 
 class Difference(Struct, frozen=True):
@@ -53,7 +57,8 @@ class Difference(Struct, frozen=True):
 
 class DriftReport(Struct, frozen=True):
     """The counts of one run: `objects` were compared, `young` ones are left to their events, and
-    `ignored` ones have no point and cannot be images. `swept` counts old tombstones.
+    `ignored` ones have no point and cannot be images. `swept` counts old tombstones, `differing`
+    points that replicas hold differently.
 
     `next_start` is the point id at which the next run starts, empty for the beginning. A run that
     is not `finished` ran out of time, and the next one repeats its range.
@@ -69,6 +74,7 @@ class DriftReport(Struct, frozen=True):
     swept: int
     finished: bool
     next_start: str = ""
+    differing: int = 0
 
     @property
     def drift(self) -> int:
@@ -126,12 +132,14 @@ class IndexSnapshot:
 class _IndexRange(Struct, frozen=True):
     """The points of one run: ids from `first` up to, but excluding, `end` (empty for no bound).
 
-    `sample_keys` are some of their keys, by which the bucket's listing is split.
+    `sample_keys` are some of their keys, by which the bucket's listing is split. The replicas hold
+    the `differing` ones differently.
     """
 
     model: str
     snapshot: IndexSnapshot
     sample_keys: list[str]
+    differing: list[ObjectRef]
     first: bytes
     end: bytes
 
@@ -177,30 +185,37 @@ class DriftDetector:
         counts: Counter[str] = Counter()
         finished = True
         try:
-            model = self._index.info().model
-            view = self._index.for_model(model)  # the alias may be switched during the run
-            counts["swept"] = self._sweep(view, model)
-            part, end = self._load_index(view, model, start, left_s)
+            info = self._index.info()
+            view = self._index.for_model(info.model)  # the alias may be switched during the run
+            counts["swept"] = self._sweep(view, info.model)
+            part, end = self._load_index(view, info, start, left_s)
         except IndexMissing:  # nothing has been indexed yet
-            part, end = _IndexRange("", _snapshot(b"", b""), [], _id_bytes(start), b""), ""
+            part, end = _IndexRange("", _snapshot(b"", b""), [], [], _id_bytes(start), b""), ""
         try:
+            for refs in batches(part.differing, _PAGE):
+                self._report([Difference(ref, DifferenceKind.DIFFERING) for ref in refs], counts)
             self._compare(part, counts, left_s)
             self._find_extra(part, counts)
         except (_OutOfTime, QueueFull):
             finished, end = False, start
-        names = ("objects", "missing", "changed", "extra", "young", "ignored", "swept")
+        names = ("objects", "missing", "changed", "extra", "young", "ignored", "swept", "differing")
         found = {name: counts[name] for name in names}
         return DriftReport(points=len(part.snapshot), finished=finished, next_start=end, **found)
 
     def _load_index(
-        self, view: VectorIndex, model: str, start: str, left_s: Callable[[], float]
+        self, view: VectorIndex, info: CollectionInfo, start: str, left_s: Callable[[], float]
     ) -> tuple[_IndexRange, str]:
         """As many points as there is time and memory for, and the id of the first one left out."""
         ids, fingerprints, sample_keys = bytearray(), bytearray(), list[str]()
+        differing = list[ObjectRef]()
+        # a tombstone of the replica that answers may be an image on another one
+        wanted = None if info.replicas > 1 else {"must_not": [_TOMBSTONE]}
         bucket_needs_s = left_s() * (1 - _INDEX_SHARE)
         cursor: str | None = start or None
         while True:
-            page = view.scroll(_PAGE, cursor, {"must_not": [_TOMBSTONE]})
+            page = view.scroll(_PAGE, cursor, wanted)
+            if info.replicas > 1:
+                differing += self._differing(info.model, page.points)
             compared = [point for point in page.points if self._is_compared(point)]
             for point in compared:
                 assert point.object is not None
@@ -214,12 +229,22 @@ class DriftDetector:
                 end = cursor or ""
                 snapshot = _snapshot(ids, fingerprints)
                 first_id, end_id = _id_bytes(start), _id_bytes(end)
-                return _IndexRange(model, snapshot, sample_keys, first_id, end_id), end
+                part = _IndexRange(info.model, snapshot, sample_keys, differing, first_id, end_id)
+                return part, end
+
+    def _differing(self, model: str, points: Sequence[Point]) -> list[ObjectRef]:
+        """The objects of those points that the replicas hold differently."""
+        refs = {point.id: point.ref for point in points if self._is_in_scope(point.ref)}
+        if not refs:
+            return []
+        stored = self._index.retrieve_payloads(model, list(refs))
+        return [refs[point_id] for point_id in sorted(stored.differing)]
+
+    def _is_in_scope(self, ref: ObjectRef) -> bool:
+        return ref.bucket == self._config.bucket and ref.key.startswith(self._config.prefix)
 
     def _is_compared(self, point: Point) -> bool:
-        ref, config = point.ref, self._config
-        in_scope = ref.bucket == config.bucket and ref.key.startswith(config.prefix)
-        return in_scope and point.object is not None
+        return self._is_in_scope(point.ref) and point.object is not None
 
     def _compare(
         self, part: _IndexRange, counts: Counter[str], left_s: Callable[[], float]
@@ -286,7 +311,7 @@ class DriftDetector:
         A deletion has no time, so one whose event still waits in the queue is found too.
         """
         for ids in batches(part.snapshot.unmatched(), _PAGE):
-            points = self._index.retrieve_payloads(part.model, ids).values()
+            points = self._index.retrieve_payloads(part.model, ids).points.values()
             self._report(
                 [Difference(p.ref, DifferenceKind.EXTRA) for p in points if p.object], counts
             )

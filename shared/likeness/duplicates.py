@@ -20,7 +20,6 @@ from likeness.records import (
     DuplicateMatch,
     NearestQuery,
     Point,
-    PointWrite,
     State,
 )
 from likeness.rerank.ranker import Ranker
@@ -59,14 +58,16 @@ class DuplicateDetector:
         self._spec = spec
         self._ranker = Ranker(spec, calibration)
 
-    def annotate(self, writes: Sequence[PointWrite]) -> list[PointWrite]:
-        """The same writes, where live points list their duplicates of the same tenant: those in the
+    def annotate(self, points: Sequence[Point]) -> list[Point]:
+        """The same points, where live ones list their duplicates of the same tenant: those in the
         index, and those earlier in this batch. Two functions that index the same image at the same
         moment miss each other; the next time that either image is indexed finds the pair.
 
-        Where the index serves another model, only the batch is compared. Raises IndexUnavailable.
+        Where the index serves another model or does not exist yet, only the batch is compared.
+        Raises IndexUnavailable: without an answer of the index nothing may be written, because an
+        image in sync is never compared again.
         """
-        batch = {write.point.id: write.point for write in writes}
+        batch = {point.id: point for point in points}
         live = [point for point in batch.values() if point.vector is not None]
         annotated: dict[str, Point] = {}
         for point, neighbours in zip(live, self._neighbours(live), strict=True):
@@ -78,10 +79,7 @@ class DuplicateDetector:
             }
             others |= annotated  # newer than the stored points
             annotated[point.id] = self._with_matches(point, list(others.values()))
-        return [
-            structs.replace(write, point=annotated.get(write.point.id, write.point))
-            for write in writes
-        ]
+        return [annotated.get(point.id, point) for point in points]
 
     def _neighbours(self, live: list[Point]) -> list[list[Candidate]]:
         queries = [
@@ -94,8 +92,16 @@ class DuplicateDetector:
         try:
             with self._stage("qdrant"):
                 return self._index.nearest(queries)
-        except (IndexMissing, IndexRefused):  # the alias names another model, or is missing
+        except (IndexMissing, IndexRefused):
+            if self._serves_this_model():
+                raise
             return [[] for _ in queries]
+
+    def _serves_this_model(self) -> bool:
+        try:
+            return self._index.info().model == self._spec.fingerprint
+        except IndexMissing:
+            return False
 
     def _with_matches(self, point: Point, others: list[Point]) -> Point:
         others = [
@@ -194,7 +200,9 @@ class Duplicates:
                 "must_not": [_NOT_A_COPY, *([{"has_id": dismissed}] if dismissed else [])],
             },
         )
-        return Group(group_id, None, list(page.points), page.next_cursor is not None)
+        # a copy may have been deleted or replaced between being found and being read
+        copies = [point for point in page.points if point.group == group_id and point.original]
+        return Group(group_id, None, copies, page.next_cursor is not None)
 
     def _originals(self, groups: list[Group]) -> dict[str, Point]:
         """The originals by group id, where they still hold the same image."""

@@ -26,6 +26,9 @@
         ├── QueueFull               too many hints wait: more would delay live events
         └── IndexUnavailable        Qdrant
             ├── IndexRefused        Qdrant refused the request
+            ├── IndexUnauthorized   no API key, or a wrong one
+            ├── IndexForbidden      the API key does not permit this
+            ├── IndexFull           Qdrant's memory or disk quota is reached
             ├── IndexMissing        the alias names no collection yet
             ├── IndexOfOtherModel   the alias names a collection of another model
             └── IndexContended      other writers kept winning: the queue retries
@@ -43,9 +46,12 @@ __all__ = [
     "ImageError",
     "ImageTooLarge",
     "IndexContended",
+    "IndexForbidden",
+    "IndexFull",
     "IndexMissing",
     "IndexOfOtherModel",
     "IndexRefused",
+    "IndexUnauthorized",
     "IndexUnavailable",
     "InputError",
     "InvalidRequest",
@@ -181,6 +187,18 @@ class IndexUnavailable(Unavailable):
 
 class IndexRefused(IndexUnavailable):
     pass
+
+
+class IndexUnauthorized(IndexUnavailable):
+    slug = "index-unauthorized"
+
+
+class IndexForbidden(IndexUnavailable):
+    slug = "index-forbidden"
+
+
+class IndexFull(IndexUnavailable):
+    slug = "index-full"
 
 
 class IndexMissing(IndexUnavailable):

@@ -79,7 +79,9 @@ class Gallery:
         filter: Mapping[str, Any] | None = None,
     ) -> Page:
         """Live or rejected images in id order; `filter` as in a Query."""
-        return self.index.scroll(limit, cursor, self._in_state(state, filter))
+        page = self.index.scroll(limit, cursor, self._in_state(state, filter))
+        # a point may have changed between being found and being read
+        return Page([point for point in page.points if point.state is state], page.next_cursor)
 
     def facets(
         self, keys: Sequence[str] | None = None, filter: Mapping[str, Any] | None = None

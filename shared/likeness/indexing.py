@@ -35,15 +35,12 @@ from likeness.ports import ObjectReader, VectorIndex
 from likeness.preprocessing import Prepared
 from likeness.proof.verdicts import Calibration
 from likeness.records import (
-    Exactly,
     Hint,
     ImageInfo,
     ObjectBody,
     ObjectRef,
     ObjectState,
-    OlderThan,
     Point,
-    PointWrite,
     State,
     Version,
 )
@@ -100,10 +97,13 @@ class IndexerConfig(Struct, frozen=True):
 
 
 class _Snapshot(Struct, frozen=True):
-    """One object as the index and the bucket hold it, read in that order."""
+    """One object as the index and the bucket hold it, read in that order. `point` is one of the
+    forms that the index's replicas hold where they `differ`.
+    """
 
     hint: Hint
     point: Point | None
+    differ: bool
     state: ObjectState | None
 
     @property
@@ -221,15 +221,19 @@ class Indexer:
         # difference and is never mistaken for agreement.
         ids = [hint.ref.point_id for hint in hints]
         with self._stage("qdrant"):
-            points = self._index.retrieve_payloads(self.model, ids)
+            stored = self._index.retrieve_payloads(self.model, ids)
 
         def read(hint: Hint) -> _Snapshot:
-            return _Snapshot(hint, points.get(hint.ref.point_id), self._store.head(hint.ref))
+            point_id = hint.ref.point_id
+            differ = point_id in stored.differing
+            return _Snapshot(hint, stored.points.get(point_id), differ, self._store.head(hint.ref))
 
         return self._for_each(hints, read, outcomes)
 
     def _is_in_sync(self, snapshot: _Snapshot) -> bool:
         point, state = snapshot.point, snapshot.state
+        if snapshot.differ:
+            return False  # another write, newer than on any replica, makes them equal
         if point is None or point.object is None or state is None:
             return (point is None or point.object is None) and state is None
         # The settings are compared too: after a new metadata key or a higher limit, a hint
@@ -240,21 +244,21 @@ class Indexer:
 
     def _apply(self, differing: list[_Snapshot], outcomes: Outcomes, loop: int) -> set[ObjectRef]:
         """Write what the bucket holds. Returns the objects whose image was not stored before."""
-        writes = [self._write(each, State.GONE) for each in differing if each.state is None]
-        writes += self._image_writes([each for each in differing if each.state], outcomes)
+        points = [self._point(each, State.GONE) for each in differing if each.state is None]
+        points += self._image_points([each for each in differing if each.state], outcomes)
         if self._duplicates:
-            writes = self._duplicates.annotate(writes)
-        if writes:
+            points = self._duplicates.annotate(points)
+        if points:
             with self._stage("qdrant"):
-                self._index.write(self.model, writes)
-        for point in (write.point for write in writes):
+                self._index.write(self.model, points)
+        for point in points:
             outcomes[point.ref] = Outcome(point.ref, _RESULTS[point.state], point.reason, loop)
         before = {each.ref: each.point.sha256 for each in differing if each.point}
-        return {w.point.ref for w in writes if w.point.sha256 != before.get(w.point.ref)}
+        return {point.ref for point in points if point.sha256 != before.get(point.ref)}
 
-    def _image_writes(self, present: list[_Snapshot], outcomes: Outcomes) -> list[PointWrite]:
+    def _image_points(self, present: list[_Snapshot], outcomes: Outcomes) -> list[Point]:
         """Read, decode and embed objects that exist: a live or a rejected point for each."""
-        writes: list[PointWrite] = []
+        points: list[Point] = []
         decoded: list[_DecodedImage] = []
         # Decoded one at a time, in this thread: four threads, each with its own malloc arena,
         # took 3.2 GB for ten RGBA images of 50 megapixels; one takes 0.9 GB.
@@ -264,14 +268,14 @@ class Indexer:
             try:
                 decoded.append(self._decode(snapshot, body))
             except ImageError as error:
-                writes.append(self._rejected(snapshot, error))
+                points.append(self._rejected(snapshot, error))
             except (ConfigurationError, MemoryError) as error:
                 outcomes[snapshot.ref] = failed(snapshot.ref, error)
         if decoded:
             with self._stage("embed"):
                 features = self._embedder.extract([each.prepared.tensor for each in decoded])
-            writes += [self._live(each, features, row) for row, each in enumerate(decoded)]
-        return writes
+            points += [self._live(each, features, row) for row, each in enumerate(decoded)]
+        return points
 
     def _read(self, snapshot: _Snapshot) -> tuple[_Snapshot, ObjectBody | ImageError | None]:
         """The object's bytes, the error if they are too many, or None if the object changed."""
@@ -297,7 +301,7 @@ class Indexer:
         texts = {**body.tags, **snapshot.state.metadata}
         return _DecodedImage(snapshot, self._embedder.preprocess(image), info, texts)
 
-    def _live(self, image: _DecodedImage, features: BatchFeatures, row: int) -> PointWrite:
+    def _live(self, image: _DecodedImage, features: BatchFeatures, row: int) -> Point:
         try:
             check_vector(features.vectors[row])
         except ImageError as error:
@@ -316,24 +320,21 @@ class Indexer:
             fields["local"] = pack(features.local[row], salience)
         if features.patches is not None and self._patch_dim:
             fields["patches"] = features.patches[row]
-        return self._write(image.snapshot, State.LIVE, **fields)
+        return self._point(image.snapshot, State.LIVE, **fields)
 
-    def _rejected(self, snapshot: _Snapshot, error: ImageError) -> PointWrite:
-        return self._write(snapshot, State.REJECTED, reason=error.slug, detail=str(error))
+    def _rejected(self, snapshot: _Snapshot, error: ImageError) -> Point:
+        return self._point(snapshot, State.REJECTED, reason=error.slug, detail=str(error))
 
-    def _write(self, snapshot: _Snapshot, state: State, **fields: Any) -> PointWrite:
+    def _point(self, snapshot: _Snapshot, state: State, **fields: Any) -> Point:
         stored = snapshot.point.version if snapshot.point else Version()
-        condition: OlderThan | Exactly
         if snapshot.hint.sequencer > stored.sequencer:
             version = Version(snapshot.hint.sequencer)
-            condition = OlderThan(version)
         else:
             # The bucket differs although the stored version is as new: an undelete, sequencers
-            # out of order, or drift.
+            # out of order, drift, or replicas that differ.
             version = Version(stored.sequencer, stored.rev + 1)
-            condition = Exactly(stored)
         tenants = self._config.tenants
-        point = Point(
+        return Point(
             ref=snapshot.ref,
             state=state,
             version=version,
@@ -344,7 +345,6 @@ class Indexer:
             tenant=tenants.owner(snapshot.ref.key) if tenants else None,
             **fields,
         )
-        return PointWrite(point, condition)
 
     def _announce(self, snapshots: list[_Snapshot], outcomes: Outcomes) -> None:
         """Publish duplicates as they are stored: this indexer's write may have lost to another.

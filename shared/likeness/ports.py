@@ -15,7 +15,7 @@ from likeness.records import (
     ObjectState,
     Page,
     Point,
-    PointWrite,
+    StoredPoints,
     ValueCount,
 )
 
@@ -72,14 +72,21 @@ class IndexView(Protocol):
         """A page of notes of a kind in id order, and the cursor of the next page."""
 
 
-class VectorIndex(IndexView, Protocol):
-    """An index with a collection for each model: writers name a model, readers use the alias."""
+class SearchIndex(IndexView, Protocol):
+    """An index with a collection for each model, for searches."""
 
     def reconnect(self) -> None:
         """Discard connections: those in a restored snapshot are dead."""
 
     def close(self) -> None:
         """Release connections or files; the index must not be used afterwards."""
+
+    def for_model(self, model: str) -> SearchIndex:
+        """The same index, whose readers see this model's collection instead of the alias."""
+
+
+class VectorIndex(SearchIndex, Protocol):
+    """The same index with its writers, which name a model, while readers use the alias."""
 
     def for_model(self, model: str) -> VectorIndex:
         """The same index, whose readers see this model's collection instead of the alias."""
@@ -110,16 +117,21 @@ class VectorIndex(IndexView, Protocol):
         Raises ConfigurationError where the alias points at it.
         """
 
-    def retrieve_payloads(self, model: str, ids: Sequence[str]) -> dict[str, Point]:
-        """Points of a model's collection, without vectors and descriptors, for writers.
+    def check_server(self) -> str:
+        """The server's version, which is read before the first write.
 
-        Reads with majority consistency. Unknown ids are omitted.
+        Raises ConfigurationError for one that would write unconditionally or lose conditions after
+        a crash, IndexUnavailable where no version can be read.
         """
 
-    def write(self, model: str, writes: Sequence[PointWrite]) -> None:
-        """Apply conditional writes in one request; returns once they are durable.
+    def retrieve_payloads(self, model: str, ids: Sequence[str]) -> StoredPoints:
+        """Points of a model's collection, without vectors and descriptors, from all replicas."""
 
-        A write whose condition does not hold is skipped silently: read the point again to know.
+    def write(self, model: str, points: Sequence[Point]) -> None:
+        """Store points, each unless its id has an equal or newer version; returns once they are
+        durable.
+
+        A point that is not newer is skipped silently: read it again to know.
         """
 
     def delete_tombstones(self, model: str, ids: Sequence[str], before_s: float) -> None:

@@ -55,6 +55,9 @@ class Version(Struct, frozen=True, order=True):
 
     A sequencer has up to 72 bits. As a single 64-bit field, range filters dropped newer writes;
     two halves are exact.
+
+    A point is written only where the stored one has a smaller version, on every replica. So a
+    revision is a compare-and-set: of two that follow the same version only the first is stored.
     """
 
     sequencer: int = 0
@@ -178,26 +181,14 @@ class Point(Struct, frozen=True):
         return self.image.sha256 if self.image else None
 
 
-class PointWrite(Struct, frozen=True):
-    """A conditional write: replace the stored point only where `condition` holds.
+class StoredPoints(Struct, frozen=True):
+    """Points by id, as a writer reads them. Ids that no replica has are not among them.
 
-    A point that is not stored yet is always inserted (semantics of Qdrant's `update_filter`).
+    The replicas hold the `differing` ones in different forms, of which `points` has one.
     """
 
-    point: Point
-    condition: OlderThan | Exactly
-
-
-class OlderThan(Struct, frozen=True):
-    """Condition: the stored sequencer is smaller. Converges in any order, on every replica."""
-
-    version: Version
-
-
-class Exactly(Struct, frozen=True):
-    """Condition: the stored version is this one. Compare and set; needs strong ordering."""
-
-    version: Version
+    points: Mapping[str, Point]
+    differing: frozenset[str] = frozenset()
 
 
 class NearestQuery(Struct, frozen=True):
@@ -236,7 +227,8 @@ class ValueCount(Struct, frozen=True):
 class CollectionInfo(Struct, frozen=True):
     """The collection that readers search. `patches`: their dimension, where they are stored.
 
-    `points` is None where the caller is not permitted to see it.
+    `points` is None where the caller is not permitted to see it. `restrictions` are what the
+    server's limits cost searches, in words.
     """
 
     name: str
@@ -244,6 +236,8 @@ class CollectionInfo(Struct, frozen=True):
     dim: int
     points: int | None
     patches: int | None = None
+    replicas: int = 1
+    restrictions: Sequence[str] = ()
 
 
 class Page(Struct, frozen=True):

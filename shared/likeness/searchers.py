@@ -15,7 +15,7 @@ from typing import TypeVar
 from likeness.embedding import Embedder, TextEmbedder
 from likeness.errors import IndexMissing, IndexOfOtherModel
 from likeness.gallery import Gallery
-from likeness.ports import ObjectStore, VectorIndex
+from likeness.ports import ObjectStore, SearchIndex
 from likeness.proof.verdicts import load_calibration
 from likeness.search import Searcher
 from likeness.settings import Settings
@@ -33,7 +33,7 @@ class Searchers:
 
     def __init__(
         self,
-        index: VectorIndex,
+        index: SearchIndex,
         searchers: Sequence[Searcher],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -86,7 +86,7 @@ class Searchers:
 
 def open_searchers(
     settings: Settings,
-    index: VectorIndex,
+    index: SearchIndex,
     embedders: Sequence[Embedder],
     open_store: Callable[[], ObjectStore],
     open_text_embedder: Callable[[Path, int], TextEmbedder] | None = None,

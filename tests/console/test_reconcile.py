@@ -17,9 +17,7 @@ from functions.index.events import parse_message
 from likeness.records import (
     ObjectRef,
     ObjectState,
-    OlderThan,
     Point,
-    PointWrite,
     State,
     Version,
 )
@@ -60,7 +58,7 @@ class Deployed:
             object=ObjectState("e", None, 7, "", 5.0) if state is State.LIVE else None,
             vector=np.array([1, 0], np.float32) if state is State.LIVE else None,
         )
-        self.index.write(MODEL, [PointWrite(point, OlderThan(Version(1)))])
+        self.index.write(MODEL, [point])
 
     def run(self, *options: str, **env: str) -> subprocess.CompletedProcess[str]:
         command = [*LIKENESS, "reconcile", "--lag", "0", *options, "--data", "/nowhere"]

@@ -22,14 +22,11 @@ from likeness.errors import ConfigurationError, IndexMissing, IndexUnavailable
 from likeness.filters import Schema
 from likeness.records import (
     Candidate,
-    Exactly,
     ImageInfo,
     NearestQuery,
     ObjectRef,
     ObjectState,
-    OlderThan,
     Point,
-    PointWrite,
     State,
     Vector,
     Version,
@@ -71,9 +68,9 @@ def vector(seed: int) -> Vector:
     return values / np.linalg.norm(values)
 
 
-def live(key: str, seed: int = 0, sequencer: int = 1) -> PointWrite:
+def live(key: str, seed: int = 0, sequencer: int = 1) -> Point:
     found = ObjectState("e1", "v1", 7, "image/png", 12.5)
-    point = Point(
+    return Point(
         ObjectRef("photos", key),
         State.LIVE,
         Version(sequencer),
@@ -84,7 +81,6 @@ def live(key: str, seed: int = 0, sequencer: int = 1) -> PointWrite:
         meta={"brand": "acme"},
         vector=vector(seed),
     )
-    return PointWrite(point, OlderThan(point.version))
 
 
 def nearest(index: EmbeddedIndex, seed: int, limit: int) -> list[Candidate]:
@@ -219,7 +215,7 @@ for i in range(10_000):
         last = max([least, *map(int, told.split())])
 
         index = open_index()
-        points = index.retrieve_payloads(MODEL, [live(f"{i}-2").point.id for i in range(last + 1)])
+        points = index.retrieve_payloads(MODEL, [live(f"{i}-2").id for i in range(last + 1)])
         assert len(points) == last + 1
         found = nearest(index, last, 3)
         assert {candidate.point.ref.key for candidate in found} == {f"{last}-{j}" for j in range(3)}
@@ -233,7 +229,7 @@ def test_a_conditional_write_survives_a_kill_atomically(open_index: Opener, fold
 index.prepare(MODEL, DIM)
 index.write(MODEL, [live("a", 1, sequencer=5)])
 gone = Point(ObjectRef("photos", "a"), State.GONE, Version(5, 1), MODEL, 1.0)
-index.write(MODEL, [PointWrite(gone, Exactly(Version(5)))])
+index.write(MODEL, [gone])
 index.write(MODEL, [live("a", 2, sequencer=4)])
 os.kill(os.getpid(), signal.SIGKILL)
 """,
@@ -433,11 +429,11 @@ def test_compare_and_set_has_one_winner_among_threads(open_index: Opener) -> Non
 
     def bump(i: int) -> None:
         point = Point(ref, State.REJECTED, Version(1, 1), MODEL, 1.0, reason=f"r{i}", detail="d")
-        index.write(MODEL, [PointWrite(point, Exactly(Version(1)))])
+        index.write(MODEL, [point])
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(bump, range(16)))
-    first = index.retrieve_payloads(MODEL, [ref.point_id])[ref.point_id]
+    first = index.retrieve_payloads(MODEL, [ref.point_id]).points[ref.point_id]
     assert first.version == Version(1, 1)
     bump(99)
-    assert index.retrieve_payloads(MODEL, [ref.point_id])[ref.point_id] == first
+    assert index.retrieve_payloads(MODEL, [ref.point_id]).points[ref.point_id] == first

@@ -16,9 +16,7 @@ from likeness.filters import Schema
 from likeness.records import (
     NearestQuery,
     ObjectRef,
-    OlderThan,
     Point,
-    PointWrite,
     State,
     Version,
 )
@@ -79,7 +77,7 @@ def test_the_embedded_engine_finds_with_int8_what_a_scan_finds(tmp_path: Path) -
     ]
     index = EmbeddedIndex(tmp_path, LAYOUT)
     index.prepare(MODEL, SIZE)
-    index.write(MODEL, [PointWrite(point, OlderThan(point.version)) for point in points])
+    index.write(MODEL, list(points))
     index.close()
     early = edge.EdgeConfig(  # two thousand vectors would have no graph
         vectors=vector_params({"dim": SIZE}),

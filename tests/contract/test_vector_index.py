@@ -18,20 +18,17 @@ import pytest
 
 from likeness import adapters
 from likeness.adapters.qdrant_embedded import EmbeddedIndex
-from likeness.adapters.qdrant_rest import RestIndex
+from likeness.adapters.qdrant_index import QdrantIndex
 from likeness.errors import ConfigurationError, IndexMissing
 from likeness.filters import Schema
 from likeness.ports import VectorIndex
 from likeness.records import (
     DuplicateMatch,
-    Exactly,
     ImageInfo,
     NearestQuery,
     ObjectRef,
     ObjectState,
-    OlderThan,
     Point,
-    PointWrite,
     State,
     Vector,
     Version,
@@ -45,7 +42,7 @@ SCHEMA = Schema.declare(
 )
 
 
-STORES = {"embedded": EmbeddedIndex, "rest": RestIndex, "server": RestIndex}
+STORES = {"embedded": EmbeddedIndex, "rest": QdrantIndex, "server": QdrantIndex}
 
 
 @pytest.fixture(params=STORES)
@@ -101,7 +98,7 @@ def point(key: str, version: Version, vector: Vector | None = None, **meta: obje
 
 def put(index: VectorIndex, key: str, vector: Vector, sequencer: int = 1, **meta: object) -> Point:
     written = point(key, Version(sequencer), vector, **meta)
-    index.write(MODEL, [PointWrite(written, OlderThan(written.version))])
+    index.write(MODEL, [written])
     return written
 
 
@@ -112,7 +109,7 @@ def keys(index: VectorIndex, vector: Vector, **options: object) -> list[str]:
 
 def stored(index: VectorIndex, key: str) -> Point:
     point_id = ObjectRef("photos", key).point_id
-    return index.retrieve_payloads(MODEL, [point_id])[point_id]
+    return index.retrieve_payloads(MODEL, [point_id]).points[point_id]
 
 
 def test_prepare_can_be_repeated(prepared: VectorIndex) -> None:
@@ -141,7 +138,7 @@ def both(prepared: VectorIndex) -> VectorIndex:
     prepared.prepare(OTHER, DIM)
     for key, model in {"old": MODEL, "new": OTHER}.items():
         written = msgspec.structs.replace(point(key, Version(1), unit(1)), model=model)
-        prepared.write(model, [PointWrite(written, OlderThan(written.version))])
+        prepared.write(model, [written])
     return prepared
 
 
@@ -230,7 +227,7 @@ def test_a_point_is_read_back_unchanged(prepared: VectorIndex) -> None:
 
 
 def test_unknown_ids_are_omitted(prepared: VectorIndex) -> None:
-    assert prepared.retrieve_payloads(MODEL, [str(uuid.uuid4())]) == {}
+    assert prepared.retrieve_payloads(MODEL, [str(uuid.uuid4())]).points == {}
     assert prepared.retrieve_with_vectors([str(uuid.uuid4())]) == {}
 
 
@@ -253,7 +250,7 @@ def test_offset_and_threshold_shorten_the_list(prepared: VectorIndex) -> None:
 def test_a_tombstone_is_never_found_but_can_be_read(prepared: VectorIndex) -> None:
     put(prepared, "a", unit(1))
     gone = point("a", Version(2))
-    prepared.write(MODEL, [PointWrite(gone, OlderThan(gone.version))])
+    prepared.write(MODEL, [gone])
     assert keys(prepared, unit(1)) == []
     assert stored(prepared, "a").state is State.GONE
     assert stored(prepared, "a").object is None
@@ -274,12 +271,11 @@ def test_an_older_write_changes_nothing(prepared: VectorIndex) -> None:
         assert keys(prepared, unit(1), score_threshold=0.9).count(key) == 1
 
 
-def test_compare_and_set_needs_the_exact_version(prepared: VectorIndex) -> None:
+def test_of_two_revisions_of_one_version_the_first_is_stored(prepared: VectorIndex) -> None:
     put(prepared, "a", unit(1), 7)
-    bumped = point("a", Version(7, 1))
-    prepared.write(MODEL, [PointWrite(bumped, Exactly(Version(7, 3)))])
-    assert stored(prepared, "a").state is State.LIVE
-    prepared.write(MODEL, [PointWrite(bumped, Exactly(Version(7, 0)))])
+    first, second = point("a", Version(7, 1)), point("a", Version(7, 1), unit(0, 1))
+    prepared.write(MODEL, [first])
+    prepared.write(MODEL, [second])
     assert stored(prepared, "a").version == Version(7, 1)
     assert stored(prepared, "a").state is State.GONE
 
@@ -292,14 +288,7 @@ def test_each_write_of_a_batch_has_its_own_condition(prepared: VectorIndex) -> N
         point("b", Version(6)),
         point("c", Version(0, 1), unit(0, 0, 1)),
     )
-    prepared.write(
-        MODEL,
-        [
-            PointWrite(late, OlderThan(late.version)),
-            PointWrite(newer, OlderThan(newer.version)),
-            PointWrite(new, Exactly(Version())),
-        ],
-    )
+    prepared.write(MODEL, [late, newer, new])
     assert [stored(prepared, key).state for key in "abc"] == [State.LIVE, State.GONE, State.LIVE]
 
 
@@ -371,7 +360,7 @@ def test_only_old_tombstones_are_deleted(prepared: VectorIndex) -> None:
         msgspec.structs.replace(point(key, Version(2)), indexed_at_s=at_s)
         for key, at_s in {"old": 99.0, "young": 100.0, "not named": 1.0}.items()
     ]
-    prepared.write(MODEL, [PointWrite(gone, OlderThan(gone.version)) for gone in tombstones])
+    prepared.write(MODEL, list(tombstones))
     named = [live.id, *(gone.id for gone in tombstones[:2]), str(uuid.uuid4())]
     prepared.delete_tombstones(MODEL, named, 100.0)
     prepared.delete_tombstones(MODEL, named, 100.0)
@@ -380,9 +369,9 @@ def test_only_old_tombstones_are_deleted(prepared: VectorIndex) -> None:
 
 def test_a_tombstone_that_became_live_before_the_deletion_stays(prepared: VectorIndex) -> None:
     gone = msgspec.structs.replace(point("a", Version(1)), indexed_at_s=1.0)
-    prepared.write(MODEL, [PointWrite(gone, OlderThan(gone.version))])
+    prepared.write(MODEL, [gone])
     alive = msgspec.structs.replace(point("a", Version(2), unit(1)), indexed_at_s=2.0)
-    prepared.write(MODEL, [PointWrite(alive, OlderThan(alive.version))])
+    prepared.write(MODEL, [alive])
     prepared.delete_tombstones(MODEL, [gone.id], 100.0)
     assert stored(prepared, "a").state is State.LIVE
 
@@ -390,7 +379,7 @@ def test_a_tombstone_that_became_live_before_the_deletion_stays(prepared: Vector
 def test_scroll_filters_by_state(prepared: VectorIndex) -> None:
     put(prepared, "a", unit(1))
     gone = point("b", Version(2))
-    prepared.write(MODEL, [PointWrite(gone, OlderThan(gone.version))])
+    prepared.write(MODEL, [gone])
     page = prepared.scroll(5, filter={"must": [{"key": "state", "match": {"value": "gone"}}]})
     assert [p.ref.key for p in page.points] == ["b"]
 
@@ -420,8 +409,8 @@ def rich(key: str, vector: Vector, patches: Vector | None = None) -> Point:
         local=PACKED,
         colours=COLOURS,
         patches=patches,
-        partners=(DuplicateMatch("0" * 36, "b.jpg", "copy", 0.75),),
-        original="0" * 36,
+        partners=(DuplicateMatch(str(uuid.uuid4()), "b.jpg", "copy", 0.75),),
+        original=str(uuid.uuid4()),
         group="1" * 36,
         tenant="acme",
     )
@@ -429,7 +418,7 @@ def rich(key: str, vector: Vector, patches: Vector | None = None) -> Point:
 
 def test_descriptors_are_returned_only_where_requested(prepared: VectorIndex) -> None:
     written = rich("a", unit(1))
-    prepared.write(MODEL, [PointWrite(written, OlderThan(Version(1)))])
+    prepared.write(MODEL, [written])
     bare, full = prepared.nearest(
         [NearestQuery([unit(1)], 1), NearestQuery([unit(1)], 1, full=True)]
     )
@@ -462,7 +451,7 @@ def test_patches_reorder_the_nearest(index: VectorIndex) -> None:
     assert index.info().patches == 2
     across, up = np.array([[1, 0], [1, 0]], np.float32), np.array([[0, 1], [1, 0]], np.float32)
     points = [rich("near", unit(1), across), rich("far", unit(1, 1), up), rich("out", -unit(1), up)]
-    index.write(MODEL, [PointWrite(p, OlderThan(Version(1))) for p in points])
+    index.write(MODEL, list(points))
     [found] = index.nearest([NearestQuery([unit(1)], 3, patches=[up], pool=2)])
     assert [c.point.ref.key for c in found] == ["far", "near"]
     assert [c.score for c in found] == pytest.approx([2.0, 1.0], abs=1e-3)

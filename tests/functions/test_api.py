@@ -24,7 +24,7 @@ from functions.search.api import create_app
 from functions.search.gateway import create_handler
 from likeness.adapters.fetch import Fetcher, is_public
 from likeness.feedback import FeedbackStore
-from likeness.records import OlderThan, Point, PointWrite, State, Version
+from likeness.records import Point, State, Version
 from likeness.searchers import Searchers
 from tests.networks import clip, text_encoder, tokenizer, write_bundle
 from tests.pictures import encoded, jpeg, picture, png
@@ -522,7 +522,7 @@ def put_foreign_point(service: Service) -> None:
     vector = np.ones(service.embedder.dim, np.float32)
     version = Version(1)
     point = Point(service.bucket.ref("a"), State.LIVE, version, "f" * 16, 1.0, vector=vector)
-    service.index.write("f" * 16, [PointWrite(point, OlderThan(version))])
+    service.index.write("f" * 16, [point])
 
 
 @pytest.mark.double("a closed folder stands for a server that is down")

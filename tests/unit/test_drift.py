@@ -30,9 +30,7 @@ from likeness.indexing import Indexer, IndexerConfig
 from likeness.records import (
     Hint,
     ObjectRef,
-    OlderThan,
     Point,
-    PointWrite,
     State,
     Version,
 )
@@ -150,7 +148,7 @@ def drifted(world: World) -> World:
     world.bucket.events.clear()  # the events were lost
     [old] = [p for p in world.points().values() if p.state is State.GONE]
     newer = msgspec.structs.replace(old, indexed_at_s=5.0, version=Version(10**9))
-    write = PointWrite(newer, OlderThan(newer.version))
+    write = newer
     world.index.write(world.embedder.fingerprint, [write])
     return world
 

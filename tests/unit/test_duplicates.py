@@ -16,7 +16,15 @@ from msgspec.structs import replace
 from console.evaluation.edits import EDITS
 from likeness.duplicates import Announce, Duplicates, Group, no_announcement
 from likeness.embedding import Embedder
-from likeness.errors import IndexUnavailable, InvalidRequest, NotIndexed, Unavailable
+from likeness.errors import (
+    IndexForbidden,
+    IndexFull,
+    IndexRefused,
+    IndexUnavailable,
+    InvalidRequest,
+    NotIndexed,
+    Unavailable,
+)
 from likeness.filters import Schema
 from likeness.indexing import Indexer, IndexerConfig, Outcome, Result
 from likeness.ports import VectorIndex
@@ -24,9 +32,7 @@ from likeness.records import (
     Hint,
     ImageInfo,
     ObjectRef,
-    OlderThan,
     Point,
-    PointWrite,
     State,
     Version,
 )
@@ -273,7 +279,7 @@ def test_an_alias_of_another_model_of_the_same_dimension_gives_no_duplicates(
     [vector] = world.embedder.embed([world.embedder.to_tensor(picture(1))])
     same_bytes = ImageInfo("PNG", 96, 72, hashlib.sha256(png(1)).hexdigest())
     other = replace(make_point("theirs.png", vector=vector, model="another"), image=same_bytes)
-    world.index.write("another", [PointWrite(other, OlderThan(Version(1)))])
+    world.index.write("another", [other])
     world.put("a.png", png(1))
     assert stored(world, "a.png").state is State.LIVE
     assert stored(world, "a.png").partners == ()
@@ -290,14 +296,16 @@ def test_indexing_works_without_an_alias(world: World) -> None:
     assert stored(world, "b.png").partners == ()
 
 
-def test_an_index_that_is_down_fails_the_batch_and_the_retry_finds_the_duplicates(
-    world: World,
+@pytest.mark.parametrize("error", [IndexUnavailable, IndexRefused, IndexFull, IndexForbidden])
+def test_an_index_that_does_not_answer_fails_the_batch_and_the_retry_finds_the_duplicates(
+    world: World, error: type[IndexUnavailable]
 ) -> None:
     world.put("a.png", png(1))
     world.bucket.put("b.png", png(1))
     announced: list[Point] = []
-    [failed] = world.deliver("b.png", index=FailingSearch(world.index), announce=announced.extend)
-    assert isinstance(failed.error, IndexUnavailable)
+    index = FailingSearch(world.index, error)
+    [failed] = world.deliver("b.png", index=index, announce=announced.extend)
+    assert isinstance(failed.error, error)
     assert world.id("b.png") not in world.index.retrieve_with_vectors([world.id("b.png")])
     assert announced == []
     [indexed] = world.deliver("b.png", announce=announced.extend)
@@ -306,21 +314,24 @@ def test_an_index_that_is_down_fails_the_batch_and_the_retry_finds_the_duplicate
 
 
 class FailingSearch:
-    """An index whose searches fail."""
+    """An index that fails every search."""
 
-    def __init__(self, index: VectorIndex) -> None:
+    def __init__(self, index: VectorIndex, error: type[IndexUnavailable]) -> None:
         self._index = index
+        self._error = error
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._index, name)
 
     def nearest(self, queries: Any) -> Any:
-        raise IndexUnavailable("Qdrant is not answering")
+        raise self._error("no answer")
 
 
 def stored(world: World, key: str) -> Point:
     """The point in the model's own collection, wherever the alias points."""
-    return world.index.retrieve_payloads(world.embedder.fingerprint, [world.id(key)])[world.id(key)]
+    return world.index.retrieve_payloads(world.embedder.fingerprint, [world.id(key)]).points[
+        world.id(key)
+    ]
 
 
 # Announcements
@@ -368,7 +379,7 @@ class PuttingAfterTheWrite:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._world.index, name)
 
-    def write(self, model: str, writes: Sequence[PointWrite]) -> None:
+    def write(self, model: str, writes: Sequence[Point]) -> None:
         self._world.index.write(model, writes)
         if self._change:
             self._world.bucket.put(*self._change)
@@ -478,10 +489,7 @@ def listed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[VectorInd
         first = make_point(f"original {n}", group=f"group {n}")
         points += [make_point(f"{n} {i}", f"group {n}", first.id) for i in range(n)]
         points += [first] if n % 3 else []
-    writes = [
-        PointWrite(replace(point, model="m", vector=vector), OlderThan(Version(1)))
-        for point in points
-    ]
+    writes = [replace(point, model="m", vector=vector) for point in points]
     index.write("m", writes)
     duplicates = Duplicates(index)
     chance = Random(7)
@@ -526,7 +534,7 @@ def test_a_very_large_group_is_listed_partly(tmp_path: Path) -> None:
     vector = np.array([0.6, 0.8], np.float32)
     first = make_point("original", vector=vector, group="g")
     copies = [make_point(f"{n}", "g", first.id, vector) for n in range(250)]
-    index.write("m", [PointWrite(point, OlderThan(Version(1))) for point in [first, *copies]])
+    index.write("m", [first, *copies])
     for limit in (1, 60, 200):
         [group] = paged(Duplicates(index), limit)
         assert len(group.copies) == 100

@@ -227,7 +227,7 @@ def assert_in_sync(index: EmbeddedIndex, embedder: Embedder, bucket: FakeBucket,
 
 
 def stored(index: EmbeddedIndex, embedder: Embedder, ref: ObjectRef) -> Point | None:
-    return index.retrieve_payloads(embedder.fingerprint, [ref.point_id]).get(ref.point_id)
+    return index.retrieve_payloads(embedder.fingerprint, [ref.point_id]).points.get(ref.point_id)
 
 
 @pytest.fixture(scope="module")

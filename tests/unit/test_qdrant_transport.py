@@ -11,7 +11,15 @@ import pytest
 
 from likeness.adapters.circuit_breaker import CircuitBreaker
 from likeness.adapters.qdrant_transport import Transport
-from likeness.errors import ConfigurationError, IndexMissing, IndexRefused
+from likeness.errors import (
+    ConfigurationError,
+    IndexForbidden,
+    IndexFull,
+    IndexMissing,
+    IndexRefused,
+    IndexUnauthorized,
+    IndexUnavailable,
+)
 from tests.fault_server import (
     CLOSED_AT_ONCE,
     Answer,
@@ -32,6 +40,7 @@ FAULTS = {
     "not JSON": Answer(200, b"<html>Bad gateway</html>"),
     "not UTF-8": Answer(200, b'{"result": "\xff"}'),
     "not HTTP": Answer(raw=b"SSH-2.0-OpenSSH\r\n"),
+    "HTTP 408": error(408),
     "HTTP 429": error(429),
     "HTTP 500": error(500),
     "HTTP 502": Answer(502, b"<html></html>"),
@@ -125,14 +134,68 @@ def test_no_pause_begins_that_would_exceed_the_deadline() -> None:
 # Answers that are final
 
 
-@pytest.mark.parametrize("status", [401, 403])
+# Qdrant's own are plain text
 @pytest.mark.parametrize("body", [b"Invalid API key or JWT", b'{"status": {"error": "no"}}', b""])
-def test_a_refused_key_fails_at_once_and_is_not_in_the_message(status: int, body: bytes) -> None:
-    # Qdrant's own 401 and 403 are plain text
-    with scripted([Answer(status, body)]) as (server, opened):
-        message = failure(lambda: opened.call("GET", "/collections/x"))
-        assert message == f"Qdrant refused the API key (HTTP {status})"
+def test_a_wrong_key_fails_at_once_and_is_not_in_the_message(body: bytes) -> None:
+    with scripted([Answer(401, body)]) as (server, opened):
+        with pytest.raises(IndexUnauthorized, match="no API key, or a wrong one") as caught:
+            opened.call("GET", "/collections/x")
+        assert KEY not in str(caught.value)
         assert len(server.requests) == 1
+
+
+def test_a_key_that_may_not_do_this_is_another_error_with_the_servers_reason() -> None:
+    body = b"Forbidden: Write access to collection x is required"
+    with scripted([Answer(403, body)]) as (server, opened):
+        with pytest.raises(IndexForbidden, match=r"does not permit PUT .*Write access to coll"):
+            opened.call("PUT", "/collections/x/points", {})
+        assert len(server.requests) == 1
+
+
+def test_a_full_index_fails_at_once_by_name() -> None:
+    with scripted([error(507, "quota")]) as (server, opened):
+        with pytest.raises(IndexFull, match="the index is full"):
+            opened.call("PUT", "/collections/x/points", {})
+        assert len(server.requests) == 1
+
+
+def test_a_rate_limit_is_waited_for_as_long_as_the_server_says() -> None:
+    pauses: list[float] = []
+    limited = error(429, headers={"retry-after": "1"})
+    with scripted([limited, ok("fine")], sleep=pauses.append) as (_, opened):
+        assert opened.call("GET", "/collections/x") == "fine"
+    assert pauses == [1.0]
+
+
+def test_a_rate_limit_beyond_the_deadline_is_passed_on_at_once() -> None:
+    pauses: list[float] = []
+    limited = error(429, headers={"retry-after": "30"})
+    with scripted([limited], sleep=pauses.append) as (server, opened):
+        with pytest.raises(IndexUnavailable) as caught:
+            opened.call("GET", "/collections/x")
+        assert (caught.value.retry_after_s, pauses, len(server.requests)) == (30.0, [], 1)
+
+
+@pytest.mark.parametrize("header", ["", "soon", "-1", "Wed, 21 Oct 2026 07:28:00 GMT"])
+def test_an_unreadable_retry_after_is_ignored(header: str) -> None:
+    limited = error(429, headers={"retry-after": header})
+    with scripted([limited, ok("fine")]) as (_, opened):
+        assert opened.call("GET", "/collections/x") == "fine"
+
+
+@pytest.mark.parametrize(
+    ("words", "cause"),
+    [
+        ('Index required but not found for "price"', "filters on payload fields without an index"),
+        ('Limit exceeded 1536 > 128 for "hnsw_ef"', "over a limit of the collection's strict"),
+        ("Vector dimension error: expected dim: 4, got 8", "another model"),
+    ],
+)
+def test_a_refused_request_names_its_cause(words: str, cause: str) -> None:
+    with scripted([error(400, words)]) as (_, opened):
+        message = failure(lambda: opened.call("POST", "/collections/x/points/query", {}))
+        assert cause in message
+        assert words.split(maxsplit=1)[0] in message
 
 
 def test_an_unknown_collection_raises_index_missing() -> None:
@@ -344,7 +407,7 @@ def test_a_patient_call_waits_until_the_circuit_lets_it_through() -> None:
 def test_a_refused_key_does_not_open_the_circuit() -> None:
     with scripted([Answer(401)]) as (server, opened):
         for _ in range(8):
-            assert "refused the API key" in failure(lambda: opened.call("GET", "/collections/x"))
+            assert "a wrong one" in failure(lambda: opened.call("GET", "/collections/x"))
         assert len(server.requests) == 8
 
 
@@ -392,6 +455,6 @@ def test_a_body_that_cannot_be_encoded_does_not_use_up_the_probe() -> None:
         for _ in range(5):
             failure(lambda: opened.call("GET", "/collections/x"))
         clock.now_s = 5.1
-        with pytest.raises(ValueError, match="JSON compliant"):
-            opened.call("POST", "/collections/x", {"query": [float("nan")]})
+        with pytest.raises(TypeError):
+            opened.call("POST", "/collections/x", {"query": object()})
         assert opened.call("GET", "/collections/x") == 1

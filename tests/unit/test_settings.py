@@ -8,7 +8,7 @@ import pytest
 
 from likeness.adapters.index import open_index
 from likeness.adapters.qdrant_embedded import EmbeddedIndex
-from likeness.adapters.qdrant_rest import RestIndex
+from likeness.adapters.qdrant_index import QdrantIndex
 from likeness.errors import ConfigurationError
 from likeness.filters import Schema
 from likeness.settings import MIB, Limits, Settings
@@ -231,7 +231,7 @@ def test_an_index_of_an_unknown_kind_is_named(url: str) -> None:
 @pytest.mark.parametrize("url", ["http://localhost:1", "https://localhost:1/"])
 def test_an_http_url_names_a_server(url: str) -> None:
     index = open_index(settings(QDRANT_URL=url))
-    assert isinstance(index, RestIndex)
+    assert isinstance(index, QdrantIndex)
     index.close()
 
 

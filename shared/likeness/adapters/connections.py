@@ -122,6 +122,14 @@ def iter_body(response: HTTPResponse) -> Iterator[bytes]:
         raise IncompleteRead(b"", response.length)
 
 
+class Reply(NamedTuple):
+    """A complete response. `retry_after` is the header of that name."""
+
+    status: int
+    data: bytes
+    retry_after: str | None = None
+
+
 class _Idle(NamedTuple):
     connection: HTTPConnection
     since_s: float
@@ -155,8 +163,8 @@ class Pool:
         headers: Mapping[str, str],
         body: bytes | None,
         deadline_s: float,
-    ) -> tuple[int, bytes]:
-        """Status and body. Raises OSError or HTTPException without a complete response."""
+    ) -> Reply:
+        """Raises OSError or HTTPException without a complete response."""
         generation, sent = self._generation, False
         target = quote(self._path + path, safe=_PATH_CHARACTERS)
         connection = self._acquire(deadline_s)
@@ -180,7 +188,7 @@ class Pool:
             self._idle.append(_Idle(connection, self._wall_clock()))
         else:
             connection.close()
-        return response.status, data
+        return Reply(response.status, data, response.headers.get("retry-after"))
 
     def clear(self) -> None:
         """Close idle connections now, and those in use after their exchange."""

@@ -13,6 +13,8 @@ import json
 import shutil
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,7 @@ from likeness.adapters.qdrant_layout import (
 from likeness.adapters.qdrant_points import (
     BULKY,
     from_payload,
+    note_payload,
     note_point_id,
     response_parsing,
     to_payload,
@@ -43,7 +46,7 @@ from likeness.adapters.qdrant_points import (
     tombstone_filter,
     update_filter,
 )
-from likeness.adapters.qdrant_queries import merged, view_inputs
+from likeness.adapters.qdrant_queries import merged, page_of, view_inputs
 from likeness.errors import IndexMissing, IndexRefused, IndexUnavailable
 from likeness.records import (
     Candidate,
@@ -52,8 +55,7 @@ from likeness.records import (
     Page,
     Payload,
     Point,
-    PointWrite,
-    State,
+    StoredPoints,
     ValueCount,
 )
 
@@ -142,19 +144,19 @@ class EmbeddedIndex:
                 (self._folder / name).rename(dropped)
                 shutil.rmtree(dropped)
 
-    def retrieve_payloads(self, model: str, ids: Sequence[str]) -> dict[str, Point]:
+    def check_server(self) -> str:
+        return version("qdrant-edge-py")
+
+    def retrieve_payloads(self, model: str, ids: Sequence[str]) -> StoredPoints:
         shard = self._shard(self._layout.collection(model))
         with _engine_errors():
             records = shard.retrieve(list(ids), with_payload=_WITHOUT_BULKY, with_vector=False)
-            return {str(record.id): from_payload(_payload(record)) for record in records}
+            return StoredPoints({str(r.id): from_payload(_payload(r)) for r in records})
 
-    def write(self, model: str, writes: Sequence[PointWrite]) -> None:
-        points = [
-            edge.Point(write.point.id, {**to_vectors(write.point)}, to_payload(write.point))
-            for write in writes
-        ]
+    def write(self, model: str, points: Sequence[Point]) -> None:
         operation = edge.UpdateOperation.upsert_points(
-            points, condition=engine_filter(update_filter(writes))
+            [edge.Point(p.id, {**to_vectors(p)}, to_payload(p)) for p in points],
+            condition=engine_filter(update_filter(points)),
         )
         shard = self._shard(self._layout.collection(model))
         with self._lock, _engine_errors():
@@ -184,11 +186,9 @@ class EmbeddedIndex:
         shard = self._shard(self._searched_collection())
         with _engine_errors():
             answers = iter(shard.query_batch(edge.QueryBatchRequest(requests)))
-            found = [
-                merged(query, (_scores(next(answers)) for _ in query.views)) for query in queries
-            ]
+            found = [merged(_scores(next(answers)) for _ in query.views) for query in queries]
             return [
-                self._candidates(shard, query.full, scores)
+                page_of(query, scores, partial(self._read, shard, query.full))
                 for query, scores in zip(queries, found, strict=True)
             ]
 
@@ -222,9 +222,7 @@ class EmbeddedIndex:
             return [ValueCount(hit.value, hit.count) for hit in shard.facet(request).hits]
 
     def put_note(self, kind: str, note_id: str, values: Mapping[str, Any]) -> None:
-        point = edge.Point(
-            note_point_id(kind, note_id), {}, {NOTE_KIND: kind, NOTE_VALUES: dict(values)}
-        )
+        point = edge.Point(note_point_id(kind, note_id), {}, note_payload(kind, values))
         name = self._layout.notes
         with self._lock:
             if not (self._folder / name / _METADATA).exists():
@@ -256,22 +254,14 @@ class EmbeddedIndex:
             values = [_payload(record)[NOTE_VALUES] for record in records]
         return values, None if next_cursor is None else str(next_cursor)
 
-    def _candidates(
-        self, shard: edge.EdgeShard, full: bool, scores: list[tuple[str, float]]
-    ) -> list[Candidate]:
-        """Read only the points that remain after merging: each view finds a page of its own."""
+    def _read(self, shard: edge.EdgeShard, full: bool, ids: Sequence[str]) -> dict[str, Point]:
+        """Only points that an answer needs: each view finds a page of its own."""
         records = shard.retrieve(
-            [point_id for point_id, _ in scores],
+            list(ids),
             with_payload=True if full else _WITHOUT_BULKY,
             with_vector=[VECTOR] if full else False,
         )
-        points = {str(r.id): from_payload(_payload(r), _vector(r)) for r in records}
-        # points may have been removed since the search found them
-        return [
-            Candidate(points[point_id], score)
-            for point_id, score in scores
-            if point_id in points and points[point_id].state is State.LIVE
-        ]
+        return {str(r.id): from_payload(_payload(r), _vector(r)) for r in records}
 
     def _create(
         self, name: str, vectors: dict[str, edge.EdgeVectorParams], metadata: dict[str, Any]

@@ -32,11 +32,26 @@ SYSTEM_INDEXES = {
 }
 
 
+# As many payload indexes as Qdrant Cloud's strict mode allows.
+_MAX_INDEXES = 100
+
+
 class Layout(Struct, frozen=True):
-    """Names and payload indexes of the collections of one alias."""
+    """Names and payload indexes of the collections of one alias.
+
+    Raises ConfigurationError for more indexes than a server in strict mode has.
+    """
 
     alias: str
     schema: Schema
+
+    def __post_init__(self) -> None:
+        if (count := len(self.indexes)) > _MAX_INDEXES:
+            raise ConfigurationError(
+                f"LIKENESS_PAYLOAD_SCHEMA declares {len(self.schema.types)} keys, which makes "
+                f"{count} payload indexes with Likeness's own; Qdrant's strict mode has at most "
+                f"{_MAX_INDEXES}: declare {count - _MAX_INDEXES} fewer"
+            )
 
     def collection(self, model: str) -> str:
         return f"{self.alias}-{model}"
@@ -62,11 +77,33 @@ def collection_metadata(model: str, dim: int, patches: int | None) -> dict[str, 
     return {"model": model, "dim": dim, **({"patches": patches} if patches else {})}
 
 
-def check_collection(
-    name: str, metadata: Mapping[str, Any] | None, expected: dict[str, Any]
-) -> None:
+def read_metadata(name: str, description: Any) -> Mapping[str, Any]:
+    """The metadata in a collection's description, by name or by alias.
+
+    Raises ConfigurationError where it is not one of ours.
+    """
+    metadata = description["config"].get("metadata") or {}
+    if not {"model", "dim"} <= metadata.keys():
+        raise ConfigurationError(
+            f"{name} in Qdrant is not a collection of Likeness: choose another LIKENESS_ALIAS, or "
+            "another server"
+        )
+    found: Mapping[str, Any] = metadata
+    return found
+
+
+def check_alias(layout: Layout, aliased: str | None) -> None:
+    """Raises ConfigurationError where the alias names a collection that is not ours."""
+    if aliased is not None and not layout.models([aliased]):
+        raise ConfigurationError(
+            f"the alias {layout.alias} names the collection {aliased}, which is not Likeness's: "
+            "choose another LIKENESS_ALIAS"
+        )
+
+
+def check_collection(name: str, metadata: Mapping[str, Any], expected: dict[str, Any]) -> None:
     """Raises ConfigurationError where an existing collection belongs to another model."""
-    stored = {key: (metadata or {}).get(key) for key in ("model", "dim", "patches")}
+    stored = {key: metadata.get(key) for key in ("model", "dim", "patches")}
     if (stored["model"], stored["dim"]) != (expected["model"], expected["dim"]):
         raise ConfigurationError(
             f"collection {name} holds model {stored['model']} with {stored['dim']} dimensions, "

@@ -6,13 +6,13 @@ import base64
 import binascii
 import contextlib
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from likeness.adapters.qdrant_layout import PATCHES, VECTOR
+from likeness.adapters.qdrant_layout import NOTE_KIND, NOTE_VALUES, PATCHES, VECTOR
 from likeness.errors import IndexUnavailable
 from likeness.filters import META
 from likeness.records import (
@@ -21,10 +21,8 @@ from likeness.records import (
     ImageInfo,
     ObjectRef,
     ObjectState,
-    OlderThan,
     Payload,
     Point,
-    PointWrite,
     State,
     Vector,
     Version,
@@ -47,6 +45,10 @@ def response_parsing() -> Iterator[None]:
 
 def note_point_id(kind: str, note_id: str) -> str:
     return str(uuid.uuid5(POINT_NAMESPACE, f"{kind}\0{note_id}"))
+
+
+def note_payload(kind: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    return {NOTE_KIND: kind, NOTE_VALUES: dict(values)}
 
 
 def to_payload(point: Point) -> dict[str, Any]:
@@ -158,10 +160,16 @@ def _image_info(payload: Payload) -> ImageInfo | None:
     return ImageInfo(*(payload[name] for name in names))
 
 
-def update_filter(writes: Sequence[PointWrite]) -> dict[str, Any]:
-    """One filter for a whole batch, with a condition for each point's id."""
+def update_filter(points: Sequence[Point]) -> dict[str, Any]:
+    """The condition of a write: each stored point has a smaller version. Converges in any order.
+
+    One filter for the whole batch, with a condition for each point's id.
+    """
     return {
-        "should": [{"must": [{"has_id": [write.point.id]}, *_condition(write)]} for write in writes]
+        "should": [
+            {"must": [{"has_id": [point.id]}, {"should": _older_than(point.version)}]}
+            for point in points
+        ]
     }
 
 
@@ -176,16 +184,15 @@ def tombstone_filter(ids: Sequence[str], before_s: float) -> dict[str, Any]:
     }
 
 
-def _condition(write: PointWrite) -> list[dict[str, Any]]:
-    version = write.condition.version
-    same_hi = _match("v_hi", version.hi)
-    if isinstance(write.condition, OlderThan):
-        older = [
-            {"key": "v_hi", "range": {"lt": version.hi}},
-            {"must": [same_hi, {"key": "v_lo", "range": {"lt": version.lo}}]},
-        ]
-        return [{"should": older}]
-    return [same_hi, _match("v_lo", version.lo), _match("rev", version.rev)]
+def _older_than(version: Version) -> list[dict[str, Any]]:
+    same_hi, same_lo = _match("v_hi", version.hi), _match("v_lo", version.lo)
+    older: list[dict[str, Any]] = [
+        {"key": "v_hi", "range": {"lt": version.hi}},
+        {"must": [same_hi, {"key": "v_lo", "range": {"lt": version.lo}}]},
+    ]
+    if version.rev:
+        older.append({"must": [same_hi, same_lo, {"key": "rev", "range": {"lt": version.rev}}]})
+    return older
 
 
 def _match(key: str, value: int) -> dict[str, Any]:

@@ -1,28 +1,37 @@
-"""JSON calls to a Qdrant server: deadline, retries, circuit breaker, error mapping."""
+"""Calls to a Qdrant server: deadline, retries, circuit breaker, error mapping."""
 
 from __future__ import annotations
 
-import json
+import itertools
 import random
-import re
 import time
 from collections.abc import Callable, Mapping
 from http.client import HTTPException
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from likeness.adapters.circuit_breaker import CircuitBreaker
 from likeness.adapters.connections import Pool
-from likeness.errors import ConfigurationError, IndexMissing, IndexRefused, IndexUnavailable
+from likeness.adapters.qdrant_refusals import KEY_REFUSED, RETRIED, refusal
+from likeness.errors import ConfigurationError, IndexUnavailable
 
 _ATTEMPTS = 3
 _BACKOFF_S = 0.1
-_RETRIED = {429, 500, 502, 503, 504}
-_NOT_FOUND = 404
-_REFUSED = {401, 403}
-_COLLECTION = re.compile(r"/collections/([^/?]+)")
-_INCOMPLETE = (OSError, HTTPException, msgspec.DecodeError, ValueError, RecursionError)
+_INCOMPLETE = (OSError, HTTPException)
+_NOT_JSON = (msgspec.DecodeError, ValueError, RecursionError)
+
+
+class _Response(NamedTuple):
+    data: bytes
+    decoded: Any
+
+
+class _Failure(NamedTuple):
+    """An attempt that may be repeated, and what the server says about when."""
+
+    why: str
+    retry_after_s: float | None = None
 
 
 class Transport:
@@ -76,32 +85,40 @@ class Transport:
         self._pool.clear()
 
     def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        """The `result` field of the response.
+        """The `result` field of the response. Raises as `exchange`."""
+        encoded = None if body is None else msgspec.json.encode(body)
+        answer = self._exchange(method, path, encoded).decoded
+        if not isinstance(answer, dict) or "result" not in answer:
+            raise IndexUnavailable(
+                f"unexpected response to {method} {path}: is this a Qdrant server?"
+            )
+        return answer["result"]
 
-        Raises IndexMissing for an unknown collection, IndexRefused for a request that Qdrant
-        refuses, IndexUnavailable for every other failure.
+    def exchange(self, method: str, path: str, body: bytes | None) -> bytes:
+        """The body of a successful response, which is JSON.
+
+        Raises the errors of `qdrant_refusals` for a request that Qdrant refuses, IndexUnavailable
+        for every other failure.
         """
-        encoded = None if body is None else json.dumps(body, allow_nan=False).encode()
+        return self._exchange(method, path, body).data
+
+    def _exchange(self, method: str, path: str, body: bytes | None) -> _Response:
         self._wait_for_circuit()
         deadline_s = time.monotonic() + self._timeout_s
-        for attempt in range(_ATTEMPTS):
-            try:
-                status, response = self._send_once(method, path, encoded, deadline_s)
-            except _INCOMPLETE as error:
-                failure = f"{type(error).__name__}: no complete response"
-            else:
-                if status not in _RETRIED:
-                    self._breaker.succeeded()
-                    if status in _REFUSED:  # the key may have been rotated: read it again
-                        self.reconnect()
-                    return _result(status, response, method, path)
-                failure = f"HTTP {status}"
-            pause_s = random.uniform(0, _BACKOFF_S * 2**attempt)  # noqa: S311 - jitter, no secret
-            if time.monotonic() + pause_s >= deadline_s or attempt + 1 == _ATTEMPTS:
-                break
+        for attempt in itertools.count(1):
+            found = self._try_once(method, path, body, deadline_s)
+            if isinstance(found, _Response):
+                return found
+            longest_s = _BACKOFF_S * 2 ** (attempt - 1)
+            pause_s = random.uniform(0, longest_s)  # noqa: S311 - jitter, no secret
+            pause_s = max(pause_s, found.retry_after_s or 0)
+            if time.monotonic() + pause_s >= deadline_s or attempt == _ATTEMPTS:
+                self._breaker.failed()
+                raise IndexUnavailable(
+                    f"Qdrant is not answering ({found.why})", found.retry_after_s
+                )
             self._sleep(pause_s)
-        self._breaker.failed()
-        raise IndexUnavailable(f"Qdrant is not answering ({failure})")
+        raise AssertionError("unreachable")
 
     def _wait_for_circuit(self) -> None:
         try:
@@ -112,23 +129,30 @@ class Transport:
             self._sleep(paused.retry_after_s)
             self._breaker.check()
 
-    def _send_once(
+    def _try_once(
         self, method: str, path: str, body: bytes | None, deadline_s: float
-    ) -> tuple[int, Any]:
-        status, data = self._pool.exchange(method, path, self._headers, body, deadline_s)
-        if status in _RETRIED | _REFUSED:  # their bodies may be plain text
-            return status, None
-        return status, msgspec.json.decode(data)
+    ) -> _Response | _Failure:
+        try:
+            reply = self._pool.exchange(method, path, self._headers, body, deadline_s)
+        except _INCOMPLETE as error:
+            return _Failure(f"{type(error).__name__}: no complete response")
+        if reply.status in RETRIED:
+            return _Failure(f"HTTP {reply.status}", _seconds(reply.retry_after))
+        if reply.status in KEY_REFUSED:
+            self._breaker.succeeded()
+            self.reconnect()  # the key may have been rotated: read it again
+            text = reply.data.decode("utf-8", "replace")
+            raise refusal(reply.status, text, method, path)
+        try:
+            response = _Response(reply.data, msgspec.json.decode(reply.data))
+        except _NOT_JSON:
+            return _Failure("its response is not JSON: is this a Qdrant server?")
+        self._breaker.succeeded()
+        if reply.status >= 400:
+            raise refusal(reply.status, response.decoded, method, path)
+        return response
 
 
-def _result(status: int, response: Any, method: str, path: str) -> Any:
-    if status in _REFUSED:
-        raise IndexUnavailable(f"Qdrant refused the API key (HTTP {status})")
-    message = response.get("status") if isinstance(response, dict) else None
-    if status == _NOT_FOUND and (found := _COLLECTION.match(path)):
-        raise IndexMissing(f"Qdrant has no collection {found[1]}: index an image first")
-    if status >= 400:
-        raise IndexRefused(f"Qdrant refused {method} {path} (HTTP {status}): {message}")
-    if not isinstance(response, dict) or "result" not in response:
-        raise IndexUnavailable(f"unexpected response to {method} {path}: is this a Qdrant server?")
-    return response["result"]
+def _seconds(retry_after: str | None) -> float | None:
+    """Of a Retry-After header; None for a date, which Qdrant does not send (RFC 9110, 10.2.3)."""
+    return float(retry_after) if retry_after and retry_after.isdecimal() else None
