@@ -43,6 +43,7 @@ from tests.pictures import jpeg, picture, png
 
 # The first has only vectors and colours; the second has local descriptors too.
 FIXED_FILTERS, BUNDLED = BUNDLES
+OTHER_MODEL = "f" * 16
 OTHER_SCHEMA = Schema.declare({"brand": "keyword"})  # with it everything is indexed again
 
 
@@ -263,7 +264,7 @@ def test_without_a_calibration_no_duplicates_are_detected(world: World) -> None:
 def test_with_an_alias_of_another_dimension_only_the_batch_is_compared(
     world: World,
 ) -> None:
-    world.index.prepare("another", 8)
+    world.index.prepare(OTHER_MODEL, 8)
     world.put("a.png", png(1))
     world.bucket.put("b.png", png(1))
     world.bucket.put("c.png", png(1))
@@ -275,11 +276,11 @@ def test_with_an_alias_of_another_dimension_only_the_batch_is_compared(
 def test_an_alias_of_another_model_of_the_same_dimension_gives_no_duplicates(
     world: World,
 ) -> None:
-    world.index.prepare("another", world.embedder.dim)
+    world.index.prepare(OTHER_MODEL, world.embedder.dim)
     [vector] = world.embedder.embed([world.embedder.to_tensor(picture(1))])
     same_bytes = ImageInfo("PNG", 96, 72, hashlib.sha256(png(1)).hexdigest())
-    other = replace(make_point("theirs.png", vector=vector, model="another"), image=same_bytes)
-    world.index.write("another", [other])
+    other = replace(make_point("theirs.png", vector=vector, model=OTHER_MODEL), image=same_bytes)
+    world.index.write(OTHER_MODEL, [other])
     world.put("a.png", png(1))
     assert stored(world, "a.png").state is State.LIVE
     assert stored(world, "a.png").partners == ()
