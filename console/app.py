@@ -18,6 +18,7 @@ from .commands.calibrate import calibrate
 from .commands.cost import cost
 from .commands.demo import demo
 from .commands.doctor import doctor
+from .commands.drop import drop
 from .commands.evaluate import evaluate
 from .commands.explain import explain
 from .commands.index import ANY_ARGUMENTS, index
@@ -41,7 +42,7 @@ app = typer.Typer(
     LIKENESS_QUEUE_URL its bucket and queue.""",
 )
 for panel, commands in (
-    ("Run and try", (demo, serve, doctor)),
+    ("Run and try", (demo, serve, drop, doctor)),
     ("Images", (upload, backfill, search, status, reconcile)),
     ("Quality", (evaluate, calibrate, explain)),
     ("Cost", (cost,)),

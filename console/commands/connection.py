@@ -6,8 +6,11 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from rich.markup import escape
+
 from ..client import Client, ServiceError
 from ..local.data_folder import LocalService
+from ..terminal import out
 
 if TYPE_CHECKING:
     from likeness.ports import VectorIndex
@@ -33,7 +36,11 @@ def connect(service: LocalService | None, url: str | None, api_key: str | None) 
 
 
 def open_index(data: Path) -> tuple[VectorIndex, LocalService | None]:
-    """The local service's index, or else the one at QDRANT_URL. Raises ServiceError."""
+    """The local service's index, or else the one at QDRANT_URL, which is named on the terminal.
+
+    Raises ServiceError where neither is set, ConfigurationError where QDRANT_URL leads to an index
+    of another bucket than LIKENESS_BUCKET.
+    """
     service = use_local(data)
     if service:
         from ..local.index_sharing import RunningIndex  # noqa: PLC0415
@@ -45,7 +52,14 @@ def open_index(data: Path) -> tuple[VectorIndex, LocalService | None]:
     from likeness.adapters.index import open_index as open_deployed  # noqa: PLC0415
     from likeness.settings import Settings  # noqa: PLC0415
 
-    return open_deployed(Settings.from_env(os.environ)), None
+    from ..indexing.contents import check_bucket, index_name  # noqa: PLC0415
+
+    settings = Settings.from_env(os.environ)
+    name, bucket = index_name(settings), require_setting("LIKENESS_BUCKET", None)
+    out.print(f"[bold]index[/bold]  {escape(name)}, images of s3://{bucket}", soft_wrap=True)
+    index = open_deployed(settings)
+    check_bucket(index, bucket, name)
+    return index, None
 
 
 def require_setting(name: str, local: str | None) -> str:

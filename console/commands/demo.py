@@ -9,6 +9,7 @@ import typer
 
 from ..local.data_folder import DEFAULT_DATA
 from ..terminal import out
+from .options import Qdrant, QdrantKey, index_server
 
 
 def demo(
@@ -19,14 +20,21 @@ def demo(
     data: Annotated[
         Path, typer.Option(help="Data folder of the demo's own service; emptied at the start.")
     ] = DEFAULT_DATA / "demo",
+    qdrant: Qdrant = None,
+    qdrant_key: QdrantKey = None,
 ) -> None:
     """Upload images to a local S3, search them over HTTP, and check the answers.
 
     It takes a minute or two, and exits with 1 if an expected image is not found.
 
+    With `--qdrant`, the index is on a server of yours, under an alias of its own, and is dropped at
+    the end.
+
     - `likeness demo`: with images that are included
     - `likeness demo photos/`: with yours
+    - `likeness demo --qdrant http://localhost:6333`: with a Qdrant server
     """
     from ..demo import walkthrough  # noqa: PLC0415 - loads scikit-image
 
-    raise typer.Exit(0 if walkthrough.run(images, data, out) else 1)
+    server = None if qdrant is None else index_server(qdrant, qdrant_key)
+    raise typer.Exit(0 if walkthrough.run(images, data, out, server) else 1)

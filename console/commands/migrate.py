@@ -48,8 +48,11 @@ app = typer.Typer(
     - `likeness migrate finish`: drop the collection that is not searched
 
     Searches and uploads go on all the time: both collections are kept up to date until the end.
-    For a deployed service, set QDRANT_URL, QDRANT_API_KEY, LIKENESS_URL and LIKENESS_API_KEY, and
-    LIKENESS_QUEUE_URL to fill. docs/how-to/migrate.md describes every step.""",
+    For a deployed service, set QDRANT_URL, QDRANT_API_KEY, LIKENESS_BUCKET, LIKENESS_URL and
+    LIKENESS_API_KEY, and LIKENESS_QUEUE_URL to fill. Each command says which index that is, and
+    stops where it holds only other buckets' images.
+
+    docs/how-to/migrate.md describes every step.""",
 )
 
 

@@ -27,6 +27,10 @@ def reconcile(
         float,
         typer.Option("--lag", min=0, help="Skip objects that changed within this many minutes."),
     ] = EVENT_LAG_S / 60,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Go on although the index has none of the bucket's images."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     data: Data = DEFAULT_DATA,
 ) -> None:
@@ -39,14 +43,15 @@ def reconcile(
 
     Without a local service, it reads QDRANT_URL, QDRANT_API_KEY, LIKENESS_BUCKET and
     LIKENESS_QUEUE_URL. LIKENESS_PAYLOAD_SCHEMA, LIKENESS_PREFIX, LIKENESS_TENANT_CLAIM,
-    LIKENESS_ALIAS and the limits must be the stack's.
+    LIKENESS_ALIAS and the limits must be the stack's. It says which index that is, and stops where
+    the index holds only other buckets' images.
 
     - `likeness reconcile --dry-run`: only the report
     - `likeness reconcile --prefix 2024/`: send hints, for a part of the bucket
     """
     from ..indexing import reconciliation  # noqa: PLC0415 - loads the adapters
 
-    options = reconciliation.Options(bucket, prefix, lag_minutes * 60, dry_run)
+    options = reconciliation.Options(bucket, prefix, lag_minutes * 60, dry_run, force)
     local = use_local(data)
     if local and bucket in (None, local.bucket):
         service = reconciliation.local(local)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,11 @@ from likeness.adapters.s3 import S3Store
 from likeness.records import ObjectRef
 
 from .. import html_report
-from ..client import Client
+from ..client import Client, ServiceError
 from ..indexing import uploads
 from ..local import service as local_service
 from ..local.data_folder import LOCK, LocalService
+from ..local.index_server import IndexServer, opened, remembered_alias
 from . import sample_images
 from .sample_images import Item
 
@@ -137,10 +139,11 @@ class Demo:
         return uploads.upload(self._store, ObjectRef(self._bucket, key), data, metadata)
 
 
-def run(images: Path | None, data: Path, out: Console) -> bool:
+def run(images: Path | None, data: Path, out: Console, server: IndexServer | None = None) -> bool:
     """Run the demo with a folder's images, or the included ones; returns whether all checks pass.
 
-    Writes results.html into the data folder. Raises RuntimeError if the folder has too few images.
+    Writes results.html into the data folder. Nothing is left on `server`, which may hold the index.
+    Raises RuntimeError if the folder has too few images.
     """
     if images and (count := len(uploads.image_files(images))) < _MIN_IMAGES:
         raise RuntimeError(
@@ -149,8 +152,10 @@ def run(images: Path | None, data: Path, out: Console) -> bool:
     _empty(data)
     out.print("[bold]1[/bold]  starting a local S3, SQS and both functions …")
     environment = {"LIKENESS_PAYLOAD_SCHEMA": json.dumps(sample_images.SCHEMA)}
-    with local_service.run(data, 0, environment) as service:
+    cleared = _cleared(server, data, out) if server else contextlib.nullcontext()
+    with cleared, local_service.run(data, 0, environment, server) as service:
         client = Client(service.api_url)
+        out.print(f"   the index is {escape(service.index_place)}", soft_wrap=True)
         demo = Demo(client, S3Store(), service.bucket, out)
         items = list(sample_images.from_folder(images) if images else _included())
         out.print(f"[bold]2[/bold]  uploading {len(items)} images to s3://{service.bucket} …")
@@ -205,6 +210,29 @@ def _empty(data: Path) -> None:
         raise RuntimeError(f"{data} is not empty and not the demo's: choose another folder")
     for name in _DEMO_FOLDERS:
         shutil.rmtree(data / name, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _cleared(server: IndexServer, data: Path, out: Console) -> Iterator[None]:
+    """Drop the demo's index on the server: at the end, and first what a killed demo left there."""
+    _drop(server, data)
+    try:
+        yield
+    finally:
+        try:
+            if _drop(server, data):
+                out.print(f"Its index at {server.url} was dropped.", soft_wrap=True)
+        except ServiceError as error:  # must not hide what ended the demo
+            out.print(f"[red]not dropped[/red]  {escape(str(error))}", soft_wrap=True)
+            out.print(f"`{escape(server.drop_command(data))}` tries again", soft_wrap=True)
+
+
+def _drop(server: IndexServer, data: Path) -> list[str]:
+    alias = remembered_alias(data)
+    if alias is None:
+        return []
+    with opened(server, alias) as index:
+        return index.clear()
 
 
 def _included() -> list[Item]:

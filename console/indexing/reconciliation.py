@@ -24,6 +24,7 @@ from likeness.sync import settings_digest
 
 from ..local.index_sharing import RunningIndex
 from ..terminal import rate_progress
+from .contents import check_bucket, index_name
 
 if TYPE_CHECKING:
     from ..local.data_folder import LocalService
@@ -42,13 +43,14 @@ class Options(Struct, frozen=True):
     prefix: str
     lag_s: float
     dry_run: bool
+    force: bool = False
 
 
 class Service(Struct, frozen=True):
     """What to compare with what, and where hints go.
 
     `settings` is the digest of the settings that points are indexed with, `prefix` the prefix of
-    every key that the service indexes.
+    every key that the service indexes. `name` is a deployed service's index, as people know it.
     """
 
     index: VectorIndex
@@ -57,6 +59,7 @@ class Service(Struct, frozen=True):
     settings: str
     max_waiting: int = MAX_WAITING
     prefix: str = ""
+    name: str | None = None
 
 
 def deployed(env: Mapping[str, str]) -> Service:
@@ -64,7 +67,15 @@ def deployed(env: Mapping[str, str]) -> Service:
     digest = settings_digest(settings.schema, settings.limits, settings.tenant_prefix)
     index = open_index(settings)
     most = settings.max_waiting
-    return Service(index, settings.bucket, settings.queue_url, digest, most, settings.prefix)
+    return Service(
+        index,
+        settings.bucket,
+        settings.queue_url,
+        digest,
+        most,
+        settings.prefix,
+        index_name(settings),
+    )
 
 
 def local(service: LocalService) -> Service:
@@ -75,13 +86,16 @@ def local(service: LocalService) -> Service:
 def run(options: Options, service: Service, out: Console) -> dict[str, Any]:
     """Compare, with progress bars; returns the report with the first 10,000 differences.
 
-    Raises ConfigurationError if the bucket or the queue is not set, Unavailable if one is down.
+    Raises ConfigurationError if the bucket or the queue is not set, or the index holds only other
+    buckets' images, Unavailable if one is down.
     """
     bucket = options.bucket or service.bucket
     if not bucket:
         raise ConfigurationError("LIKENESS_BUCKET is not set; set it, or pass --bucket")
     differences: list[Difference] = []
     send = None if options.dry_run else _feeder(service).send
+    if service.name:
+        _check_index(service.index, bucket, service.name, options.force, out)
 
     def repair(found: list[Difference]) -> None:
         if send:
@@ -118,6 +132,15 @@ def run(options: Options, service: Service, out: Console) -> dict[str, Any]:
         **msgspec.to_builtins(report),
         "differences": [{"key": d.ref.key, "kind": d.kind.value} for d in differences],
     }
+
+
+def _check_index(index: VectorIndex, bucket: str, name: str, force: bool, out: Console) -> None:
+    out.print(f"[bold]index[/bold]  {escape(name)}, images of s3://{bucket}", soft_wrap=True)
+    try:
+        check_bucket(index, bucket, name)
+    except ConfigurationError as error:
+        if not force:
+            raise ConfigurationError(f"{error}; --force compares them all the same") from None
 
 
 def _feeder(service: Service) -> HintFeeder:

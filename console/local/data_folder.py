@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -28,6 +29,7 @@ class LocalService:
     pid: int
     index_port: int
     index_key: str  # opens the index at index_port, see index_sharing.share
+    index_place: str  # for people: the folder, or the alias and the server
     settings: str  # likeness.sync.settings_digest of the points' settings
 
     @classmethod
@@ -38,6 +40,25 @@ class LocalService:
             os.kill(service.pid, 0)
             return service
         return None
+
+
+@contextlib.contextmanager
+def locked(data: Path) -> Iterator[None]:
+    """Allow one service for each folder: a second would stop the first one's MiniStack.
+
+    Raises RuntimeError if another process holds the lock.
+    """
+    with (data / LOCK).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            running = LocalService.running(data)
+            who = f"process {running.pid}, {running.api_url}" if running else "just starting"
+            raise RuntimeError(
+                f"another service ({who}) uses the data folder {data}: stop it with Ctrl-C there, "
+                "or choose another folder with --data"
+            ) from None
+        yield
 
 
 @contextlib.contextmanager

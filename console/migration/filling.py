@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 from msgspec import Struct
 
 from likeness.ports import VectorIndex
 from likeness.records import ObjectRef, Point, State
 
+from ..indexing.contents import pages
 from .lifecycle import Migration
 
 _PAGE = 500
@@ -41,7 +42,7 @@ def measure(
 ) -> FillStatus:
     """Compare the two collections; `on_missing` gets the objects that differ, page by page."""
     objects, equal, rejected = 0, 0, dict[str, str]()
-    for old_points in _pages(index.for_model(migration.source)):
+    for old_points in pages(index.for_model(migration.source), _PAGE):
         ids = [old.id for old in old_points]
         new_points = index.retrieve_payloads(migration.target, ids).points
         same = [old for old in old_points if _same_version(old, new_points.get(old.id))]
@@ -60,13 +61,3 @@ def measure(
 
 def _same_version(old: Point, new: Point | None) -> bool:
     return old.object == (new.object if new else None)
-
-
-def _pages(index: VectorIndex) -> Iterator[Sequence[Point]]:
-    cursor = None
-    while True:
-        page = index.scroll(_PAGE, cursor)
-        yield page.points
-        cursor = page.next_cursor
-        if cursor is None:
-            return

@@ -117,6 +117,12 @@ class VectorIndex(SearchIndex, Protocol):
         Raises ConfigurationError where the alias points at it.
         """
 
+    def clear(self) -> list[str]:
+        """Delete the alias and all its collections, notes included; returns the collections' names.
+
+        May be repeated, also after a failure in between.
+        """
+
     def check_server(self) -> str:
         """The server's version, which is read before the first write.
 

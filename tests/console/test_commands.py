@@ -22,23 +22,24 @@ from tests.pictures import jpeg, png
 
 LIKENESS = (sys.executable, "-c", "from console.app import main; main()")
 COMMANDS = (
-    "serve", "demo", "doctor", "upload", "backfill", "search", "status", "reconcile", "evaluate",
-    "calibrate", "explain", "cost", "model", "migrate",
+    "serve", "demo", "drop", "doctor", "upload", "backfill", "search", "status", "reconcile",
+    "evaluate", "calibrate", "explain", "cost", "model", "migrate",
 )  # fmt: skip
 
 
 class Local:
     """A data folder, and the service over it while one is running."""
 
-    def __init__(self, data: Path) -> None:
+    def __init__(self, data: Path, *options: str) -> None:
+        """`options` are further ones of `likeness serve`."""
         self.data = data
+        self.options = options
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        schema = '{"brand": "keyword"}'
+        options = ("--port", "0", "--schema", '{"brand": "keyword"}', *self.options)
         self.process = subprocess.Popen(
-            [*LIKENESS, "serve", "--data", self.data, "--port", "0", "--schema", schema],
-            stdout=subprocess.DEVNULL,
+            [*LIKENESS, "serve", "--data", self.data, *options], stdout=subprocess.DEVNULL
         )
         deadline_s = time.monotonic() + 60
         while (running := LocalService.running(self.data)) is None or (

@@ -108,6 +108,44 @@ def test_a_dry_run_only_reports_and_a_full_run_sends_hints(deployed: Deployed) -
     assert deployed.keys() == {"gone.jpg"}
 
 
+def test_it_says_which_index_it_means_and_stops_at_another_buckets(deployed: Deployed) -> None:
+    before = deployed.keys()
+    other = {"LIKENESS_BUCKET": f"{deployed.bucket}-2", "LIKENESS_QUEUE_URL": deployed.queue}
+    deployed.s3.create_bucket(Bucket=other["LIKENESS_BUCKET"])
+    deployed.s3.put_object(Bucket=other["LIKENESS_BUCKET"], Key="a.jpg", Body=b"x")
+    named = f"index  alias images at {deployed.env['QDRANT_URL']}, images of s3://{deployed.bucket}"
+    for options in ([], ["--dry-run"], ["--json"]):
+        said = deployed.run(*options, **other)
+        assert said.returncode == 1
+        assert f"holds images of s3://{deployed.bucket} and none of s3://{deployed.bucket}-2" in (
+            said.stderr
+        )
+        assert "--force" in said.stderr and "Traceback" not in said.stderr
+        assert f"{named}-2" in (said.stderr if options == ["--json"] else said.stdout)
+    assert (deployed.hints(), deployed.keys()) == (set(), before)
+    # a second bucket of the same service, whose first images are missing
+    assert deployed.run("--force", **other).returncode == 0
+    assert deployed.hints() == {"a.jpg"}
+    assert named in deployed.run("--dry-run").stdout
+
+
+def test_a_strangers_collection_behind_the_alias_is_named(deployed: Deployed) -> None:
+    transport = Transport(deployed.env["QDRANT_URL"])
+    vectors = {"size": 4, "distance": "Cosine"}
+    transport.call("PUT", "/collections/places", {"vectors": vectors})
+    alias = {"alias_name": "cities", "collection_name": "places"}
+    transport.call("POST", "/collections/aliases", {"actions": [{"create_alias": alias}]})
+    said = deployed.run(LIKENESS_ALIAS="cities")
+    assert said.returncode == 1
+    assert "cities in Qdrant is not a collection of Likeness" in said.stderr
+
+
+def test_a_password_in_the_address_is_not_shown(deployed: Deployed) -> None:
+    url = deployed.env["QDRANT_URL"].replace("//", "//user:secret@")
+    said = deployed.run("--dry-run", QDRANT_URL=url)
+    assert "secret" not in said.stdout + said.stderr
+
+
 @pytest.mark.parametrize("name", ["QDRANT_URL", "LIKENESS_BUCKET", "LIKENESS_QUEUE_URL"])
 def test_a_setting_that_is_missing_is_named(deployed: Deployed, name: str) -> None:
     said = deployed.run(**{name: ""})

@@ -215,7 +215,8 @@ for i in range(10_000):
         last = max([least, *map(int, told.split())])
 
         index = open_index()
-        points = index.retrieve_payloads(MODEL, [live(f"{i}-2").id for i in range(last + 1)])
+        ids = [live(f"{i}-2").id for i in range(last + 1)]
+        points = index.retrieve_payloads(MODEL, ids).points
         assert len(points) == last + 1
         found = nearest(index, last, 3)
         assert {candidate.point.ref.key for candidate in found} == {f"{last}-{j}" for j in range(3)}

@@ -188,6 +188,17 @@ def test_the_searched_collection_cannot_be_dropped(both: VectorIndex) -> None:
     assert (old.info().points, both.info().model) == (0, OTHER)
 
 
+def test_clear_deletes_the_alias_with_all_its_collections(both: VectorIndex) -> None:
+    both.put_note("seen", "a", {"n": 1})
+    assert [name.rpartition("-")[2] for name in both.clear()] == [MODEL, OTHER, "notes"]
+    assert (both.models(), both.list_notes("seen", 9)) == ([], ([], None))
+    with pytest.raises(IndexMissing):
+        both.info()
+    assert both.clear() == []
+    both.prepare(OTHER, DIM)
+    assert (both.info().model, both.info().points) == (OTHER, 0)
+
+
 def test_prepare_without_create_creates_no_collection(index: VectorIndex) -> None:
     with pytest.raises(IndexMissing):
         index.prepare(MODEL, DIM, create=False)

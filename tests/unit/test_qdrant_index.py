@@ -67,6 +67,12 @@ def test_an_unexpected_response_to_a_write_raises_index_unavailable(result: Any)
         failure(lambda: index.write(MODEL, [live(Version(1))]))
 
 
+def test_what_answers_with_other_json_is_not_taken_for_qdrant() -> None:
+    with scripted_index([Answer(200, b'{"hello": 1}')]) as (_, index):
+        for call in (index.models, index.clear, index.info, lambda: index.prepare(MODEL, DIM)):
+            assert "Qdrant" in failure(call)
+
+
 def test_writes_are_ordered_and_those_of_revisions_strongly() -> None:
     first, revision = live(Version(1)), live(Version(1, 1), "b")
     with scripted_index([VERSION, ok(COMPLETED)]) as (server, index):

@@ -43,9 +43,10 @@ def client_errors() -> Iterator[None]:
     """
     try:
         yield
-    except ResponseHandlingException as error:
-        if isinstance(error.source, LikenessError):
-            raise error.source from None
+    # the client asserts that a response has a result
+    except (ResponseHandlingException, AssertionError) as error:
+        if isinstance(source := getattr(error, "source", None), LikenessError):
+            raise source from None
         raise IndexUnavailable(
             "unexpected response from Qdrant: is this a Qdrant server?"
         ) from error

@@ -135,14 +135,28 @@ class EmbeddedIndex:
         name = self._layout.collection(model)
         with self._lock:
             check_droppable(name, self._aliases().get(self._layout.alias))
-            if shard := self._shards.pop(name, None):
-                shard.close()
-            # renamed first, so that a killed process never leaves a partial collection
-            dropped = self._folder / f"{name}.dropped"
-            shutil.rmtree(dropped, ignore_errors=True)
-            with contextlib.suppress(FileNotFoundError):
-                (self._folder / name).rename(dropped)
-                shutil.rmtree(dropped)
+            self._delete(name)
+
+    def clear(self) -> list[str]:
+        with self._lock:
+            aliases = self._aliases()
+            if aliases.pop(self._layout.alias, None):
+                self._write_json(_ALIASES, aliases)
+            found = self._folder.glob(f"*/{_METADATA}")
+            names = self._layout.own(path.parent.name for path in found)
+            for name in names:
+                self._delete(name)
+            return names
+
+    def _delete(self, name: str) -> None:
+        if shard := self._shards.pop(name, None):
+            shard.close()
+        # renamed first, so that a killed process never leaves a partial collection
+        dropped = self._folder / f"{name}.dropped"
+        shutil.rmtree(dropped, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):
+            (self._folder / name).rename(dropped)
+            shutil.rmtree(dropped)
 
     def check_server(self) -> str:
         return version("qdrant-edge-py")

@@ -146,14 +146,25 @@ class QdrantIndex:
         aliased = self._aliased()
         check_alias(self._layout, aliased)
         # both in one call, or readers would find no alias for a moment
-        delete = qdrant.DeleteAliasOperation(
-            delete_alias=qdrant.DeleteAlias(alias_name=self._layout.alias)
-        )
-        self._point_alias(name, [delete] if aliased else [])
+        self._point_alias(name, [self._unalias()] if aliased else [])
 
     def drop(self, model: str) -> None:
         name = self._layout.collection(model)
         check_droppable(name, self._aliased())
+        self._delete(name)
+
+    def clear(self) -> list[str]:
+        if self._aliased():
+            with client_errors():
+                self._client.update_collection_aliases([self._unalias()])
+        with client_errors():
+            found = self._client.get_collections().collections
+        names = self._layout.own(collection.name for collection in found)
+        for name in names:
+            self._delete(name)
+        return names
+
+    def _delete(self, name: str) -> None:
         with contextlib.suppress(IndexMissing), client_errors():
             self._client.delete_collection(name)
 
@@ -291,6 +302,11 @@ class QdrantIndex:
             aliases = self._client.get_aliases().aliases
         named = {alias.alias_name: alias.collection_name for alias in aliases}
         return named.get(self._layout.alias)
+
+    def _unalias(self) -> qdrant.DeleteAliasOperation:
+        return qdrant.DeleteAliasOperation(
+            delete_alias=qdrant.DeleteAlias(alias_name=self._layout.alias)
+        )
 
     def _point_alias(self, name: str, first: Sequence[qdrant.AliasOperations]) -> None:
         create = qdrant.CreateAliasOperation(

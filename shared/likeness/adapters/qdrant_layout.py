@@ -58,13 +58,19 @@ class Layout(Struct, frozen=True):
 
     def models(self, collections: Iterable[str]) -> list[str]:
         """The models that have one of these collections; those of other services are skipped."""
-        suffixes = (name.removeprefix(f"{self.alias}-") for name in collections)
+        prefix = f"{self.alias}-"
+        suffixes = (name.removeprefix(prefix) for name in collections if name.startswith(prefix))
         return [model for model in suffixes if _MODEL.fullmatch(model)]
 
     @property
     def notes(self) -> str:
         """The collection of notes. No model can have this name: fingerprints are hexadecimal."""
         return f"{self.alias}-notes"
+
+    def own(self, collections: Iterable[str]) -> list[str]:
+        """Those of these collections that belong to this alias, sorted."""
+        names = set(collections)
+        return sorted(names & {self.notes, *map(self.collection, self.models(names))})
 
     @property
     def indexes(self) -> dict[str, str]:
