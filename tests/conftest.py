@@ -33,8 +33,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def drop_indexes_of_the_run() -> Iterator[None]:
     yield
-    if indexes.SERVER_URL:
-        indexes.drop(indexes.RUN)
+    indexes.drop_run()
 
 
 @pytest.fixture(scope="module", autouse=True)

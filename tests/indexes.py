@@ -28,11 +28,13 @@ from likeness.settings import Settings
 SERVER_URL = os.environ.get("TEST_QDRANT_URL", "").rstrip("/")
 API_KEY = os.environ.get("TEST_QDRANT_API_KEY") or None
 RUN = f"likeness-test-{uuid.uuid4().hex[:8]}"
-_on_server: list[str] = []  # aliases whose collections have not been deleted
+_on_server: list[IndexAddress] = []  # those that have not been dropped
 
 
 @dataclass(frozen=True)
 class IndexAddress:
+    """What settings name an index by, and raw calls to its server."""
+
     url: str
     alias: str = "images"
     api_key: str | None = None
@@ -46,6 +48,24 @@ class IndexAddress:
     def open(self, schema: Schema | None = None) -> VectorIndex:
         settings = Settings.from_env(self.env)
         return adapters.open_index(structs.replace(settings, schema=schema or Schema()))
+
+    def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        headers = {"api-key": self.api_key} if self.api_key else {}
+        answer = urllib3.request(
+            method, self.url + path, json=body, headers=headers, timeout=60, retries=3
+        )
+        assert answer.status < 400, f"{method} {path}: HTTP {answer.status} {answer.data!r}"
+        return answer.json()["result"]
+
+    def drop(self) -> None:
+        """Delete the server's aliases and collections whose names begin with this alias."""
+        aliases = [each["alias_name"] for each in self.call("GET", "/aliases")["aliases"]]
+        if ours := [name for name in aliases if name.startswith(self.alias)]:
+            actions = [{"delete_alias": {"alias_name": name}} for name in ours]
+            self.call("POST", "/collections/aliases", {"actions": actions})
+        for name in [each["name"] for each in self.call("GET", "/collections")["collections"]]:
+            if name.startswith(self.alias):
+                self.call("DELETE", f"/collections/{name}")
 
 
 def address_of(folder: Path) -> IndexAddress:
@@ -73,10 +93,10 @@ def empty_on_server() -> Iterator[IndexAddress]:
 
 def on_server(name: str | None = None) -> IndexAddress:
     """The index of this name in this run, by default a new one, at TEST_QDRANT_URL."""
-    alias = f"{RUN}-{name or uuid.uuid4().hex[:12]}"
-    if alias not in _on_server:
-        _on_server.append(alias)
-    return IndexAddress(SERVER_URL, alias, API_KEY)
+    address = IndexAddress(SERVER_URL, f"{RUN}-{name or uuid.uuid4().hex[:12]}", API_KEY)
+    if address not in _on_server:
+        _on_server.append(address)
+    return address
 
 
 def on_double(server: ThreadingHTTPServer) -> IndexAddress:
@@ -103,24 +123,10 @@ def dropping() -> Iterator[None]:
         yield
     finally:
         while len(_on_server) > before:
-            drop(_on_server.pop())
+            _on_server.pop().drop()
 
 
-def drop(prefix: str) -> None:
-    """Delete the server's aliases and collections whose names begin with this."""
-    aliases = [each["alias_name"] for each in _call("GET", "/aliases")["aliases"]]
-    if ours := [name for name in aliases if name.startswith(prefix)]:
-        actions = [{"delete_alias": {"alias_name": name}} for name in ours]
-        _call("POST", "/collections/aliases", {"actions": actions})
-    for name in [each["name"] for each in _call("GET", "/collections")["collections"]]:
-        if name.startswith(prefix):
-            _call("DELETE", f"/collections/{name}")
-
-
-def _call(method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
-    headers = {"api-key": API_KEY} if API_KEY else {}
-    answer = urllib3.request(
-        method, SERVER_URL + path, json=body, headers=headers, timeout=60, retries=3
-    )
-    assert answer.status < 400, f"{method} {path}: HTTP {answer.status} {answer.data!r}"
-    return answer.json()["result"]
+def drop_run() -> None:
+    """Delete what is left of this run, such as what a process wrote after its test had ended."""
+    if SERVER_URL:
+        IndexAddress(SERVER_URL, RUN, API_KEY).drop()

@@ -9,10 +9,9 @@ from contextlib import closing
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 
-import urllib3
-
 from tests import indexes
 from tests.fault_server import error, serve
+from tests.indexes import IndexAddress
 
 ROOT = Path(__file__).parents[1]
 TESTS = """
@@ -56,7 +55,7 @@ def test_a_run_writes_to_its_server_only_and_leaves_nothing_there_though_tests_f
     theirs = indexes.on_double(double)  # another service's index on the same server
     with closing(theirs.open()) as index:
         index.prepare("0" * 16, 4)
-    before = names(theirs.url)
+    before = content(theirs)
     (tmp_path / "test_written.py").write_text(TESTS)
     command = [sys.executable, "-m", "pytest", "-c", "pyproject.toml", "-p", "tests.conftest"]
     with serve([error(500)]) as production:
@@ -73,9 +72,8 @@ def test_a_run_writes_to_its_server_only_and_leaves_nothing_there_though_tests_f
     assert "2 failed, 1 passed, 1 skipped" in done.stdout, done.stdout
     assert done.stdout.count("- Failed: on purpose") == 2
     assert "not with TEST_QDRANT_URL: reads a folder" in done.stdout
-    assert names(theirs.url) == before
+    assert content(theirs) == before
 
 
-def names(url: str) -> list[str]:
-    paths = ("collections", "aliases")
-    return [urllib3.request("GET", f"{url}/{path}").data.decode() for path in paths]
+def content(server: IndexAddress) -> list[object]:
+    return [server.call("GET", path) for path in ("/collections", "/aliases")]

@@ -34,7 +34,7 @@ class Deployed:
         self.bucket = f"photos-{uuid.uuid4().hex[:8]}"
         self.s3.create_bucket(Bucket=self.bucket)
         self.queue: str = self.sqs.create_queue(QueueName=self.bucket)["QueueUrl"]
-        self.index = qdrant.open()
+        self.qdrant, self.index = qdrant, qdrant.open()
         self.index.prepare(MODEL, 2)
         self.env = {
             **os.environ,
@@ -113,7 +113,8 @@ def test_it_says_which_index_it_means_and_stops_at_another_buckets(deployed: Dep
     other = {"LIKENESS_BUCKET": f"{deployed.bucket}-2", "LIKENESS_QUEUE_URL": deployed.queue}
     deployed.s3.create_bucket(Bucket=other["LIKENESS_BUCKET"])
     deployed.s3.put_object(Bucket=other["LIKENESS_BUCKET"], Key="a.jpg", Body=b"x")
-    named = f"index  alias images at {deployed.env['QDRANT_URL']}, images of s3://{deployed.bucket}"
+    where = f"index  alias {deployed.qdrant.alias} at {deployed.qdrant.url}"
+    named = f"{where}, images of s3://{deployed.bucket}"
     for options in ([], ["--dry-run"], ["--json"]):
         said = deployed.run(*options, **other)
         assert said.returncode == 1
@@ -130,14 +131,15 @@ def test_it_says_which_index_it_means_and_stops_at_another_buckets(deployed: Dep
 
 
 def test_a_strangers_collection_behind_the_alias_is_named(deployed: Deployed) -> None:
-    transport = Transport(deployed.env["QDRANT_URL"])
+    qdrant = deployed.qdrant
+    cities, places = f"{qdrant.alias}-cities", f"{qdrant.alias}-places"
     vectors = {"size": 4, "distance": "Cosine"}
-    transport.call("PUT", "/collections/places", {"vectors": vectors})
-    alias = {"alias_name": "cities", "collection_name": "places"}
-    transport.call("POST", "/collections/aliases", {"actions": [{"create_alias": alias}]})
-    said = deployed.run(LIKENESS_ALIAS="cities")
+    qdrant.call("PUT", f"/collections/{places}", {"vectors": vectors})
+    alias = {"alias_name": cities, "collection_name": places}
+    qdrant.call("POST", "/collections/aliases", {"actions": [{"create_alias": alias}]})
+    said = deployed.run(LIKENESS_ALIAS=cities)
     assert said.returncode == 1
-    assert "cities in Qdrant is not a collection of Likeness" in said.stderr
+    assert f"{cities} in Qdrant is not a collection of Likeness" in said.stderr
 
 
 def test_a_password_in_the_address_is_not_shown(deployed: Deployed) -> None:
