@@ -14,8 +14,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from likeness.adapters.qdrant_embedded import EmbeddedIndex
-from likeness.adapters.qdrant_layout import Layout
 from likeness.drift import (
     TOMBSTONE_S,
     Difference,
@@ -41,6 +39,7 @@ from likeness.records import (
 from likeness.settings import Limits
 from likeness.sync import settings_digest
 from tests.fake_bucket import FakeBucket
+from tests.indexes import open_index
 from tests.pictures import png
 
 MODEL = Path(__file__).parents[1] / "models" / "fixed-filters"
@@ -79,7 +78,7 @@ class World:
 
     def __init__(self, folder: Path) -> None:
         self.bucket = FakeBucket()
-        self.index = EmbeddedIndex(folder, Layout("images", Schema()))
+        self.index = open_index(folder)
         self.embedder = Embedder(MODEL)
         self.queue: list[ObjectRef] = []
 
