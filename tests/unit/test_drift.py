@@ -27,6 +27,7 @@ from likeness.embedding import Embedder
 from likeness.errors import QueueFull, StoreUnavailable
 from likeness.filters import Schema
 from likeness.indexing import Indexer, IndexerConfig
+from likeness.ports import VectorIndex
 from likeness.records import (
     CollectionInfo,
     Hint,
@@ -181,7 +182,7 @@ def test_once_the_hints_are_processed_nothing_differs(world: World) -> None:
 class Replicated:
     """An index with two replicas, which hold points differently in so many reads of each."""
 
-    def __init__(self, index: EmbeddedIndex, reads: dict[str, int]) -> None:
+    def __init__(self, index: VectorIndex, reads: dict[str, int]) -> None:
         self._index = index
         self._reads = reads
 
