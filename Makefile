@@ -80,7 +80,7 @@ demo: $(READY) ## upload images to a local S3 and search them over HTTP; IMAGES=
 serve: $(READY) ## run the same service until Ctrl-C; SCHEMA='{"brand": "keyword"}' declares metadata
 	@$(BIN)/likeness serve $(if $(SCHEMA),--schema '$(SCHEMA)')
 
-test: $(READY) ## run every test that needs no deployment; ARGS='-k reconcil' selects some
+test: $(READY) ## run every test that needs no deployment; ARGS='-k reconcil' selects some; TEST_QDRANT_URL=… for a real Qdrant
 	@$(BIN)/python -m pytest $(if $(COVERAGE),--cov --cov-report=term --cov-report=html) $(ARGS)
 
 coverage: ## the same with branch coverage: fails below the minimum; report in build/coverage
@@ -132,7 +132,7 @@ deploy: build ## deploy to AWS: QDRANT_URL=… QDRANT_API_KEY=… make deploy ST
 		$${QDRANT_URL:+"QdrantUrl=$$QDRANT_URL"} $${QDRANT_API_KEY:+"QdrantApiKey=$$QDRANT_API_KEY"} \
 		$(PARAMETERS)
 
-e2e: $(READY) $(SAM_ENVS) ## deploy the template into a local AWS, and test it over HTTP
+e2e: $(READY) $(SAM_ENVS) ## deploy the template into a local AWS, and test it over HTTP; TEST_QDRANT_URL=… for a real Qdrant
 	@$(MAKE) --no-print-directory build BUILD=.aws-sam/e2e \
 		LAMBDA_PYTHON=$$(.venv-ministack/bin/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 	@$(BIN)/python -m pytest -m e2e tests/e2e $(ARGS)

@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+_HTTP_PORT = 80
 _CHUNK_BYTES = 65_536
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: on, 0 s; closing then sends a reset
 
@@ -52,10 +53,10 @@ class FaultProxy:
     """
 
     def __init__(self, upstream: str) -> None:
-        """`upstream` is the URL of a server on this machine."""
+        """`upstream` is the http URL of a server."""
         self.requests = 0
         self.on_answer: Callable[[], object] = lambda: None
-        self._upstream = urlsplit(upstream).port
+        self._upstream = urlsplit(upstream)
         self._faults: Iterator[Fault] = itertools.repeat(NONE)
         self._only = b""
         self._lock = threading.Lock()
@@ -65,7 +66,8 @@ class FaultProxy:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._listening.getsockname()[1]}"
+        here = f"127.0.0.1:{self._listening.getsockname()[1]}"
+        return self._upstream._replace(netloc=here).geturl()
 
     @contextmanager
     def failing(self, fault: Fault, times: int | None = None, only: bytes = b"") -> Iterator[None]:
@@ -94,7 +96,8 @@ class FaultProxy:
 
     def _serve(self, client: socket.socket) -> None:
         with client, suppress(OSError):  # either side may close at any time
-            server = socket.create_connection(("127.0.0.1", self._upstream))
+            host, port = self._upstream.hostname or "", self._upstream.port or _HTTP_PORT
+            server = socket.create_connection((host, port))
             for side in (client, server):
                 side.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             with server, selectors.DefaultSelector() as ready:

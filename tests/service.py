@@ -14,8 +14,6 @@ from starlette.testclient import TestClient
 
 from functions.search.api import create_app
 from functions.search.service import Fetch
-from likeness.adapters.qdrant_embedded import EmbeddedIndex
-from likeness.adapters.qdrant_layout import Layout
 from likeness.embedding import Embedder, TextEmbedder
 from likeness.filters import Schema
 from likeness.gallery import Gallery
@@ -28,6 +26,7 @@ from likeness.settings import Settings
 from likeness.tenants import Tenants
 from tests.calibrations import calibration_of
 from tests.fake_bucket import FakeBucket
+from tests.indexes import open_index
 
 ROOT = Path(__file__).parents[1]
 FIXED_FILTERS = ROOT / "tests" / "models" / "fixed-filters"
@@ -47,9 +46,9 @@ class Service:
         index: VectorIndex | None = None,
         **settings: Any,
     ) -> None:
-        """`index`: by default the embedded engine in this folder."""
+        """`index`: by default a new one, see indexes.open_index."""
         schema = settings.get("schema", SCHEMA)
-        self.index = index or EmbeddedIndex(folder, Layout("images", schema))
+        self.index = index or open_index(folder, schema)
         self.bucket = FakeBucket("photos")
         self.embedder = Embedder(model)
         defaults = Settings(

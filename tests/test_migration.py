@@ -29,8 +29,6 @@ from starlette.testclient import TestClient
 from console.migration import comparison, filling, lifecycle
 from functions.index.handler import Handler
 from functions.search.api import create_app
-from likeness.adapters.qdrant_embedded import EmbeddedIndex
-from likeness.adapters.qdrant_layout import Layout
 from likeness.adapters.sqs import hint_message
 from likeness.embedding import Embedder
 from likeness.errors import ConfigurationError, IndexMissing, IndexUnavailable, NoDetail
@@ -39,6 +37,7 @@ from likeness.images import decode
 from likeness.indexers import CachingReader, Indexers
 from likeness.indexing import Indexer, IndexerConfig
 from likeness.model import load_spec
+from likeness.ports import VectorIndex
 from likeness.proof.verdicts import load_calibration
 from likeness.queries import ByImage, Query
 from likeness.records import Hint, ObjectRef, Vector
@@ -47,6 +46,7 @@ from likeness.searchers import Searchers
 from likeness.settings import Limits, Settings
 from likeness.stopwatch import Stopwatch
 from tests.fake_bucket import FakeBucket
+from tests.indexes import open_index
 from tests.pictures import png
 from tests.service import BUNDLED, FIXED_FILTERS, SCHEMA
 
@@ -73,7 +73,7 @@ class World:
     """Both functions with both models, over one index and one bucket."""
 
     def __init__(self, folder: Path, bundles: list[Path]) -> None:
-        self.index = EmbeddedIndex(folder, Layout("images", SCHEMA))
+        self.index = open_index(folder, SCHEMA)
         self.bucket = FakeBucket("photos")
         self.embedders = [Embedder(bundle) for bundle in bundles]
         self.announced: list[str] = []
@@ -335,16 +335,17 @@ def test_an_object_is_acknowledged_once_both_models_have_it(
     put_lasting_images(world)
     begin(world)
     old, new = models(world)
-    write = EmbeddedIndex.write
+    store = type(world.index)
+    write = store.write
 
-    def failing(index: EmbeddedIndex, model: str, writes: Any) -> None:
+    def failing(index: VectorIndex, model: str, writes: Any) -> None:
         if model == new:
             raise IndexUnavailable("down")
         write(index, model, writes)
 
     world.bucket.put("a", small_image(51))
     with monkeypatch.context() as patch:
-        patch.setattr(EmbeddedIndex, "write", failing)
+        patch.setattr(store, "write", failing)
         assert world.deliver("a") == ["a"]
     assert (world.live_images(old).keys() & {"a"}, world.live_images(new).keys()) == ({"a"}, set())
     assert world.deliver("a") == []
@@ -356,11 +357,11 @@ def test_nothing_is_acknowledged_while_the_index_cannot_list_its_models(
 ) -> None:
     put_lasting_images(world)
 
-    def failing(index: EmbeddedIndex) -> list[str]:
+    def failing(index: VectorIndex) -> list[str]:
         raise IndexUnavailable("down")
 
     world.bucket.put("a", small_image(51))
-    monkeypatch.setattr(EmbeddedIndex, "models", failing)
+    monkeypatch.setattr(type(world.index), "models", failing)
     assert world.deliver("a", "b") == ["a", "b"]
 
 
@@ -486,7 +487,7 @@ def test_a_moved_bundle_is_recorded_at_its_new_folder(world: World) -> None:
 
 
 def test_a_new_collection_keeps_patches_if_the_old_one_does(tmp_path: Path) -> None:
-    with closing(EmbeddedIndex(tmp_path, Layout("images", SCHEMA))) as index:
+    with closing(open_index(tmp_path, SCHEMA)) as index:
         index.prepare("a" * 16, 8, patches=2)
         spec = load_spec(BUNDLED)
         assert spec.patches is not None

@@ -27,6 +27,7 @@ from likeness.model import load_spec
 from likeness.query_tokens import encode_query_token
 from likeness.rerank.profiles import Profile
 from tests.calibrations import calibration_of
+from tests.indexes import address_of
 from tests.pictures import jpeg
 from tests.service import BUNDLED, FIXED_FILTERS, Service
 
@@ -215,10 +216,9 @@ def test_an_index_of_another_model_is_refused(service: Service) -> None:
 @pytest.fixture
 def command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        known = {name: value for name, value in os.environ.items() if name != "QDRANT_URL"}
         return subprocess.run(
             [*LIKENESS, "evaluate", *arguments, "--model", FIXED_FILTERS, "--out", tmp_path],
-            env={**known, "COLUMNS": "80", "NO_COLOR": "1", **environment},
+            env={**os.environ, "COLUMNS": "80", "NO_COLOR": "1", **environment},
             capture_output=True,
             text=True,
             check=False,
@@ -234,7 +234,7 @@ def test_the_command_prints_and_keeps_what_it_found(
         tell(service, ask(service, 0), 0, "relevant")
         tell(service, ask(service, 1), 0, "click")
         tell(service, ask(service, 1), 1, "click", query_id=None, request_id="unnamed")
-    done = command("--feedback", QDRANT_URL=(tmp_path / "index").as_uri())
+    done = command("--feedback", **address_of(tmp_path / "index").env)
     assert done.returncode == 0, done.stderr
     assert "1 of 3 events: no query_id" in done.stdout
     assert "2 of 3 requests" in done.stdout
@@ -261,7 +261,7 @@ def test_what_cannot_be_asked_is_told_clearly(
     tmp_path: Path,
     command: Callable[..., subprocess.CompletedProcess[str]],
 ) -> None:
-    environment = {"QDRANT_URL": (tmp_path / "index").as_uri()} if indexed else {}
+    environment = address_of(tmp_path / "index").env if indexed else {}
     done = command(*arguments, **environment)
     assert done.returncode == status
     assert complaint in " ".join(done.stderr.replace("│", " ").split())

@@ -22,13 +22,11 @@ from console.local.aws import ministack, use_aws
 from console.local.data_folder import LocalService
 from console.local.index_sharing import RunningIndex
 from console.migration import lifecycle
-from likeness.adapters.index import open_index
 from likeness.errors import IndexUnavailable, LikenessError
 from likeness.model import load_golden, load_spec
 from likeness.records import ObjectRef, Point, State, Version
-from likeness.settings import Settings
-from tests import qdrant_server
 from tests.console.test_commands import Local
+from tests.indexes import IndexAddress
 from tests.pictures import jpeg
 from tests.service import BUNDLED, FIXED_FILTERS
 
@@ -120,21 +118,21 @@ def test_without_a_service_or_an_index_the_error_names_the_settings(tmp_path: Pa
     assert "name your index with QDRANT_URL" in migrate("status", "--data", tmp_path, ok=False)
 
 
-def test_an_index_of_another_bucket_is_named_and_left_alone(tmp_path: Path) -> None:
+def test_an_index_of_another_bucket_is_named_and_left_alone(
+    qdrant: IndexAddress, tmp_path: Path
+) -> None:
     old, new = load_spec(BUNDLED), load_spec(FIXED_FILTERS)
-    server = qdrant_server.start()
-    url = qdrant_server.url_of(server)
-    index = open_index(Settings(url, BUNDLED, alias="pictures"))
+    index = qdrant.open()
     index.prepare(old.fingerprint, old.embedding.dim)
     point = Point(ObjectRef("theirs", "a.jpg"), State.GONE, Version(1), old.fingerprint, 5.0)
     index.write(old.fingerprint, [point])
     lifecycle.begin(index, new, str(FIXED_FILTERS), keep_patches=False)
-    os.environ |= {"QDRANT_URL": url, "LIKENESS_ALIAS": "pictures", "LIKENESS_BUCKET": "mine"}
+    os.environ |= {**qdrant.env, "LIKENESS_BUCKET": "mine"}
     os.environ |= {"LIKENESS_QUEUE_URL": "http://unused", "LIKENESS_DATA": str(tmp_path)}
     steps = {"start": [FIXED_FILTERS], "switch": ["--force"], "finish": ["--yes"]}
     for step in ("start", "fill", "status", "compare", "switch", "rollback", "finish"):
         said = migrate(step, *steps.get(step, []), ok=False)
-        assert f"index alias pictures at {url}, images of s3://mine" in said
+        assert f"index alias {qdrant.alias} at {qdrant.url}, images of s3://mine" in said
         assert "holds images of s3://theirs and none of s3://mine" in said
     assert (index.info().model, len(index.models())) == (old.fingerprint, 2)
     os.environ.pop("LIKENESS_BUCKET")
@@ -142,8 +140,7 @@ def test_an_index_of_another_bucket_is_named_and_left_alone(tmp_path: Path) -> N
     os.environ["LIKENESS_BUCKET"] = "theirs"
     said = migrate("switch", "--force")
     assert f"switched searches are answered by model {new.fingerprint}" in said
-    server.shutdown()
-    server.server_close()
+    index.close()
 
 
 def test_a_broken_bundle_is_not_started(local: Local, tmp_path: Path) -> None:

@@ -14,10 +14,6 @@ import numpy as np
 import pytest
 
 from functions.index.events import parse_message
-from likeness.adapters.qdrant_index import QdrantIndex
-from likeness.adapters.qdrant_layout import Layout
-from likeness.adapters.qdrant_transport import Transport
-from likeness.filters import Schema
 from likeness.records import (
     ObjectRef,
     ObjectState,
@@ -25,7 +21,7 @@ from likeness.records import (
     State,
     Version,
 )
-from tests import qdrant_server
+from tests.indexes import IndexAddress
 from tests.lambda_runtime import CREDENTIALS, REGION, client
 
 LIKENESS = (sys.executable, "-c", "from console.app import main; main()")
@@ -33,19 +29,19 @@ MODEL = "0123456789abcdef"
 
 
 class Deployed:
-    def __init__(self, aws: str, qdrant: str) -> None:
+    def __init__(self, aws: str, qdrant: IndexAddress) -> None:
         self.s3, self.sqs = client("s3", aws), client("sqs", aws)
         self.bucket = f"photos-{uuid.uuid4().hex[:8]}"
         self.s3.create_bucket(Bucket=self.bucket)
         self.queue: str = self.sqs.create_queue(QueueName=self.bucket)["QueueUrl"]
-        self.index = QdrantIndex(Transport(qdrant), Layout("images", Schema()))
+        self.qdrant, self.index = qdrant, qdrant.open()
         self.index.prepare(MODEL, 2)
         self.env = {
             **os.environ,
             **CREDENTIALS,
             "AWS_ENDPOINT_URL": aws,
             "AWS_DEFAULT_REGION": REGION,
-            "QDRANT_URL": qdrant,
+            **qdrant.env,
             "LIKENESS_BUCKET": self.bucket,
             "LIKENESS_QUEUE_URL": self.queue,
             "COLUMNS": "200",
@@ -80,9 +76,8 @@ class Deployed:
 
 
 @pytest.fixture
-def deployed(aws: str) -> Iterator[Deployed]:
-    server = qdrant_server.start()
-    deployed = Deployed(aws, qdrant_server.url_of(server))
+def deployed(aws: str, qdrant: IndexAddress) -> Iterator[Deployed]:
+    deployed = Deployed(aws, qdrant)
     deployed.s3.put_object(Bucket=deployed.bucket, Key="lost ü+.jpg", Body=b"x")
     deployed.s3.put_object(Bucket=deployed.bucket, Key="notes.txt", Body=b"x")
     deployed.write("gone.jpg", State.LIVE)
@@ -90,8 +85,7 @@ def deployed(aws: str) -> Iterator[Deployed]:
     yield deployed
     deployed.s3.close()
     deployed.sqs.close()
-    server.shutdown()
-    server.server_close()
+    deployed.index.close()
 
 
 def test_a_dry_run_only_reports_and_a_full_run_sends_hints(deployed: Deployed) -> None:
@@ -119,7 +113,8 @@ def test_it_says_which_index_it_means_and_stops_at_another_buckets(deployed: Dep
     other = {"LIKENESS_BUCKET": f"{deployed.bucket}-2", "LIKENESS_QUEUE_URL": deployed.queue}
     deployed.s3.create_bucket(Bucket=other["LIKENESS_BUCKET"])
     deployed.s3.put_object(Bucket=other["LIKENESS_BUCKET"], Key="a.jpg", Body=b"x")
-    named = f"index  alias images at {deployed.env['QDRANT_URL']}, images of s3://{deployed.bucket}"
+    where = f"index  alias {deployed.qdrant.alias} at {deployed.qdrant.url}"
+    named = f"{where}, images of s3://{deployed.bucket}"
     for options in ([], ["--dry-run"], ["--json"]):
         said = deployed.run(*options, **other)
         assert said.returncode == 1
@@ -136,14 +131,15 @@ def test_it_says_which_index_it_means_and_stops_at_another_buckets(deployed: Dep
 
 
 def test_a_strangers_collection_behind_the_alias_is_named(deployed: Deployed) -> None:
-    transport = Transport(deployed.env["QDRANT_URL"])
+    qdrant = deployed.qdrant
+    cities, places = f"{qdrant.alias}-cities", f"{qdrant.alias}-places"
     vectors = {"size": 4, "distance": "Cosine"}
-    transport.call("PUT", "/collections/places", {"vectors": vectors})
-    alias = {"alias_name": "cities", "collection_name": "places"}
-    transport.call("POST", "/collections/aliases", {"actions": [{"create_alias": alias}]})
-    said = deployed.run(LIKENESS_ALIAS="cities")
+    qdrant.call("PUT", f"/collections/{places}", {"vectors": vectors})
+    alias = {"alias_name": cities, "collection_name": places}
+    qdrant.call("POST", "/collections/aliases", {"actions": [{"create_alias": alias}]})
+    said = deployed.run(LIKENESS_ALIAS=cities)
     assert said.returncode == 1
-    assert "cities in Qdrant is not a collection of Likeness" in said.stderr
+    assert f"{cities} in Qdrant is not a collection of Likeness" in said.stderr
 
 
 def test_a_password_in_the_address_is_not_shown(deployed: Deployed) -> None:

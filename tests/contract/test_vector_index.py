@@ -1,32 +1,24 @@
 """What every VectorIndex must do, run against each of them.
 
-The REST adapter talks to the small test server, and to a real one where QDRANT_URL is set or a
-`qdrant` binary is on PATH.
+The REST adapter talks to the small test server, and to a real one where TEST_QDRANT_URL is set.
 """
 
 from __future__ import annotations
 
 import importlib
-import os
 import pkgutil
-import shutil
-import socket
-import subprocess
-import time
 import uuid
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
-import urllib3
 
 from likeness import adapters
 from likeness.adapters.qdrant_embedded import EmbeddedIndex
 from likeness.adapters.qdrant_index import QdrantIndex
-from likeness.adapters.qdrant_layout import Layout
-from likeness.adapters.qdrant_transport import Transport
 from likeness.errors import ConfigurationError, IndexMissing
 from likeness.filters import Schema
 from likeness.ports import VectorIndex
@@ -41,7 +33,8 @@ from likeness.records import (
     Vector,
     Version,
 )
-from tests import qdrant_server
+from tests import indexes
+from tests.indexes import IndexAddress
 
 MODEL, DIM = "0123456789abcdef", 8
 SCHEMA = Schema.declare(
@@ -54,49 +47,16 @@ STORES = {"embedded": EmbeddedIndex, "rest": QdrantIndex, "server": QdrantIndex}
 
 @pytest.fixture(params=STORES)
 def index(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[VectorIndex]:
-    layout = Layout(f"t{uuid.uuid4().hex[:8]}", SCHEMA)
-    if request.param == "embedded":
-        embedded = EmbeddedIndex(tmp_path / "index", layout)
-        yield embedded
-        embedded.close()
+    if request.param == "server":
+        if not indexes.SERVER_URL:
+            pytest.skip("no real Qdrant: TEST_QDRANT_URL is not set")
+        address = indexes.on_server()
     elif request.param == "rest":
-        server = qdrant_server.start()
-        yield QdrantIndex(Transport(qdrant_server.url_of(server)), layout)
-        server.shutdown()
-        server.server_close()
+        address = indexes.on_double(request.getfixturevalue("double"))
     else:
-        url = request.getfixturevalue("real_server")
-        key = os.environ.get("QDRANT_API_KEY")
-        yield QdrantIndex(Transport(url, lambda: key), layout)
-
-
-@pytest.fixture(scope="session")
-def real_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    if url := os.environ.get("QDRANT_URL", ""):
-        yield url
-        return
-    binary = shutil.which("qdrant")
-    if binary is None:
-        pytest.skip("no real Qdrant: QDRANT_URL is not set and no `qdrant` binary is on PATH")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
-    env = {
-        **os.environ,
-        "QDRANT__SERVICE__HOST": "127.0.0.1",
-        "QDRANT__SERVICE__HTTP_PORT": str(port),
-    }
-    process = subprocess.Popen([binary], env=env, cwd=tmp_path_factory.mktemp("qdrant"))
-    for _ in range(100):
-        try:
-            urllib3.request("GET", f"{url}/readyz", retries=False)
-            break
-        except urllib3.exceptions.HTTPError:
-            time.sleep(0.1)
-    yield url
-    process.kill()
-    process.wait()
+        address = IndexAddress(tmp_path.as_uri())
+    with closing(address.open(SCHEMA)) as opened:
+        yield opened
 
 
 def test_every_vector_store_is_tested_here() -> None:

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -29,6 +29,8 @@ from botocore.exceptions import ClientError
 from cfnlint.decode import cfn_yaml
 from PIL import Image
 
+from tests import indexes
+from tests.indexes import IndexAddress
 from tests.pictures import jpeg, png
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
@@ -169,13 +171,17 @@ def running(*command: str, env: dict[str, str], log: Path) -> Iterator[subproces
 
 
 @pytest.fixture(scope="module")
-def qdrant(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a Qdrant server that requires QDRANT_KEY."""
+def qdrant(tmp_path_factory: pytest.TempPathFactory) -> Iterator[IndexAddress]:
+    """An index at TEST_QDRANT_URL, or else on a test server that requires QDRANT_KEY."""
+    if indexes.SERVER_URL:
+        yield indexes.on_server()
+        return
     log = tmp_path_factory.mktemp("qdrant") / "qdrant.log"
     script = str(ROOT / "tests" / "qdrant_server.py")
     options = ["--port", "0", "--api-key", QDRANT_KEY]
     with running(sys.executable, script, *options, env=dict(os.environ), log=log):
-        yield eventually(log.read_text, lambda text: text.endswith("\n")).strip()
+        url = eventually(log.read_text, lambda text: text.endswith("\n")).strip()
+        yield IndexAddress(url, api_key=QDRANT_KEY)
 
 
 @pytest.fixture(scope="module")
@@ -231,19 +237,24 @@ def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aws]:
 
 
 @pytest.fixture(scope="module")
-def service(aws: Aws, qdrant: str) -> Iterator[Service]:
-    with deployed(aws, "likeness-e2e", QdrantUrl=qdrant) as service:
+def service(aws: Aws, qdrant: IndexAddress) -> Iterator[Service]:
+    with deployed(aws, "likeness-e2e", qdrant) as service:
         yield service
 
 
 @contextlib.contextmanager
-def deployed(aws: Aws, stack: str, **parameters: str) -> Iterator[Service]:
+def deployed(aws: Aws, stack: str, qdrant: IndexAddress, **parameters: str) -> Iterator[Service]:
     assert BUILD.is_dir(), "not built: run `make e2e`"
+    parameters |= {
+        "QdrantUrl": qdrant.url,
+        "QdrantApiKey": qdrant.api_key or "none",
+        "IndexAlias": qdrant.alias,
+    }
     subprocess.run(
         [ROOT / ".venv-sam" / "bin" / "sam", "deploy", "--stack-name", stack,
          "--template-file", BUILD / "template.yaml", "--resolve-s3", "--no-progressbar",
          "--no-confirm-changeset", "--capabilities", "CAPABILITY_IAM", "--parameter-overrides",
-         f"QdrantApiKey={QDRANT_KEY}", *(f"{name}={text}" for name, text in parameters.items()),
+         *(f"{name}={text}" for name, text in parameters.items()),
          """PayloadSchema='{"shop":"keyword"}'"""],
         cwd=aws.env["HOME"], env={**aws.env, "SAM_CLI_TELEMETRY": "0"}, check=True,
     )  # fmt: skip
@@ -503,14 +514,13 @@ class Pool:
         return token
 
 
-def test_tokens_separate_tenants_and_writers(aws: Aws, qdrant: str) -> None:
+def test_tokens_separate_tenants_and_writers(aws: Aws, qdrant: IndexAddress) -> None:
     pool = Pool(aws)
     acme, other = pool.token("ann", "acme", writes=True), pool.token("ola", "other")
     without_tenant = pool.token("nora")
     cognito = {"AuthMode": "Cognito", "UserPoolArn": pool.arn, "TenantClaim": "custom:tenant"}
-    with deployed(
-        aws, "likeness-tenants", QdrantUrl=qdrant, IndexAlias="tenants", **cognito
-    ) as service:
+    index = replace(qdrant, alias=f"{qdrant.alias}-tenants")
+    with deployed(aws, "likeness-tenants", index, **cognito) as service:
         assert service.call("GET", "/v1/health").status == 401
         assert (
             service.call("GET", "/v1/ready", token=without_tenant)

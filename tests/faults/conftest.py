@@ -6,18 +6,18 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests import qdrant_server
 from tests.faults.service import Bucket, Functions
+from tests.indexes import empty_on_server
 
 
 @pytest.fixture(scope="session")
 def functions(aws: str) -> Iterator[Functions]:
-    server = qdrant_server.start()
-    functions = Functions(aws, qdrant_server.url_of(server))
-    yield functions
-    functions.close()
-    server.shutdown()
-    server.server_close()
+    with empty_on_server() as qdrant:
+        if not qdrant.url.startswith("http:"):
+            pytest.skip("the proxy that disturbs connections to Qdrant has no TLS")
+        functions = Functions(aws, qdrant)
+        yield functions
+        functions.close()
 
 
 @pytest.fixture

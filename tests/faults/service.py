@@ -10,17 +10,15 @@ import uuid
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
 from console.local.aws import poll_once
-from likeness.adapters.qdrant_index import QdrantIndex
-from likeness.adapters.qdrant_layout import Layout
-from likeness.adapters.qdrant_transport import Transport
 from likeness.adapters.sqs import SqsQueue
-from likeness.filters import Schema
 from likeness.records import ObjectRef, Point, State
 from tests.fault_proxy import Fault, FaultProxy, http_answer
+from tests.indexes import IndexAddress
 from tests.lambda_runtime import LambdaProcess, client, http_event
 
 # As on AWS: each function's Timeout in template.yaml, and the queue's maxReceiveCount.
@@ -51,14 +49,14 @@ SLOW_DOWN = http_answer(
 class Functions:
     """The two functions; `qdrant` and `s3` are the proxies of their connections."""
 
-    def __init__(self, aws_url: str, qdrant_url: str) -> None:
+    def __init__(self, aws_url: str, qdrant: IndexAddress) -> None:
         self.aws_url = aws_url
-        self.stored = QdrantIndex(Transport(qdrant_url), Layout("images", Schema()))
-        self.qdrant, self.s3 = FaultProxy(qdrant_url), FaultProxy(aws_url)
+        self.stored = qdrant.open()
+        self.qdrant, self.s3 = FaultProxy(qdrant.url), FaultProxy(aws_url)
         env = {
+            **replace(qdrant, url=self.qdrant.url).env,
             "AWS_ENDPOINT_URL": self.s3.url,
             "LIKENESS_BUCKET": QUERIES,
-            "QDRANT_URL": self.qdrant.url,
             "QDRANT_TIMEOUT_S": str(QDRANT_TIMEOUT_S),
         }
         self.index = LambdaProcess("functions.index.app.handler", env)

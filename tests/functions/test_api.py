@@ -492,6 +492,7 @@ def test_health_needs_only_the_process_and_readiness_the_index(
     empty.index.close()
 
 
+@pytest.mark.double("a closed folder stands for a server that is down")
 def test_a_dead_index_is_503_with_retry_after(tmp_path: Path) -> None:
     dead = Service(tmp_path)
     fill(dead)
@@ -524,6 +525,7 @@ def put_foreign_point(service: Service) -> None:
     service.index.write("f" * 16, [point])
 
 
+@pytest.mark.double("a closed folder stands for a server that is down")
 def test_messages_of_the_index_are_hidden_from_callers(tmp_path: Path) -> None:
     dead = Service(tmp_path)
     fill(dead)

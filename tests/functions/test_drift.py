@@ -18,18 +18,14 @@ from aws_lambda_powertools import Logger, Metrics
 
 from functions.drift.handler import Handler
 from functions.index.events import parse_message
-from likeness.adapters.qdrant_embedded import EmbeddedIndex
-from likeness.adapters.qdrant_index import QdrantIndex
-from likeness.adapters.qdrant_layout import Layout
-from likeness.adapters.qdrant_transport import Transport
 from likeness.embedding import Embedder
 from likeness.errors import ConfigurationError, StoreUnavailable
-from likeness.filters import Schema
 from likeness.indexing import Indexer
 from likeness.records import Hint, ObjectRef
 from likeness.settings import Settings
 from tests import qdrant_server
 from tests.fake_bucket import FakeBucket
+from tests.indexes import IndexAddress, open_index
 from tests.lambda_runtime import LambdaProcess, ProcessDied, client, queue_event
 from tests.pictures import jpeg, png
 
@@ -59,7 +55,7 @@ class Service:
     """The handler, a bucket, its index, and the queue of hints."""
 
     def __init__(self, folder: Path) -> None:
-        self.index = EmbeddedIndex(folder, Layout("images", Schema()))
+        self.index = open_index(folder)
         self.bucket = FakeBucket("photos")
         self.waiting = 0
         self.context = Context(900.0)
@@ -165,14 +161,6 @@ def test_a_missing_bucket_setting_is_named(service: Service) -> None:
 # As a Lambda process
 
 
-@pytest.fixture
-def qdrant() -> Iterator[ThreadingHTTPServer]:
-    server = qdrant_server.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-
-
 def interrupt(server: ThreadingHTTPServer, call: str, action: Any) -> None:
     """Perform the action at the first matching call, before the call is applied."""
     engine = server.RequestHandlerClass.engine  # type: ignore[attr-defined]
@@ -188,6 +176,7 @@ def interrupt(server: ThreadingHTTPServer, call: str, action: Any) -> None:
     engine.call = interrupted
 
 
+@pytest.mark.double("kills the function within a call of the server")
 @pytest.mark.parametrize(
     "call",
     [
@@ -196,14 +185,16 @@ def interrupt(server: ThreadingHTTPServer, call: str, action: Any) -> None:
     ],
     ids=["while it reads the index", "after it has sent hints"],
 )
-def test_a_killed_process_loses_nothing(aws: str, qdrant: ThreadingHTTPServer, call: str) -> None:
+def test_a_killed_process_loses_nothing(
+    aws: str, double: ThreadingHTTPServer, qdrant: IndexAddress, call: str
+) -> None:
     s3, sqs = client("s3", aws), client("sqs", aws)
     bucket = f"pictures-{uuid.uuid4().hex[:8]}"
     s3.create_bucket(Bucket=bucket)
     queue = sqs.create_queue(QueueName=bucket)["QueueUrl"]
     env = {
         "AWS_ENDPOINT_URL": aws,
-        "QDRANT_URL": qdrant_server.url_of(qdrant),
+        **qdrant.env,
         "LIKENESS_BUCKET": bucket,
         "LIKENESS_QUEUE_URL": queue,
         "LIKENESS_EVENT_LAG_S": "0.001",
@@ -220,7 +211,7 @@ def test_a_killed_process_loses_nothing(aws: str, qdrant: ThreadingHTTPServer, c
             assert drift.pid
             os.kill(drift.pid, signal.SIGKILL)
 
-        interrupt(qdrant, call, kill)
+        interrupt(double, call, kill)
         with pytest.raises(ProcessDied):
             drift.invoke(EVENT, timeout_s=60)
         found = drift.invoke(EVENT, timeout_s=60)
@@ -231,9 +222,8 @@ def test_a_killed_process_loses_nothing(aws: str, qdrant: ThreadingHTTPServer, c
         records = [{"messageId": m["MessageId"], "body": m["Body"]} for m in messages]
         assert index.invoke({"Records": records}) == {"batchItemFailures": []}
         assert drift.invoke(EVENT, timeout_s=60)["drift"] == 0
-    reader = QdrantIndex(Transport(env["QDRANT_URL"]), Layout("images", Schema()))
     listed = s3.list_objects_v2(Bucket=bucket)["Contents"]
-    live = {p.ref.key: p.object.etag for p in reader.scroll(9).points if p.object}
+    live = {p.ref.key: p.object.etag for p in qdrant.open().scroll(9).points if p.object}
     assert live == {item["Key"]: item["ETag"].strip('"') for item in listed}
     s3.close()
     sqs.close()

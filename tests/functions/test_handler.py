@@ -21,8 +21,6 @@ from aws_lambda_powertools import Logger, Metrics
 from PIL import Image
 
 from functions.index.handler import Handler
-from likeness.adapters.qdrant_embedded import EmbeddedIndex
-from likeness.adapters.qdrant_layout import Layout
 from likeness.embedding import Embedder
 from likeness.errors import (
     ConfigurationError,
@@ -33,9 +31,11 @@ from likeness.errors import (
 )
 from likeness.filters import Schema
 from likeness.indexing import Indexer, IndexerConfig, Result
+from likeness.ports import VectorIndex
 from likeness.records import Hint, NearestQuery, ObjectRef, Point, State
 from likeness.stopwatch import Stopwatch
 from tests.fake_bucket import FakeBucket
+from tests.indexes import open_index
 from tests.pictures import HOSTILE, encoded, jpeg, picture, png
 
 MODEL = Path(__file__).parents[1] / "models" / "fixed-filters"
@@ -46,7 +46,7 @@ SCHEMA = Schema.declare({"brand": "keyword", "price": "float"})
 class Service:
     """The handler, the bucket it watches and the index it keeps."""
 
-    def __init__(self, index: EmbeddedIndex) -> None:
+    def __init__(self, index: VectorIndex) -> None:
         self.index = index
         self.bucket = FakeBucket("photos")
         self.embedder = Embedder(MODEL)
@@ -83,7 +83,7 @@ def notification(bucket: str, key: str) -> str:
 
 @pytest.fixture
 def service(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Service]:
-    index = EmbeddedIndex(tmp_path / "index", Layout("images", SCHEMA))
+    index = open_index(tmp_path / "index", SCHEMA)
     yield Service(index)
     index.close()
 
@@ -298,6 +298,7 @@ def test_an_image_without_a_vector_is_rejected_alone(
     assert b is not None and b.state is State.LIVE
 
 
+@pytest.mark.double("a closed folder stands for a server that is down")
 def test_an_index_that_is_down_fails_every_record(service: Service) -> None:
     service.bucket.put("a.png", png(1))
     service.index.close()
@@ -325,6 +326,7 @@ def test_a_direct_event_returns_the_number_of_indexed_objects(service: Service) 
     assert service.handle(event) == {"indexed": 1}
 
 
+@pytest.mark.double("a closed folder stands for a server that is down")
 def test_a_direct_event_that_failed_raises_so_that_lambda_retries_it(service: Service) -> None:
     service.bucket.put("holiday/café + sun 100% 😀.jpg", jpeg(1))
     service.index.close()
@@ -404,7 +406,7 @@ def emitted_metrics(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
 class DroppedOnce:
     """An index whose collection is dropped after it was prepared for the first time."""
 
-    def __init__(self, index: EmbeddedIndex) -> None:
+    def __init__(self, index: VectorIndex) -> None:
         self._index = index
         self._prepared = 0
 

@@ -13,6 +13,8 @@ import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from http.server import ThreadingHTTPServer
 from pathlib import Path
@@ -21,14 +23,11 @@ from typing import Any
 import pytest
 
 from console.migration import filling, lifecycle
-from likeness.adapters.qdrant_index import QdrantIndex
-from likeness.adapters.qdrant_layout import Layout
-from likeness.adapters.qdrant_transport import Transport
-from likeness.filters import Schema
 from likeness.model import load_spec
 from likeness.records import Point, State
 from tests import qdrant_server
 from tests.fault_server import Answer, Request, serve
+from tests.indexes import IndexAddress, on_double
 from tests.lambda_runtime import (
     MODEL_DIR,
     ROOT,
@@ -89,32 +88,23 @@ def bucket(aws: str) -> Iterator[Bucket]:
     s3.close()
 
 
-@pytest.fixture
-def qdrant() -> Iterator[ThreadingHTTPServer]:
-    server = qdrant_server.start()
-    yield server
-    stop(server)
-
-
 def stop(server: ThreadingHTTPServer) -> None:
     server.shutdown()
     server.server_close()
 
 
-def index_function(aws: str, qdrant_url: str, **env: str) -> LambdaProcess:
-    return LambdaProcess(INDEX, {"AWS_ENDPOINT_URL": aws, "QDRANT_URL": qdrant_url, **env})
+def index_function(aws: str, qdrant: IndexAddress, **env: str) -> LambdaProcess:
+    return LambdaProcess(INDEX, {"AWS_ENDPOINT_URL": aws, **qdrant.env, **env})
 
 
-def points(server: ThreadingHTTPServer, api_key: str | None = None) -> dict[str, Point]:
-    index = QdrantIndex(
-        Transport(qdrant_server.url_of(server), lambda: api_key), Layout("images", Schema())
-    )
-    return {point.ref.key: point for point in index.scroll(limit=100).points}
+def points(qdrant: IndexAddress) -> dict[str, Point]:
+    with closing(qdrant.open()) as index:
+        return {point.ref.key: point for point in index.scroll(limit=100).points}
 
 
-def indexed_etags(server: ThreadingHTTPServer) -> dict[str, str]:
+def indexed_etags(qdrant: IndexAddress) -> dict[str, str]:
     """The etags of the objects that the index considers present, by key."""
-    return {key: point.object.etag for key, point in points(server).items() if point.object}
+    return {key: point.object.etag for key, point in points(qdrant).items() if point.object}
 
 
 def search(function: LambdaProcess, image: bytes) -> tuple[int, dict[str, Any]]:
@@ -123,15 +113,14 @@ def search(function: LambdaProcess, image: bytes) -> tuple[int, dict[str, Any]]:
 
 
 def test_search_finds_what_the_index_function_wrote(
-    aws: str, bucket: Bucket, qdrant: ThreadingHTTPServer
+    aws: str, bucket: Bucket, qdrant: IndexAddress
 ) -> None:
-    url = qdrant_server.url_of(qdrant)
-    with index_function(aws, url) as function:
+    with index_function(aws, qdrant) as function:
         event = bucket.put(**{"a ü+%.jpg": jpeg(1), "b.jpg": jpeg(2), "c.jpg": jpeg(3)})
         assert function.invoke(event) == {"batchItemFailures": []}
     assert indexed_etags(qdrant) == bucket.etags()
 
-    with LambdaProcess(SEARCH, {"QDRANT_URL": url}) as function:
+    with LambdaProcess(SEARCH, qdrant.env) as function:
         status, cold = search(function, jpeg(1))
         process = function.pid
         _, warm = search(function, jpeg(2))
@@ -187,14 +176,14 @@ def test_an_index_function_without_the_clients_layer_says_what_to_install(
 
 
 def test_a_migration_runs_while_both_functions_are_used(
-    aws: str, bucket: Bucket, qdrant: ThreadingHTTPServer
+    aws: str, bucket: Bucket, qdrant: IndexAddress
 ) -> None:
-    url, old, new = qdrant_server.url_of(qdrant), load_spec(MODEL_DIR), load_spec(FIXED_FILTERS)
-    index = QdrantIndex(Transport(url), Layout("images", Schema()))
+    old, new = load_spec(MODEL_DIR), load_spec(FIXED_FILTERS)
     env = {"LIKENESS_NEXT_MODEL_DIR": str(FIXED_FILTERS)}
     with (
-        index_function(aws, url, **env) as indexing,
-        LambdaProcess(SEARCH, {"QDRANT_URL": url, **env}) as searching,
+        closing(qdrant.open()) as index,
+        index_function(aws, qdrant, **env) as indexing,
+        LambdaProcess(SEARCH, qdrant.env | env) as searching,
     ):
         assert indexing.invoke(bucket.put(a=jpeg(1), b=jpeg(2))) == {"batchItemFailures": []}
         assert search(searching, jpeg(1))[1]["model"] == old.fingerprint
@@ -213,13 +202,12 @@ def test_a_migration_runs_while_both_functions_are_used(
 
 
 def test_duplicates_and_feedback_work_through_both_functions(
-    aws: str, bucket: Bucket, qdrant: ThreadingHTTPServer
+    aws: str, bucket: Bucket, qdrant: IndexAddress
 ) -> None:
-    url = qdrant_server.url_of(qdrant)
-    with index_function(aws, url) as function:
+    with index_function(aws, qdrant) as function:
         function.invoke(bucket.put(a=jpeg(1), b=jpeg(2)))
         function.invoke(bucket.put(again=jpeg(1)))
-    with LambdaProcess(SEARCH, {"QDRANT_URL": url}) as function:
+    with LambdaProcess(SEARCH, qdrant.env) as function:
 
         def call(method: str, path: str, **fields: Any) -> dict[str, Any]:
             body = json.dumps(fields).encode() if fields else None
@@ -241,9 +229,9 @@ def test_duplicates_and_feedback_work_through_both_functions(
 
 
 def test_the_search_function_answers_health_and_refuses_a_body_that_is_not_base64(
-    qdrant: ThreadingHTTPServer,
+    qdrant: IndexAddress,
 ) -> None:
-    with LambdaProcess(SEARCH, {"QDRANT_URL": qdrant_server.url_of(qdrant)}) as function:
+    with LambdaProcess(SEARCH, qdrant.env) as function:
         health = function.invoke(http_event("GET", "/v1/health"))
         broken = http_event("POST", "/v1/search", b"") | {"body": "abc"}
         refused = function.invoke(broken)
@@ -254,9 +242,9 @@ def test_the_search_function_answers_health_and_refuses_a_body_that_is_not_base6
 
 
 def test_a_warm_index_function_reports_partial_batch_failures(
-    aws: str, bucket: Bucket, qdrant: ThreadingHTTPServer
+    aws: str, bucket: Bucket, qdrant: IndexAddress
 ) -> None:
-    with index_function(aws, qdrant_server.url_of(qdrant)) as function:
+    with index_function(aws, qdrant) as function:
         first = bucket.put(kept=jpeg(1), replaced=jpeg(2), deleted=jpeg(3), poison=b"no")
         first["Records"].append({"messageId": "unreadable", "body": "{"})
         failed = {"batchItemFailures": [{"itemIdentifier": "unreadable"}]}
@@ -297,29 +285,32 @@ def test_a_missing_setting_fails_the_start_and_is_named(handler: str) -> None:
         function.invoke({})
 
 
+@pytest.mark.double("starts the server while the function waits")
 def test_a_batch_that_timed_out_is_reconciled_by_the_next_process(aws: str, bucket: Bucket) -> None:
     event = bucket.put(a=jpeg(1), b=jpeg(2))
     # the kernel accepts connections, but nothing ever responds
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
-        function = index_function(aws, f"http://127.0.0.1:{port}")
+        qdrant = IndexAddress(f"http://127.0.0.1:{port}")
+        function = index_function(aws, qdrant)
         with pytest.raises(TimedOut):
             function.invoke(event, timeout_s=1)
     assert function.pid is None
     server = qdrant_server.start(port)
     with function:
         assert function.invoke(event) == {"batchItemFailures": []}
-    assert indexed_etags(server) == bucket.etags()
+    assert indexed_etags(qdrant) == bucket.etags()
     stop(server)
 
 
+@pytest.mark.double("withholds the answer to a write")
 def test_a_write_that_is_applied_but_never_confirmed_is_reconciled_by_the_next_process(
-    aws: str, bucket: Bucket, qdrant: ThreadingHTTPServer
+    aws: str, bucket: Bucket, double: ThreadingHTTPServer, qdrant: IndexAddress
 ) -> None:
     event = bucket.put(a=jpeg(1), b=jpeg(2))
     timed_out = threading.Event()
-    interrupt(qdrant, WRITE, applied=True, action=timed_out.wait)
-    with index_function(aws, qdrant_server.url_of(qdrant)) as function:
+    interrupt(double, WRITE, applied=True, action=timed_out.wait)
+    with index_function(aws, qdrant) as function:
         with pytest.raises(TimedOut):
             function.invoke(event, timeout_s=3)
         timed_out.set()
@@ -329,6 +320,7 @@ def test_a_write_that_is_applied_but_never_confirmed_is_reconciled_by_the_next_p
     assert points(qdrant) == written
 
 
+@pytest.mark.double("kills the function within a call of the server")
 @pytest.mark.fault(
     "the function is killed while it creates the collection, sets the alias or writes",
     seen="the messages stay in the queue",
@@ -337,22 +329,28 @@ def test_a_write_that_is_applied_but_never_confirmed_is_reconciled_by_the_next_p
 @pytest.mark.parametrize("applied", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("call", [CREATE, NAME, WRITE], ids=["create", "name", "write"])
 def test_a_process_killed_in_the_middle_of_a_batch_loses_and_doubles_nothing(
-    call: str, applied: bool, aws: str, bucket: Bucket, qdrant: ThreadingHTTPServer
+    call: str,
+    applied: bool,
+    aws: str,
+    bucket: Bucket,
+    double: ThreadingHTTPServer,
+    qdrant: IndexAddress,
 ) -> None:
     event = bucket.put(a=jpeg(1), b=jpeg(2), c=jpeg(3))
-    with index_function(aws, qdrant_server.url_of(qdrant)) as function:
+    with index_function(aws, qdrant) as function:
 
         def kill() -> None:
             assert function.pid
             os.kill(function.pid, signal.SIGKILL)
 
-        interrupt(qdrant, call, applied, kill)
+        interrupt(double, call, applied, kill)
         with pytest.raises(ProcessDied):
             function.invoke(event)
         assert function.invoke(event) == {"batchItemFailures": []}
     assert indexed_etags(qdrant) == bucket.etags()
 
 
+@pytest.mark.double("restarts the server with another key")
 @pytest.mark.fault(
     "Qdrant's key and its connections changed since the snapshot was taken",
     seen="nothing",
@@ -360,24 +358,25 @@ def test_a_process_killed_in_the_middle_of_a_batch_loses_and_doubles_nothing(
 )
 @pytest.mark.parametrize("handler", [INDEX, SEARCH])
 def test_a_restored_process_has_the_key_of_now(
-    handler: str, aws: str, bucket: Bucket, qdrant: ThreadingHTTPServer
+    handler: str, aws: str, bucket: Bucket, double: ThreadingHTTPServer
 ) -> None:
     secrets = client("secretsmanager", aws)
     secret = secrets.create_secret(Name=bucket.name, SecretString="old")["ARN"]
-    url = qdrant_server.url_of(qdrant)
-    env = {"AWS_ENDPOINT_URL": aws, "QDRANT_URL": url, "QDRANT_API_KEY_SECRET_ARN": secret}
+    before = on_double(double)
+    now = replace(before, api_key="new")
+    env = {"AWS_ENDPOINT_URL": aws, "QDRANT_API_KEY_SECRET_ARN": secret, **before.env}
     with LambdaProcess(handler, env, snap_start=True) as function:
         function.snapshot()
-        stop(qdrant)
-        server = qdrant_server.start(qdrant.server_port, api_key="new")
+        stop(double)
+        server = qdrant_server.start(double.server_port, api_key="new")
         secrets.put_secret_value(SecretId=secret, SecretString="new")
         event = bucket.put(a=jpeg(1))
         function.restore()
         if handler == INDEX:
             assert function.invoke(event) == {"batchItemFailures": []}
-            assert points(server, "new").keys() == {"a"}
+            assert points(now).keys() == {"a"}
         else:
-            with index_function(aws, url, QDRANT_API_KEY="new") as index:
+            with index_function(aws, now) as index:
                 index.invoke(event)
             status, answer = search(function, jpeg(1))
             assert status == 200
@@ -392,7 +391,7 @@ def test_a_restored_process_has_the_key_of_now(
     heals="the SDK asks for new ones before its first request",
 )
 def test_a_restored_process_signs_with_the_credentials_of_now(
-    qdrant: ThreadingHTTPServer,
+    qdrant: IndexAddress,
 ) -> None:
     now = datetime.now(UTC)
     given = {"AccessKeyId": "BEFORE", "Expiration": now + timedelta(seconds=1)}
@@ -407,7 +406,7 @@ def test_a_restored_process_signs_with_the_credentials_of_now(
             "AWS_SECRET_ACCESS_KEY": "",
             "AWS_CONTAINER_CREDENTIALS_FULL_URI": role.url,
             "AWS_ENDPOINT_URL": s3.url,
-            "QDRANT_URL": qdrant_server.url_of(qdrant),
+            **qdrant.env,
         }
         with LambdaProcess(INDEX, env, snap_start=True) as function:
             function.snapshot()
@@ -461,13 +460,12 @@ def test_a_secret_that_was_deleted_before_a_restore_is_named(aws: str, bucket: B
 
 
 def test_the_functions_log_explains_an_answer_by_its_request_id(
-    aws: str, bucket: Bucket, qdrant: ThreadingHTTPServer
+    aws: str, bucket: Bucket, qdrant: IndexAddress
 ) -> None:
-    url = qdrant_server.url_of(qdrant)
-    with index_function(aws, url) as index:
+    with index_function(aws, qdrant) as index:
         index.invoke(bucket.put(a=jpeg(1), b=jpeg(2)))
     namespace = "Likeness/test"
-    env = {"QDRANT_URL": url, "POWERTOOLS_METRICS_NAMESPACE": namespace}
+    env = {**qdrant.env, "POWERTOOLS_METRICS_NAMESPACE": namespace}
     with LambdaProcess(SEARCH, env) as function:
         answers = [search(function, jpeg(1))[1] for _ in range(2)]
         lines = [json.loads(text) for text in function.log.splitlines() if '"_aws"' in text]
@@ -479,12 +477,11 @@ def test_the_functions_log_explains_an_answer_by_its_request_id(
 
 
 def test_the_canary_runs_as_a_lambda_process(
-    aws: str, bucket: Bucket, qdrant: ThreadingHTTPServer
+    aws: str, bucket: Bucket, qdrant: IndexAddress
 ) -> None:
-    url = qdrant_server.url_of(qdrant)
-    with index_function(aws, url) as index:
+    with index_function(aws, qdrant) as index:
         index.invoke(bucket.put(a=jpeg(1), b=jpeg(2), c=jpeg(3)))
-    with LambdaProcess(CANARY, {"AWS_ENDPOINT_URL": aws, "QDRANT_URL": url}) as canary:
+    with LambdaProcess(CANARY, {"AWS_ENDPOINT_URL": aws, **qdrant.env}) as canary:
         answer = canary.invoke({})
         assert (answer["asked"], answer["recall"], answer["answers"]) == (3, 1.0, 0)
         assert answer["qdrant"] == "1.19.0"

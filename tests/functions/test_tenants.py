@@ -85,9 +85,9 @@ class Worlds:
 
 
 def told(answer: tuple[int, Any]) -> tuple[int, Any]:
-    """The answer without fields that differ between any two requests."""
+    """The answer without fields that differ between any two requests or indexes."""
     status, body = answer
-    hidden = ("took_ms", "indexed_at", "version_id")
+    hidden = ("took_ms", "indexed_at", "version_id", "collection")
     body = {name: value for name, value in body.items() if name not in hidden}
     if "images" in body:
         body["images"] = [told((0, image))[1] for image in body["images"]]

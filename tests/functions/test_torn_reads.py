@@ -18,7 +18,10 @@ from tests.pictures import jpeg, png
 from tests.qdrant_engine import Engine
 from tests.service import BUNDLED, SCHEMA, Service
 
-IMAGES = {f"{n}.png": png(n) for n in range(6)} | {"copy.jpg": jpeg(1), "third.jpg": jpeg(1, quality=70)}
+IMAGES = {f"{n}.png": png(n) for n in range(6)} | {
+    "copy.jpg": jpeg(1),
+    "third.jpg": jpeg(1, quality=70),
+}
 # Duplicates of 1.png: `copy.jpg` is deleted while an answer is made.
 DELETED = "copy.jpg"
 Call = Callable[[Service], Any]

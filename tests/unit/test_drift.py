@@ -14,8 +14,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from likeness.adapters.qdrant_embedded import EmbeddedIndex
-from likeness.adapters.qdrant_layout import Layout
 from likeness.drift import (
     TOMBSTONE_S,
     Difference,
@@ -29,6 +27,7 @@ from likeness.embedding import Embedder
 from likeness.errors import QueueFull, StoreUnavailable
 from likeness.filters import Schema
 from likeness.indexing import Indexer, IndexerConfig
+from likeness.ports import VectorIndex
 from likeness.records import (
     CollectionInfo,
     Hint,
@@ -41,6 +40,7 @@ from likeness.records import (
 from likeness.settings import Limits
 from likeness.sync import settings_digest
 from tests.fake_bucket import FakeBucket
+from tests.indexes import open_index
 from tests.pictures import png
 
 MODEL = Path(__file__).parents[1] / "models" / "fixed-filters"
@@ -79,7 +79,7 @@ class World:
 
     def __init__(self, folder: Path) -> None:
         self.bucket = FakeBucket()
-        self.index = EmbeddedIndex(folder, Layout("images", Schema()))
+        self.index = open_index(folder)
         self.embedder = Embedder(MODEL)
         self.queue: list[ObjectRef] = []
 
@@ -182,7 +182,7 @@ def test_once_the_hints_are_processed_nothing_differs(world: World) -> None:
 class Replicated:
     """An index with two replicas, which hold points differently in so many reads of each."""
 
-    def __init__(self, index: EmbeddedIndex, reads: dict[str, int]) -> None:
+    def __init__(self, index: VectorIndex, reads: dict[str, int]) -> None:
         self._index = index
         self._reads = reads
 

@@ -14,8 +14,6 @@ import pytest
 from msgspec.structs import replace
 
 from console.evaluation.edits import EDITS
-from likeness.adapters.qdrant_embedded import EmbeddedIndex
-from likeness.adapters.qdrant_layout import Layout
 from likeness.duplicates import Announce, Duplicates, Group, no_announcement
 from likeness.embedding import Embedder
 from likeness.errors import (
@@ -29,6 +27,7 @@ from likeness.errors import (
 )
 from likeness.filters import Schema
 from likeness.indexing import Indexer, IndexerConfig, Outcome, Result
+from likeness.ports import VectorIndex
 from likeness.records import (
     Hint,
     ImageInfo,
@@ -39,10 +38,12 @@ from likeness.records import (
 )
 from tests.calibrations import BUNDLES, calibration_of
 from tests.fake_bucket import FakeBucket
+from tests.indexes import open_index
 from tests.pictures import jpeg, picture, png
 
 # The first has only vectors and colours; the second has local descriptors too.
 FIXED_FILTERS, BUNDLED = BUNDLES
+OTHER_MODEL = "f" * 16
 OTHER_SCHEMA = Schema.declare({"brand": "keyword"})  # with it everything is indexed again
 
 
@@ -51,7 +52,7 @@ class World:
 
     def __init__(self, folder: Path, model: Path) -> None:
         self.folder = folder
-        self.index = EmbeddedIndex(folder, Layout("images", Schema()))
+        self.index = open_index(folder)
         self.bucket = FakeBucket("photos")
         self.embedder = Embedder(model)
         self.calibration = calibration_of(self.embedder.spec)
@@ -263,7 +264,7 @@ def test_without_a_calibration_no_duplicates_are_detected(world: World) -> None:
 def test_with_an_alias_of_another_dimension_only_the_batch_is_compared(
     world: World,
 ) -> None:
-    world.index.prepare("another", 8)
+    world.index.prepare(OTHER_MODEL, 8)
     world.put("a.png", png(1))
     world.bucket.put("b.png", png(1))
     world.bucket.put("c.png", png(1))
@@ -275,16 +276,17 @@ def test_with_an_alias_of_another_dimension_only_the_batch_is_compared(
 def test_an_alias_of_another_model_of_the_same_dimension_gives_no_duplicates(
     world: World,
 ) -> None:
-    world.index.prepare("another", world.embedder.dim)
+    world.index.prepare(OTHER_MODEL, world.embedder.dim)
     [vector] = world.embedder.embed([world.embedder.to_tensor(picture(1))])
     same_bytes = ImageInfo("PNG", 96, 72, hashlib.sha256(png(1)).hexdigest())
-    other = replace(make_point("theirs.png", vector=vector, model="another"), image=same_bytes)
-    world.index.write("another", [other])
+    other = replace(make_point("theirs.png", vector=vector, model=OTHER_MODEL), image=same_bytes)
+    world.index.write(OTHER_MODEL, [other])
     world.put("a.png", png(1))
     assert stored(world, "a.png").state is State.LIVE
     assert stored(world, "a.png").partners == ()
 
 
+@pytest.mark.double("deletes the alias in the folder")
 def test_indexing_works_without_an_alias(world: World) -> None:
     indexer = world.indexer()
     for key in ("a.png", "b.png"):
@@ -315,7 +317,7 @@ def test_an_index_that_does_not_answer_fails_the_batch_and_the_retry_finds_the_d
 class FailingSearch:
     """An index that fails every search."""
 
-    def __init__(self, index: EmbeddedIndex, error: type[IndexUnavailable]) -> None:
+    def __init__(self, index: VectorIndex, error: type[IndexUnavailable]) -> None:
         self._index = index
         self._error = error
 
@@ -477,9 +479,9 @@ def make_point(
 
 
 @pytest.fixture(scope="module")
-def listed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[EmbeddedIndex, Duplicates]]:
+def listed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[VectorIndex, Duplicates]]:
     """Nine groups of one to nine copies, some without original, and single images."""
-    index = EmbeddedIndex(tmp_path_factory.mktemp("index"), Layout("images", Schema()))
+    index = open_index(tmp_path_factory.mktemp("index"))
     index.prepare("m", 2)
     vector = np.array([0.6, 0.8], np.float32)
     points = [make_point(f"single {n}") for n in range(20)]
@@ -512,7 +514,7 @@ def paged(duplicates: Duplicates, limit: int) -> list[Group]:
 
 
 def test_every_group_is_listed_on_exactly_one_page(
-    listed: tuple[EmbeddedIndex, Duplicates],
+    listed: tuple[VectorIndex, Duplicates],
 ) -> None:
     _, duplicates = listed
     whole = {group.id: group for group in paged(duplicates, 200)}
@@ -528,7 +530,7 @@ def test_every_group_is_listed_on_exactly_one_page(
 
 
 def test_a_very_large_group_is_listed_partly(tmp_path: Path) -> None:
-    index = EmbeddedIndex(tmp_path, Layout("images", Schema()))
+    index = open_index(tmp_path)
     index.prepare("m", 2)
     vector = np.array([0.6, 0.8], np.float32)
     first = make_point("original", vector=vector, group="g")
@@ -596,7 +598,7 @@ def test_a_dismissal_does_not_apply_to_another_group(four: World) -> None:
 def test_dismissals_survive_a_restart(four: World, tmp_path: Path) -> None:
     decide(four, "c.png", False)
     four.index.close()
-    four.index = EmbeddedIndex(four.folder, Layout("images", Schema()))
+    four.index = open_index(four.folder)
     four.duplicates = Duplicates(four.index)
     assert four.groups() == [("a.png", ["b.jpg", "d.jpg"])]
     four.index.close()

@@ -9,26 +9,25 @@ import pytest
 from msgspec.structs import replace
 
 from console.evaluation.judgements import Judgements, by_query
-from likeness.adapters.qdrant_embedded import EmbeddedIndex
-from likeness.adapters.qdrant_layout import Layout
 from likeness.errors import IndexUnavailable
 from likeness.feedback import FeedbackEvent, FeedbackStore
-from likeness.filters import Schema
+from likeness.ports import VectorIndex
+from tests import indexes
 
 CLICK = FeedbackEvent("request-1", "image-1", "click", 12.5, "token")
 
-Opener = Callable[[], EmbeddedIndex]
+Opener = Callable[[], VectorIndex]
 
 
 @pytest.fixture
 def open_index(tmp_path: Path) -> Iterator[Opener]:
     """Opens the same index again at each call."""
-    opened: list[EmbeddedIndex] = []
+    opened: list[VectorIndex] = []
 
-    def reopen() -> EmbeddedIndex:
+    def reopen() -> VectorIndex:
         for index in opened:
             index.close()
-        opened.append(EmbeddedIndex(tmp_path / "index", Layout("images", Schema())))
+        opened.append(indexes.open_index(tmp_path / "index"))
         return opened[-1]
 
     yield reopen
@@ -103,6 +102,7 @@ def test_other_kinds_of_notes_are_not_listed(open_index: Opener) -> None:
     assert stored(feedback) == {CLICK}
 
 
+@pytest.mark.double("a closed folder stands for a server that is down")
 def test_an_index_that_is_down_raises(open_index: Opener) -> None:
     index = open_index()
     index.close()

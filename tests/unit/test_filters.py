@@ -14,11 +14,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from qdrant_client import models
 
-from likeness.adapters.qdrant_embedded import EmbeddedIndex
-from likeness.adapters.qdrant_layout import Layout
 from likeness.errors import ConfigurationError, InvalidRequest, UnknownFilterKey
 from likeness.filters import Schema, header_text
+from likeness.ports import VectorIndex
 from likeness.records import NearestQuery
+from tests.indexes import open_index
 
 SCHEMA = Schema.declare(
     {"brand": "keyword", "stock": "integer", "price": "float", "since": "datetime"}
@@ -372,8 +372,8 @@ def test_any_json_value_is_compiled_or_refused(value: Any) -> None:
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedIndex]:
-    index = EmbeddedIndex(tmp_path_factory.mktemp("index"), Layout("images", SCHEMA))
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VectorIndex]:
+    index = open_index(tmp_path_factory.mktemp("index"), SCHEMA)
     index.prepare("model", 4)
     yield index
     index.close()
@@ -382,7 +382,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedIndex]:
 @given(FILTERS)
 @settings(max_examples=200, deadline=None)
 def test_every_compiled_filter_is_accepted_by_qdrants_engine(
-    engine: EmbeddedIndex, value: Any
+    engine: VectorIndex, value: Any
 ) -> None:
     with suppress(InvalidRequest, UnknownFilterKey):
         lookup = NearestQuery([np.ones(4, np.float32) / 2], 5, filter=SCHEMA.compile(value))
