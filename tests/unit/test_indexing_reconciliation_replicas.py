@@ -167,11 +167,12 @@ class Replicated:
             self.world.redeliver()
         return bool(deliveries)
 
-    def lose_answer(self, _: str, __: int, which: int) -> None:
-        """A worker's connection breaks; what it had sent goes on."""
-        waiting = [each for each in self.world.workers if self.sockets[each.gate].waits]
-        if waiting:
-            self.world.step(waiting[which % len(waiting)], ConnectionResetError())
+    def lose_answers(self, _: str, count: int, which: int) -> None:
+        """A worker's connections break, one or several in a row; what it had sent goes on."""
+        for _ in range(count + 1):
+            waiting = [each for each in self.world.workers if self.sockets[each.gate].waits]
+            if waiting:
+                self.world.step(waiting[which % len(waiting)], ConnectionResetError())
 
     def kill_node(self, _: str, __: int, ___: int) -> None:
         """Any node; where writes are on their way, one that is sending them."""
@@ -259,7 +260,7 @@ _WEIGHTS: dict[Operation, int] = {
     **{in_every_world(operation): weight for operation, weight in WEIGHTS.items()},
     Replicated.twins: 4,
     Replicated.pass_on: 6,
-    Replicated.lose_answer: 1,
+    Replicated.lose_answers: 1,
     Replicated.kill_node: 2,
     Replicated.revive_node: 2,
     Replicated.check_drift: 1,
