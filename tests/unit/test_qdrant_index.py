@@ -26,7 +26,7 @@ from likeness.records import (
     Version,
 )
 from tests import qdrant_server
-from tests.fault_server import Answer, FaultServer, Request, error, ok
+from tests.fault_server import CLOSED_AT_ONCE, Answer, FaultServer, Request, error, ok
 from tests.scripted_qdrant import (
     ALIAS,
     COMPLETED,
@@ -118,7 +118,8 @@ def test_a_dead_node_does_not_stop_reading_for_writers(replicas: int) -> None:
         if request.method == "GET":
             params = {"vectors": {}, "replication_factor": replicas}
             return ok(described({"model": MODEL, "dim": DIM}, params=params))
-        return error(500) if request.path.endswith("=all") else ok([stored(point)])
+        too_few = error(500, "Service internal error: not enough active replicas")
+        return too_few if request.path.endswith("=all") else ok([stored(point)])
 
     with scripted_index(script) as (server, index):
         found = index.retrieve_payloads(MODEL, [point.id])
@@ -126,12 +127,11 @@ def test_a_dead_node_does_not_stop_reading_for_writers(replicas: int) -> None:
     assert server.paths[-1].endswith(f"/points?consistency={replicas - 1}")
 
 
-def test_a_single_node_that_does_not_answer_is_unavailable() -> None:
-    def script(request: Request) -> Answer:
-        return ok(DESCRIBED) if request.method == "GET" else error(500)
-
-    with scripted_index(script) as (_, index):
+@pytest.mark.parametrize("answer", [error(500), error(503), CLOSED_AT_ONCE])
+def test_without_the_servers_word_for_a_dead_node_all_replicas_are_asked(answer: Answer) -> None:
+    with scripted_index([answer]) as (server, index):
         failure(lambda: index.retrieve_payloads(MODEL, ["x"]))
+    assert {path.partition("=")[2] for path in server.paths} == {"all"}
 
 
 # The server's version

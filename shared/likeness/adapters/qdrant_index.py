@@ -53,6 +53,8 @@ from likeness.records import (
 # (qdrant/qdrant#9575).
 _LEAST = (1, 19)
 _TITLE = "qdrant"
+# Part of the server's answer to a read from more replicas than are active.
+_TOO_FEW_REPLICAS = "active replicas"
 
 
 class _Server:
@@ -182,7 +184,8 @@ class QdrantIndex:
         try:
             return self._retrieve(model, ids, "?consistency=all")
         except IndexUnavailable as error:
-            if type(error) is not IndexUnavailable:  # a refusal
+            # only on the server's word: after a lost response all replicas may be there, and differ
+            if _TOO_FEW_REPLICAS not in str(error):
                 raise
             replicas = self._describe(self._layout.collection(model))["config"]["params"]
             others = (replicas.get("replication_factor") or 1) - 1

@@ -18,6 +18,7 @@ from likeness.errors import ConfigurationError, IndexUnavailable
 
 _ATTEMPTS = 3
 _BACKOFF_S = 0.1
+_QUOTED_BYTES = 300
 _INCOMPLETE = (OSError, HTTPException)
 _NOT_JSON = (msgspec.DecodeError, ValueError, RecursionError)
 
@@ -137,7 +138,8 @@ class Transport:
         except _INCOMPLETE as error:
             return _Failure(f"{type(error).__name__}: no complete response")
         if reply.status in RETRIED:
-            return _Failure(f"HTTP {reply.status}", _seconds(reply.retry_after))
+            words = reply.data[:_QUOTED_BYTES].decode("utf-8", "replace")
+            return _Failure(f"HTTP {reply.status} {words}".strip(), _seconds(reply.retry_after))
         if reply.status in KEY_REFUSED:
             self._breaker.succeeded()
             self.reconnect()  # the key may have been rotated: read it again
