@@ -25,7 +25,7 @@ _BUCKET_GETS = 3
 # X-Ray's default sampling: one request a second, and this share of the others.
 _TRACED = 0.05
 # Numbers of resources in template.yaml; tests/console/test_cost.py counts them.
-SNAPSHOTS, ALARMS, SECRETS = 2, 16, 2
+SNAPSHOTS, ALARMS, SECRETS = 2, 18, 2
 # Custom metrics, if all are published: 27 of search, 20 of index, 5 others.
 _METRICS = 52
 

@@ -70,7 +70,7 @@ def test_before_the_first_image_there_is_only_a_version() -> None:
         (server(Answer(200, b'{"title": "qdrant", "version": "1.18.2"}')), "1.18.2 is too old", ""),
         ([Answer(200, b"<html>a proxy</html>")], "is this a Qdrant server?", "REST API?"),
         ([Answer(200, b'{"title": "other", "version": "2.0"}')], "the server says 'other'", "REST"),
-        ([error(500)], "Qdrant is not answering (HTTP 500)", "Is the server running"),
+        ([error(500)], "Qdrant is not answering (HTTP 500: no)", "Is the server running"),
         (
             lambda request: VERSION if request.path == "/" else Answer(401, b"Invalid API key"),
             "no API key, or a wrong one",

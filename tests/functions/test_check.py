@@ -195,7 +195,7 @@ def test_a_version_without_qdrant_gets_no_traffic(aws: Aws) -> None:
         (Answer(200, b"<html>a proxy</html>"), "version, which cannot be read"),
         (Answer(200, b'{"title": "another service", "version": "2.0"}'), "'another service' '2.0'"),
         (Answer(401, b"Invalid API key or JWT"), "no API key, or a wrong one"),
-        (error(500), "Qdrant is not answering (HTTP 500)"),
+        (error(500), "Qdrant is not answering (HTTP 500: no)"),
     ],
 )
 def test_on_a_server_that_cannot_be_written_to_no_version_gets_traffic(

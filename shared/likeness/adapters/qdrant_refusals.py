@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import msgspec
+
 from likeness.errors import (
     IndexForbidden,
     IndexFull,
@@ -20,6 +22,7 @@ RETRIED = {408, 429, 500, 502, 503, 504}
 _UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _QUOTA = 401, 403, 404, 507
 # Their bodies are plain text; those of other statuses are JSON, or not from Qdrant.
 KEY_REFUSED = {_UNAUTHORIZED, _FORBIDDEN}
+_QUOTED_BYTES = 200
 _COLLECTION = re.compile(r"/collections/([^/?]+)")
 # By parts of the server's own messages.
 _CAUSES = {
@@ -30,6 +33,14 @@ _CAUSES = {
 }
 
 
+def error_words(data: bytes) -> str:
+    """The server's own words in a response that may be anything."""
+    try:
+        return str(msgspec.json.decode(data)["status"]["error"])
+    except (ValueError, RecursionError, TypeError, KeyError, IndexError):
+        return data[:_QUOTED_BYTES].decode("utf-8", "replace")
+
+
 def refusal(status: int, body: Any, method: str, path: str) -> IndexUnavailable:
     """`body` is the decoded response, or the text that came instead."""
     request = f"{method} {path} (HTTP {status})"
@@ -37,7 +48,9 @@ def refusal(status: int, body: Any, method: str, path: str) -> IndexUnavailable:
         case _ if status == _UNAUTHORIZED:
             return IndexUnauthorized(f"Qdrant refused {request}: no API key, or a wrong one")
         case _ if status == _FORBIDDEN:
-            return IndexForbidden(f"the API key does not permit {request}: {str(body)[:200]}")
+            return IndexForbidden(
+                f"the API key does not permit {request}: {str(body)[:_QUOTED_BYTES]}"
+            )
         case _ if status == _NOT_FOUND and (found := _COLLECTION.match(path)):
             return IndexMissing(f"Qdrant has no collection {found[1]}: index an image first")
         case _ if status == _QUOTA:

@@ -13,12 +13,11 @@ import msgspec
 
 from likeness.adapters.circuit_breaker import CircuitBreaker
 from likeness.adapters.connections import Pool
-from likeness.adapters.qdrant_refusals import KEY_REFUSED, RETRIED, refusal
+from likeness.adapters.qdrant_refusals import KEY_REFUSED, RETRIED, error_words, refusal
 from likeness.errors import ConfigurationError, IndexUnavailable
 
 _ATTEMPTS = 3
 _BACKOFF_S = 0.1
-_QUOTED_BYTES = 300
 _INCOMPLETE = (OSError, HTTPException)
 _NOT_JSON = (msgspec.DecodeError, ValueError, RecursionError)
 
@@ -138,8 +137,8 @@ class Transport:
         except _INCOMPLETE as error:
             return _Failure(f"{type(error).__name__}: no complete response")
         if reply.status in RETRIED:
-            words = reply.data[:_QUOTED_BYTES].decode("utf-8", "replace")
-            return _Failure(f"HTTP {reply.status} {words}".strip(), _seconds(reply.retry_after))
+            words = f"HTTP {reply.status}: {error_words(reply.data)}"
+            return _Failure(words, _seconds(reply.retry_after))
         if reply.status in KEY_REFUSED:
             self._breaker.succeeded()
             self.reconnect()  # the key may have been rotated: read it again
