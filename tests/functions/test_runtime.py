@@ -133,13 +133,12 @@ def test_search_finds_what_the_index_function_wrote(
 
 
 def test_a_search_and_a_note_never_import_the_official_client(
-    aws: str, bucket: Bucket, qdrant: ThreadingHTTPServer
+    aws: str, bucket: Bucket, qdrant: IndexAddress
 ) -> None:
     """It would take a second of a cold start, and its layer is not the search function's."""
-    url = qdrant_server.url_of(qdrant)
-    with index_function(aws, url) as function:
+    with index_function(aws, qdrant) as function:
         function.invoke(bucket.put(a=jpeg(1), b=jpeg(2)))
-    env = {"QDRANT_URL": url, "PYTHONPROFILEIMPORTTIME": "1"}  # logs every import
+    env = {**qdrant.env, "PYTHONPROFILEIMPORTTIME": "1"}  # logs every import
     with LambdaProcess(SEARCH, env) as function:
         status, answer = search(function, jpeg(1))
         fields = {"request_id": "r", "id": answer["results"][0]["id"], "kind": "click"}
@@ -151,14 +150,14 @@ def test_a_search_and_a_note_never_import_the_official_client(
     assert not packages & {"qdrant_client", "httpx", "httpcore", "grpc", "pydantic"}
 
 
+@pytest.mark.double("counts the calls that the server gets")
 def test_a_search_is_one_call_to_qdrant_from_the_first_on(
-    aws: str, bucket: Bucket, qdrant: ThreadingHTTPServer
+    aws: str, bucket: Bucket, double: ThreadingHTTPServer, qdrant: IndexAddress
 ) -> None:
-    url = qdrant_server.url_of(qdrant)
-    with index_function(aws, url) as function:
+    with index_function(aws, qdrant) as function:
         function.invoke(bucket.put(a=jpeg(1), b=jpeg(2)))
-    calls = recorded(qdrant)
-    with LambdaProcess(SEARCH, {"QDRANT_URL": url}) as function:
+    calls = recorded(double)
+    with LambdaProcess(SEARCH, qdrant.env) as function:
         assert [search(function, jpeg(n))[0] for n in (1, 2)] == [200, 200]
     assert calls == ["POST /collections/images/points/query/batch"] * 2
 
