@@ -10,19 +10,19 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from likeness.adapters.qdrant_embedded import EmbeddedIndex
-from likeness.adapters.qdrant_layout import Layout
 from likeness.embedding import Embedder
-from likeness.filters import Schema
 from likeness.indexing import Indexer, IndexerConfig
+from likeness.ports import VectorIndex
 from likeness.records import ObjectRef, Point, State
 from tests.fake_bucket import FakeBucket
+from tests.indexes import SERVER_URL, open_index
 from tests.reconciliation import KEYS, MODEL, WEIGHTS, Gate, Gated, World
 
+EXAMPLES = 100 if SERVER_URL else 800  # a call takes longer there
 OPERATIONS = [operation for operation, weight in WEIGHTS.items() for _ in range(weight)]
 
 
-def assert_in_sync(index: EmbeddedIndex, embedder: Embedder, bucket: FakeBucket, key: str) -> None:
+def assert_in_sync(index: VectorIndex, embedder: Embedder, bucket: FakeBucket, key: str) -> None:
     ref = bucket.ref(key)
     state = bucket.head(ref)
     point = stored(index, embedder, ref)
@@ -38,7 +38,7 @@ def assert_in_sync(index: EmbeddedIndex, embedder: Embedder, bucket: FakeBucket,
         ) == is_image
 
 
-def stored(index: EmbeddedIndex, embedder: Embedder, ref: ObjectRef) -> Point | None:
+def stored(index: VectorIndex, embedder: Embedder, ref: ObjectRef) -> Point | None:
     return index.retrieve_payloads(embedder.fingerprint, [ref.point_id]).points.get(ref.point_id)
 
 
@@ -48,8 +48,8 @@ def embedder() -> Embedder:
 
 
 @pytest.fixture(scope="module")
-def index(embedder: Embedder, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedIndex]:
-    index = EmbeddedIndex(tmp_path_factory.mktemp("index"), Layout("images", Schema()))
+def index(embedder: Embedder, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VectorIndex]:
+    index = open_index(tmp_path_factory.mktemp("index"))
     index.prepare(embedder.fingerprint, embedder.dim)
     yield index
     index.close()
@@ -64,9 +64,9 @@ def index(embedder: Embedder, tmp_path_factory: pytest.TempPathFactory) -> Itera
     heals="read, write, read again",
 )
 @given(chance=st.randoms(use_true_random=True))
-@settings(max_examples=800, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 def test_the_index_equals_the_bucket_after_any_schedule(
-    index: EmbeddedIndex, embedder: Embedder, chance: Random
+    index: VectorIndex, embedder: Embedder, chance: Random
 ) -> None:
     # ids contain the bucket's name: every example has points of its own in one shared index
     bucket = FakeBucket(f"bucket-{uuid.uuid4()}", versioned=chance.random() < 0.5)
