@@ -24,7 +24,6 @@ import skimage
 from PIL import Image
 
 from likeness.embedding import Embedder
-from likeness.images import decode
 from likeness.model import ModelSpec
 from likeness.settings import Limits
 
@@ -85,14 +84,14 @@ def measure() -> dict[str, float]:
     names = [spec.embedding.name], spec.input.name
 
     def ours(data: bytes) -> np.ndarray:
-        image, _ = decode(data, limits, embedder.decode_size)
+        image, _ = embedder.decode(data, limits)
         return embedder.embed([embedder.to_tensor(image)])[0]
 
     def floor(data: bytes) -> np.ndarray:
         return session.run(names[0], {names[1]: bare_tensor(data, spec)})[0][0]
 
     def our_tensor(data: bytes) -> np.ndarray:
-        return embedder.to_tensor(decode(data, limits, embedder.decode_size)[0])
+        return embedder.to_tensor(embedder.decode(data, limits)[0])
 
     small, large = jpegs(640, 480), jpegs(4000, 3000)
     fast = interleaved_ms({"ours": ours, "floor": floor}, small, rounds=60)

@@ -133,7 +133,7 @@ def indexed(images: Sequence[bytes], embedder: Embedder) -> list[Point]:
 
 def features_of(data: bytes, embedder: Embedder) -> ImageFeatures:
     """A query's image, with all its descriptors."""
-    image, info = decode(data, Limits(), embedder.decode_size)
+    image, info = embedder.decode(data, Limits())
     return extract_features(embedder, image, sha256=info.sha256)
 
 

@@ -16,7 +16,6 @@ from console.evaluation.logistic_regression import fit
 from likeness.embedding import Embedder
 from likeness.feature_extraction import extract_features
 from likeness.features import ImageFeatures
-from likeness.images import decode
 from likeness.model import ModelSpec, load_spec
 from likeness.proof.verdicts import FITTED_LEVELS, Calibration, Level
 from likeness.rerank.ranker import Ranker
@@ -67,5 +66,5 @@ def _fitted(folder: Path) -> Calibration:
 
 
 def _look(data: bytes, embedder: Embedder) -> ImageFeatures:
-    image, info = decode(data, Limits(), embedder.decode_size)
+    image, info = embedder.decode(data, Limits())
     return extract_features(embedder, image, sha256=info.sha256)

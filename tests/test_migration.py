@@ -33,7 +33,6 @@ from likeness.adapters.sqs import hint_message
 from likeness.embedding import Embedder
 from likeness.errors import ConfigurationError, IndexMissing, IndexUnavailable, NoDetail
 from likeness.gallery import Gallery
-from likeness.images import decode
 from likeness.indexers import CachingReader, Indexers
 from likeness.indexing import Indexer, IndexerConfig
 from likeness.model import load_spec
@@ -269,7 +268,7 @@ class Users:
 
 
 def vector_of(embedder: Embedder, seed: int) -> Vector:
-    image, _ = decode(small_image(seed), Limits(), embedder.decode_size)
+    image, _ = embedder.decode(small_image(seed), Limits())
     [vector] = embedder.embed([embedder.to_tensor(image)])
     return np.asarray(vector)
 

@@ -28,7 +28,6 @@ from rich.progress import track
 from console.evaluation.metrics import Estimate, Ranking, estimate, rank
 from likeness.descriptor_packing import cell_positions
 from likeness.embedding import BatchFeatures, Embedder
-from likeness.images import decode
 from likeness.proof.geometry import verify
 from likeness.settings import Limits
 
@@ -150,7 +149,7 @@ def extract(folder: Path, embedder: Embedder, title: str) -> SetFeatures:
     """Features of all photos of one set, as the service would extract them."""
     found: list[BatchFeatures] = []
     for path in track(_columns(folder)["path"], f"{title}, {folder.name}", transient=True):
-        image, _ = decode((folder / path).read_bytes(), Limits(), embedder.decode_size)
+        image, _ = embedder.decode((folder / path).read_bytes(), Limits())
         found.append(embedder.extract([embedder.to_tensor(image)]))
     local = salience = None
     if embedder.spec.local:

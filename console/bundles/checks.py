@@ -11,11 +11,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from likeness.embedding import Embedder, TextEmbedder, check_vector
 from likeness.errors import LikenessError
-from likeness.images import decode
 from likeness.model import Descriptors
 from likeness.records import Vector
 from likeness.settings import Limits
@@ -164,7 +162,7 @@ class _BundleChecks:
         return np.concatenate([self._embedder.embed([tensor]) for tensor in tensors])
 
     def _vector(self, data: bytes) -> Vector:
-        image: Image.Image = decode(data, Limits(), self._embedder.decode_size)[0]
+        image, _ = self._embedder.decode(data, Limits())
         [vector] = self._embed_each([self._embedder.to_tensor(image)])
         return np.asarray(vector)
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import msgspec
 
 from likeness.embedding import Embedder
-from likeness.images import decode
 from likeness.model import GOLDEN, Golden
 from likeness.settings import Limits
 
@@ -22,7 +21,7 @@ def write_golden(folder: Path) -> None:
 def golden_json(folder: Path) -> bytes:
     """A drawn image and what the bundle's network makes of it, as JSON."""
     embedder, data = Embedder(folder), next(sample_images.products()).data
-    image, _ = decode(data, Limits(), embedder.decode_size)
+    image, _ = embedder.decode(data, Limits())
     [vector] = embedder.embed([embedder.to_tensor(image)])
     golden = Golden(embedder.fingerprint, data, tuple(vector.round(6).tolist()))
     return msgspec.json.encode(golden) + b"\n"

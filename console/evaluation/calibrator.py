@@ -274,7 +274,7 @@ def _read_samples(
         try:
             data = item.path.read_bytes()
             if len(scenes) * 5 < len(samples) + 1:
-                scenes.append(decode(data, Limits(), embedder.decode_size)[0])
+                scenes.append(embedder.decode(data, Limits())[0])
             elif len(samples) < images:
                 samples.append(_Sample(item, features_of_file(embedder, data)[1]))
             else:

@@ -26,7 +26,6 @@ from likeness.errors import ImageError
 from likeness.feature_extraction import extract_features
 from likeness.features import ImageFeatures
 from likeness.filters import Schema
-from likeness.images import decode
 from likeness.ports import VectorIndex
 from likeness.records import (
     ImageInfo,
@@ -114,7 +113,7 @@ def build_gallery(
 
 def features_of_file(embedder: Embedder, data: bytes) -> tuple[ImageInfo, ImageFeatures]:
     """Raises ImageError."""
-    image, info = decode(data, Limits(), embedder.decode_size)
+    image, info = embedder.decode(data, Limits())
     return info, extract_features(embedder, image, sha256=info.sha256)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from PIL import Image
 
+from likeness import images
 from likeness.errors import ModelBundleError, NoDetail
 from likeness.model import (
     Descriptors,
@@ -21,7 +23,8 @@ from likeness.model import (
     read_file,
 )
 from likeness.preprocessing import Prepared, decode_size, prepare
-from likeness.records import WHOLE, Box, Vector
+from likeness.records import WHOLE, Box, ImageInfo, Vector
+from likeness.settings import Limits
 
 _ERRORS_ONLY = 3
 
@@ -58,6 +61,16 @@ class Embedder:
     def decode_size(self) -> int:
         """The short side in pixels that a decoder must preserve."""
         return decode_size(self.spec)
+
+    def decode(
+        self, data: bytes, limits: Limits, share: float = 1.0
+    ) -> tuple[Image.Image, ImageInfo]:
+        """A file → its upright RGB image and metadata, as this model's index holds them.
+
+        The image has enough pixels for a part with this share of its sides. Raises ImageError.
+        """
+        side = math.ceil(self.decode_size / share)
+        return images.decode(data, limits, side, self.spec.preprocessing)
 
     def to_tensor(self, image: Image.Image) -> NDArray[Any]:
         """An upright RGB image as input tensor, with a batch axis of 1. Raises NoDetail."""

@@ -2,6 +2,9 @@
 
 The limits on headers are in image_headers.py. Order (decision 0014): byte limit → signature →
 allowed formats → headers → pixel limit → first frame only → scaled decode → EXIF orientation → RGB.
+
+What a file's pixels are depends on the version of the preprocessing, which a model's bundle names
+(decision 0110). Where no model is concerned, the newest version shows a picture to people.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from likeness.errors import (
     TruncatedImage,
     UnsupportedFormat,
 )
+from likeness.model import NEWEST_PREPROCESSING
 from likeness.records import ImageInfo
 from likeness.settings import MIB, Limits
 
@@ -94,12 +98,15 @@ def sniff(data: bytes) -> str | None:
     return None
 
 
-def decode(data: bytes, limits: Limits, short_side: int) -> tuple[Image.Image, ImageInfo]:
+def decode(
+    data: bytes, limits: Limits, short_side: int, version: int = NEWEST_PREPROCESSING
+) -> tuple[Image.Image, ImageInfo]:
     """The image as RGB, upright, and its metadata.
 
     A large JPEG is reduced while decoding, to a short side of at least 1.5 × `short_side` pixels.
     The info has the full, upright width and height. Transparency is composited onto white, only
-    the first frame of an animation is read, ICC profiles are ignored.
+    the first frame of an animation is read, ICC profiles are ignored. `version`: of the
+    preprocessing.
     Raises a subclass of ImageError.
     """
     if len(data) > limits.max_bytes:
@@ -114,7 +121,7 @@ def decode(data: bytes, limits: Limits, short_side: int) -> tuple[Image.Image, I
     if name == "JPEG":
         image.draft(None, (math.ceil(_DRAFT_FACTOR * short_side),) * 2)
     _load(image)
-    transposition = _orientation(image)
+    transposition = _orientation(image, name, version)
     if transposition in _QUARTER_TURNS:
         full_width, full_height = full_height, full_width
     upright = _rgb(image if transposition is None else image.transpose(transposition))
@@ -181,15 +188,29 @@ def _load(image: Image.Image) -> None:
         raise TruncatedImage("the image data ends early or is damaged") from error
 
 
-def _orientation(image: Image.Image) -> Image.Transpose | None:
+def _orientation(image: Image.Image, name: str, version: int) -> Image.Transpose | None:
+    """What makes the image upright: its EXIF says so, and in version 1 also XMP and text chunks,
+    which browsers ignore.
+
+    libheif has already turned what it decodes. Of an AVIF, the EXIF that Pillow returns has the
+    container's orientation, whatever the file's own EXIF says.
+    """
+    exif = image.info.get("exif") or b""
     # parsing arrays in large EXIF takes seconds
-    if len(image.info.get("exif") or b"") > image_headers.MAX_EXIF_BYTES:
+    if len(exif) > image_headers.MAX_EXIF_BYTES or (version > 1 and name == "HEIF"):
         return None
     try:
-        return _TRANSPOSITIONS.get(image.getexif().get(_ORIENTATION_TAG, 1))
+        tags = image.getexif() if version == 1 else _exif_tags(exif)
+        return _TRANSPOSITIONS.get(tags.get(_ORIENTATION_TAG, 1))
     # An image with broken EXIF is still usable: it keeps its stored orientation.
     except Exception:  # noqa: BLE001
         return None
+
+
+def _exif_tags(exif: bytes) -> Image.Exif:
+    tags = Image.Exif()
+    tags.load(exif)
+    return tags
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -30,7 +30,6 @@ from likeness.errors import (
     Unavailable,
 )
 from likeness.filters import Schema
-from likeness.images import decode
 from likeness.ports import ObjectReader, VectorIndex
 from likeness.preprocessing import Prepared
 from likeness.proof.verdicts import Calibration
@@ -297,7 +296,7 @@ class Indexer:
         assert snapshot.state is not None
         if isinstance(body, ImageError):
             raise body
-        image, info = decode(body.data, self._config.limits, self._embedder.decode_size)
+        image, info = self._embedder.decode(body.data, self._config.limits)
         texts = {**body.tags, **snapshot.state.metadata}
         return _DecodedImage(snapshot, self._embedder.preprocess(image), info, texts)
 

@@ -17,9 +17,11 @@ from likeness.errors import ModelBundleError
 
 MANIFEST = "model.json"
 GOLDEN = "golden.json"
-# Part of every fingerprint: increase it when a change to images.py or preprocessing.py gives the
-# same image a different tensor.
-PREPROCESSING = 1
+# The known versions of how a file becomes a tensor. A change to images.py or preprocessing.py that
+# gives the same file another tensor is a new version; the older ones stay as they are, because
+# indexes were made with them (decision 0110).
+PREPROCESSING = (1, 2)
+NEWEST_PREPROCESSING = PREPROCESSING[-1]
 # For the embedding and local descriptors of one view in a query_id. A query_id has at most 65,536
 # characters, 49,152 bytes, for two views; 1,000 of each view's bytes are for colour layout, sha256,
 # boxes and lengths.
@@ -107,7 +109,8 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """model.json. `files` maps each file's name to its sha256.
 
     `patches` is a coarse, semantic map for late interaction, `local` a fine one for geometric
-    verification. Both maps and the text encoder are optional.
+    verification. Both maps and the text encoder are optional. `preprocessing` is the version of how
+    a file becomes the network's input, one of PREPROCESSING.
     """
 
     name: str
@@ -123,12 +126,13 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     patches: Descriptors | None = None
     local: Descriptors | None = None
     text: TextEncoder | None = None
+    preprocessing: int = 1
 
     @property
     def fingerprint(self) -> str:
         """16 hex digits, a hash of the weights and of all settings that affect vectors."""
         decisive = (
-            PREPROCESSING,
+            self.preprocessing,
             self.files[self.image_file],
             self.input,
             self.resize,
@@ -205,6 +209,11 @@ def _decode(manifest: bytes) -> ModelSpec:
         spec = msgspec.json.decode(manifest, type=ModelSpec)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ModelBundleError(f"{MANIFEST}: {error}") from error
+    if spec.preprocessing not in PREPROCESSING:
+        raise ModelBundleError(
+            f"{MANIFEST}: preprocessing {spec.preprocessing} is unknown; this version of Likeness "
+            f"knows {' and '.join(map(str, PREPROCESSING))}"
+        )
     if min(spec.input.height, spec.input.width, spec.embedding.dim) < 1:
         raise ModelBundleError(f"{MANIFEST}: height, width and dim must be above zero")
     if 0.0 in spec.normalise.std:

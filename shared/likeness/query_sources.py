@@ -7,7 +7,6 @@ by its subject, or by many parts, each of which is searched separately.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -21,7 +20,6 @@ from likeness.errors import InvalidRequest, ModelMismatch, NoDetail, NotIndexed
 from likeness.feature_extraction import extract_features
 from likeness.features import ImageFeatures, features_of_point
 from likeness.gallery import Gallery
-from likeness.images import decode
 from likeness.queries import (
     ByExamples,
     ById,
@@ -144,8 +142,7 @@ class SourceResolver:
         with watch.stage("decode"):
             # a part needs as many pixels as a whole image does
             share = min(box.right - box.left, box.bottom - box.top) if box else 1.0
-            side = math.ceil(self._embedder.decode_size / max(share, 0.1))
-            image, info = decode(data, self._gallery.limits, side)
+            image, info = self._embedder.decode(data, self._gallery.limits, max(share, 0.1))
         features = extract_features(self._embedder, image, box or WHOLE, info.sha256, watch.stage)
         return _ResolvedSource(features, point_ids, image)
 

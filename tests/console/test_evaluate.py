@@ -27,7 +27,6 @@ from console.evaluation.queries import synthetic_queries
 from console.evaluation.query_expansion import expand
 from console.evaluation.results import Evaluation, drops
 from likeness.embedding import Embedder
-from likeness.images import decode
 from likeness.model import load_spec
 from likeness.proof.verdicts import Level
 from likeness.settings import Limits
@@ -193,7 +192,7 @@ def test_figures_are_those_of_the_vectors_themselves(
 ) -> None:
     """The whole path, index and all, agrees with cosines that are ranked by hand."""
     items, embedder = load(classes), Embedder(FIXED_FILTERS)
-    pictures = [decode(i.path.read_bytes(), Limits(), embedder.decode_size)[0] for i in items]
+    pictures = [embedder.decode(i.path.read_bytes(), Limits())[0] for i in items]
     vectors = np.concatenate([embedder.embed([embedder.to_tensor(p)]) for p in pictures])
     labels = np.array([item.label for item in items])
     mine = rank(vectors @ vectors.T, labels[:, None] == labels, np.eye(len(items), dtype=bool))
@@ -228,7 +227,7 @@ def test_lines_of_what_no_profile_has_are_those_of_the_methods_themselves(
 ) -> None:
     """One view and a small gallery: what the searcher and the index give can be made by hand."""
     items, embedder = load(classes), Embedder(FIXED_FILTERS)
-    pictures = [decode(i.path.read_bytes(), Limits(), embedder.decode_size)[0] for i in items]
+    pictures = [embedder.decode(i.path.read_bytes(), Limits())[0] for i in items]
     vectors = np.concatenate([embedder.embed([embedder.to_tensor(p)]) for p in pictures])
     labels = np.array([item.label for item in items])
     expanded, mutual = np.zeros((2, len(items), len(items)), np.float32)

@@ -1,4 +1,6 @@
-"""Every kind of file becomes an upright RGB image, or an ImageError."""
+"""Every kind of file becomes an upright RGB image, or an ImageError, in each version of the
+preprocessing. test_images_versions.py has what differs between them.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ import time
 import tracemalloc
 import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -21,6 +23,7 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, features
 
+from likeness import images
 from likeness.errors import (
     ConfigurationError,
     ImageError,
@@ -30,10 +33,13 @@ from likeness.errors import (
     TruncatedImage,
     UnsupportedFormat,
 )
-from likeness.images import decode, sniff, thumbnail
+from likeness.images import sniff, thumbnail
+from likeness.model import NEWEST_PREPROCESSING, PREPROCESSING
+from likeness.records import ImageInfo
 from likeness.settings import Limits
 
 LIMITS = Limits()
+VERSION = [NEWEST_PREPROCESSING]
 LOSSLESS: dict[str, dict[str, object]] = {
     "PNG": {},
     "BMP": {},
@@ -46,6 +52,18 @@ LOSSY: dict[str, dict[str, object]] = {
 }
 # Pillow only warns of some damage: in production a warning is a line in the log, not an error.
 as_in_production = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")
+
+
+@pytest.fixture(scope="module", autouse=True, params=PREPROCESSING)
+def version(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Every test of this module runs with each version."""
+    VERSION.append(request.param)
+    yield
+    VERSION.pop()
+
+
+def decode(data: bytes, limits: Limits, short_side: int) -> tuple[Image.Image, ImageInfo]:
+    return images.decode(data, limits, short_side, VERSION[-1])
 
 
 def picture(width: int = 64, height: int = 48) -> Image.Image:

@@ -12,16 +12,25 @@ import numpy as np
 import pytest
 
 from console.bundles.bundle_reader import load_bundle
+from console.bundles.presets import PRESETS
+from console.bundles.registry import PresetName
 from likeness.errors import ConfigurationError, ModelBundleError
 from likeness.features import ImageFeatures
-from likeness.model import ModelSpec
+from likeness.model import (
+    NEWEST_PREPROCESSING,
+    PREPROCESSING,
+    Input,
+    ModelSpec,
+    Output,
+    Resize,
+)
 from likeness.query_tokens import decode_query_token, encode_query_token
 from likeness.records import Box
+from tests.service import BUNDLED, FIXED_FILTERS
 
 Manifest = dict[str, Any]
 Change = Callable[[Manifest], object]
 WEIGHTS = b"these bytes stand for a network"
-BUNDLED = Path(__file__).resolve().parents[2] / "layers" / "model"
 
 
 def load_spec(folder: Path) -> ModelSpec:
@@ -58,6 +67,7 @@ def manifest(weights: bytes = WEIGHTS) -> Manifest:
         },
         "patches": {"name": "patches", "side": 7, "dim": 64, "salience": "weight"},
         "local": {"name": "local", "side": 14, "dim": 48, "salience": "salience"},
+        "preprocessing": 1,
     }
 
 
@@ -233,6 +243,13 @@ def test_the_error_for_a_wrong_value_names_its_path(field: str, value: Any, tmp_
     message = refusal(write(tmp_path, changed(put(field, value))))
     assert message.startswith("model.json: ")
     assert f"`$.{field}" in message
+
+
+@pytest.mark.parametrize("version", [0, -1, NEWEST_PREPROCESSING + 1])
+def test_an_unknown_preprocessing_is_refused_by_name(version: int, tmp_path: Path) -> None:
+    message = refusal(write(tmp_path, changed(put("preprocessing", version))))
+    assert message.startswith(f"model.json: preprocessing {version} is unknown")
+    assert f"knows {PREPROCESSING[0]} and" in message
 
 
 @pytest.mark.parametrize("value", [0, -1])
@@ -430,6 +447,49 @@ def test_a_fingerprint_is_16_hex_digits_and_the_same_every_time(tmp_path: Path) 
     assert fingerprint(tmp_path) == first
 
 
+# Written down before bundles named their preprocessing: collections and stored vectors have them.
+FINGERPRINTS = {
+    "likeness-small": (BUNDLED, "76dc42d9ddcbecb1"),
+    "fixed-filters": (FIXED_FILTERS, "ad412c8ec059d2e5"),
+}
+PRESET_FINGERPRINTS = {
+    "clip": "5d095d723b608808",
+    "siglip": "571ec85252db24a0",
+    "dinov2": "6846c0662d768651",
+    "imagenet": "ae5e8c54f4ab2c47",
+}
+
+
+@pytest.mark.parametrize(("folder", "known"), FINGERPRINTS.values(), ids=FINGERPRINTS)
+def test_a_bundle_of_earlier_versions_keeps_its_fingerprint(folder: Path, known: str) -> None:
+    content = json.loads((folder / "model.json").read_bytes())
+    assert "preprocessing" not in content, "a newer bundle: keep the old one's model.json here"
+    assert load_spec(folder).fingerprint == known
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_settings_of_known_bundles_keep_their_fingerprints(preset: PresetName) -> None:
+    family = PRESETS[preset]
+    short_side = None if family.rule == "squash" else round(family.size * family.margin)
+    spec = ModelSpec(
+        name=preset,
+        version="1",
+        licence="none",
+        source="here",
+        files={"image.onnx": "0" * 64},
+        input=Input("pixel_values", family.size, family.size),
+        resize=Resize(family.rule, family.filter, short_side),
+        normalise=family.normalise,
+        embedding=Output("embeds", 512),
+    )
+    assert spec.fingerprint == PRESET_FINGERPRINTS[preset]
+
+
+def test_without_the_field_the_preprocessing_is_version_1(tmp_path: Path) -> None:
+    absent = load_spec(write(tmp_path, changed(drop("preprocessing"))))
+    assert (absent.preprocessing, absent.fingerprint) == (1, fingerprint(tmp_path))
+
+
 def test_the_order_of_the_fields_does_not_change_the_fingerprint(tmp_path: Path) -> None:
     def reverse(content: Manifest) -> None:
         for key in list(content)[::-1]:
@@ -486,6 +546,7 @@ DECISIVE = {
     **{f"{map}.side": 16 for map in ("patches", "local")},
     **{f"{map}.dim": 32 for map in ("patches", "local")},
     **{f"{map}.salience": None for map in ("patches", "local")},
+    "preprocessing": 2,
 }
 
 

@@ -13,7 +13,6 @@ import pytest
 from console.bundles.golden import write_golden
 from likeness.embedding import Embedder
 from likeness.errors import ModelBundleError
-from likeness.images import decode
 from likeness.model import GOLDEN, Golden, load_golden, load_spec
 from likeness.settings import Limits
 from tests.service import BUNDLED, FIXED_FILTERS
@@ -21,7 +20,7 @@ from tests.service import BUNDLED, FIXED_FILTERS
 
 def embed(bundle: Path, golden: Golden) -> Any:
     embedder = Embedder(bundle)
-    image, _ = decode(golden.image, Limits(), embedder.decode_size)
+    image, _ = embedder.decode(golden.image, Limits())
     return embedder.embed([embedder.to_tensor(image)])[0]
 
 
