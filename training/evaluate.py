@@ -33,6 +33,7 @@ from console.evaluation.edits import EDITS
 from console.evaluation.metrics import Estimate, Ranking, estimate, rank
 from likeness.descriptor_packing import cell_positions
 from likeness.embedding import BatchFeatures, Embedder
+from likeness.errors import NoDetail
 from likeness.proof.geometry import verify
 from likeness.settings import Limits
 
@@ -234,16 +235,26 @@ def _rows(columns: dict[str, NDArray[np.str_]], name: str, value: str) -> NDArra
 
 
 def extract(folder: Path, embedder: Embedder, title: str) -> SetFeatures:
-    """Features of all photos of one set, as the service would extract them."""
-    found: list[BatchFeatures] = []
+    """Features of all photos of one set, as the service would extract them; zeros, which find
+    nothing, for one that the service refuses because it is too flat.
+    """
+    found: list[BatchFeatures | None] = []
     for path in track(_columns(folder)["path"], f"{title}, {folder.name}", transient=True):
         image, _ = embedder.decode((folder / path).read_bytes(), Limits())
-        found.append(embedder.extract([embedder.to_tensor(image)]))
+        try:
+            tensor = embedder.to_tensor(image)
+        except NoDetail:
+            found.append(None)
+        else:
+            found.append(embedder.extract([tensor]))
+    some = next(features for features in found if features)
+    nothing = BatchFeatures(*(None if v is None else np.zeros_like(v) for v in some))
+    filled = [features or nothing for features in found]
     local = salience = None
     if embedder.spec.local:
-        local = np.concatenate([d.local for d in found if d.local is not None])
-        salience = np.concatenate([d.salience for d in found if d.salience is not None])
-    return SetFeatures(np.concatenate([d.vectors for d in found]), local, salience)
+        local = np.concatenate([d.local for d in filled if d.local is not None])
+        salience = np.concatenate([d.salience for d in filled if d.salience is not None])
+    return SetFeatures(np.concatenate([d.vectors for d in filled]), local, salience)
 
 
 def hash_images(

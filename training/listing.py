@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import csv
 import hashlib
+import os
 from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
@@ -65,6 +66,21 @@ def read(work: Path, part: str | None = None) -> list[Photo]:
     with (work / "photos.csv").open(encoding="utf-8", newline="") as file:
         photos = [Photo(**row) for row in csv.DictReader(file)]
     return [photo for photo in photos if part in (None, photo.part)]
+
+
+def write_calibration(photos: list[Photo], data: Path, work: Path) -> None:
+    """WORK/calibration.csv: the pictures as `likeness calibrate` reads them.
+
+    A contributor's garments are not one thing, whatever the split says: each photo is its own.
+    """
+    with (work / "calibration.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("path", "label", "instance", "split"))
+        for photo in photos:
+            path = os.path.relpath(data / photo.path, work)
+            label = "" if photo.label == photo.path else photo.label
+            several = photo.source != "clothing" and photo.instance != photo.path
+            writer.writerow((path, label, photo.instance if several else "", photo.part))
 
 
 def clothing(folder: Path, rng: np.random.Generator) -> list[Photo]:
@@ -159,6 +175,7 @@ def main() -> None:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         writer.writerows(photos)
+    write_calibration(photos, arguments.data, arguments.work)
     for source in dict.fromkeys(photo.source for photo in photos):
         for part in ("train", "validation", "test"):
             listed = [p for p in photos if (p.source, p.part) == (source, part)]

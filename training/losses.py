@@ -8,8 +8,9 @@ spread    each image keeps away from its nearest neighbour, so that the vectors 
 vector    cosine to the teachers' vectors of the photo, through a learned map (arXiv 1412.6550)
 relation  the batch's similarity matrix compared with the teachers' (Tung and Mori, ICCV 2019)
 label     classes of the training sets, by supervised contrastive learning (arXiv 2004.11362)
-local     local descriptors stay those of the earlier bundle, of the view before its pixels were
-          edited: so light, blur and noise change them less
+kept      the half that knows classes stays near the earlier bundle's vector of the view before its
+          pixels were edited
+local     so do the local descriptors: then light, blur and noise change them less
 salience  so does the salience
 spot      corresponding positions of two views attract each other, matched by their homographies
 """
@@ -30,7 +31,8 @@ WEIGHTS = {
     "spread": 0.15,
     "vector": 2.0,
     "relation": 20.0,
-    "label": 0.1,
+    "label": 0.15,
+    "kept": 3.0,
     "local": 3.0,
     "salience": 0.3,
     "spot": 0.15,
@@ -85,11 +87,11 @@ def centred(vectors: Tensor, mean: Tensor) -> Tensor:
 def losses(
     vector_map: nn.Module,
     features: Features,
-    earlier: Features | None,
+    earlier: Features,
     batch: Batch,
 ) -> dict[str, Tensor]:
     """The losses, unweighted scalars. `earlier`: what the earlier bundle finds in the first views of
-    the pairs before their pixels were edited; local and salience are used.
+    the pairs before their pixels were edited.
     """
     instance = functional.normalize(features.instance, dim=1)
     classes = functional.normalize(features.classes, dim=1)
@@ -102,13 +104,14 @@ def losses(
         "label": _contrast(classes[batch.whole], batch.labels[batch.whole]),
         "spot": _spots(local, batch.to_photo, batch.aligned),
     }
-    if earlier is not None:
-        rows = batch.whole[::2]
-        target = functional.normalize(earlier.local, dim=1)
-        found["local"] = 1 - (local[::2] * target).sum(dim=1)[rows].mean()
-        found["salience"] = functional.binary_cross_entropy_with_logits(
-            features.salience[::2][rows], torch.sigmoid(earlier.salience)[rows]
-        )
+    rows = batch.whole[::2]
+    target = functional.normalize(earlier.local, dim=1)
+    kept = functional.cosine_similarity(features.classes[::2], earlier.classes)
+    found["kept"] = 1 - kept[rows].mean()
+    found["local"] = 1 - (local[::2] * target).sum(dim=1)[rows].mean()
+    found["salience"] = functional.binary_cross_entropy_with_logits(
+        features.salience[::2][rows], torch.sigmoid(earlier.salience)[rows]
+    )
     return found
 
 
