@@ -379,7 +379,7 @@ def test_colours_are_the_means_of_all_that_the_network_sees(
     """Of a pad's border too: the network's map, by which geometry aligns two pictures, has it."""
     side, picture = 4 * COLOURS, waves(*size)
     of = spec(Resize(rule), side, side, layout="NHWC", dtype="uint8")
-    shown, colours, _ = prepare(picture, of)
+    shown, colours, *_ = prepare(picture, of)
     blocks = shown[0].astype(float).reshape(COLOURS, 4, COLOURS, 4, 3)
     assert (colours.shape, colours.dtype) == ((COLOURS, COLOURS, 3), np.uint8)
     assert np.abs(colours - blocks.mean(axis=(1, 3))).max() <= 1
