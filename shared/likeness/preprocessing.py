@@ -12,6 +12,7 @@ from PIL import Image
 from likeness.errors import NoDetail
 from likeness.model import Input, ModelSpec, Normalise, Resize
 from likeness.pixels import bars
+from likeness.pixels.frames import BLANK_FRAMES
 from likeness.pixels.levels import levelled
 from likeness.records import WHOLE, Box
 
@@ -49,6 +50,7 @@ def prepare(image: Image.Image, spec: ModelSpec, box: Box = WHOLE) -> Prepared:
     From version 2 of the preprocessing, bars are cut away first, and dark and washed-out images are
     levelled. Raises NoDetail for a single flat colour.
     """
+    blank_frames = image.info.get(BLANK_FRAMES)
     content = content_box(image, spec)
     part = _part(box, content)
     if part != WHOLE:
@@ -58,7 +60,10 @@ def prepare(image: Image.Image, spec: ModelSpec, box: Box = WHOLE) -> Prepared:
     if spec.resize.rule == "pad":
         unpadded = small.crop((0, 0, *_fitted(image.size, spec.input)))
     if max(high - low for low, high in _extrema(unpadded)) <= _FLAT_RANGE:
-        raise NoDetail("the image has a single flat colour: there is nothing to compare")
+        subject = (
+            f"each of the first {blank_frames} frames has" if blank_frames else "the image has"
+        )
+        raise NoDetail(f"{subject} a single flat colour: there is nothing to compare")
     if spec.preprocessing > 1 and (level := levelled(unpadded)) is not unpadded:
         small.paste(level)
     # padding included: geometry assumes that the layout covers the same area as the local map
