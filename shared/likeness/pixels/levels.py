@@ -33,8 +33,10 @@ def levelled(image: Image.Image) -> Image.Image:
     if min(image.size) < 2 * _PARTS:
         return image
     reduced = np.asarray(image.reduce(_REDUCTION))
-    low = _ranked(reduced.min(axis=2), _TAIL)
-    high = _ranked(reduced.max(axis=2), 1 - _TAIL)
+    # by pairs of channels: along an axis of three, min and max take a hundred times as long
+    red, green, blue = np.moveaxis(reduced, 2, 0)
+    low = _ranked(np.minimum(np.minimum(red, green), blue), _TAIL)
+    high = _ranked(np.maximum(np.maximum(red, green), blue), 1 - _TAIL)
     if high - low >= _LOW_RANGE or _is_plain(image):
         return image
     gain = min(_MAX_GAIN, 255 / (high - low))
@@ -50,7 +52,8 @@ def levelled(image: Image.Image) -> Image.Image:
 
 
 def _ranked(values: NDArray[np.uint8], share: float) -> int:
-    return int(np.sort(values, axis=None)[round(share * (values.size - 1))])
+    below = np.bincount(values.ravel(), minlength=256).cumsum()
+    return int(np.searchsorted(below, share * values.size))
 
 
 def _is_plain(image: Image.Image) -> bool:
