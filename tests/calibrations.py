@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+from msgspec.structs import replace
 
 from console.evaluation.edits import EDITS
 from console.evaluation.logistic_regression import fit
@@ -33,9 +34,14 @@ _ORDER = {level: n for n, level in enumerate((*FITTED_LEVELS, Level.NONE))}
 
 
 def calibration_of(spec: ModelSpec) -> Calibration:
-    """For a bundle of this repository. The same each time."""
-    [folder] = [folder for folder in BUNDLES if load_spec(folder).fingerprint == spec.fingerprint]
-    return _fitted(folder)
+    """For a bundle of this repository, of any version of the preprocessing. The same each time."""
+    specs = {folder: load_spec(folder) for folder in BUNDLES}
+    [folder] = [
+        folder
+        for folder, of in specs.items()
+        if replace(spec, preprocessing=of.preprocessing).fingerprint == of.fingerprint
+    ]
+    return replace(_fitted(folder), model=spec.fingerprint)
 
 
 @cache

@@ -14,7 +14,15 @@ from numpy.typing import NDArray
 
 from likeness.embedding import Network, TensorInfo
 from likeness.errors import ModelBundleError
-from likeness.model import Input, ModelSpec, Normalise, Output, Resize, TextEncoder
+from likeness.model import (
+    NEWEST_PREPROCESSING,
+    Input,
+    ModelSpec,
+    Normalise,
+    Output,
+    Resize,
+    TextEncoder,
+)
 
 from .bundle_folder import IMAGE_FILE, TEXT_FILE, TOKENIZER_FILE
 from .presets import Preset
@@ -77,6 +85,7 @@ def infer_spec(
         normalise=preset.normalise if entry.dtype == "float32" else Normalise(),
         embedding=embedding,
         text=_text_encoder(text.network, preset, embedding.dim) if text else None,
+        preprocessing=NEWEST_PREPROCESSING,
     )
 
 

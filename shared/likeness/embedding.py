@@ -22,7 +22,7 @@ from likeness.model import (
     load_spec,
     read_file,
 )
-from likeness.preprocessing import Prepared, decode_size, prepare
+from likeness.preprocessing import Prepared, content_box, decode_size, prepare
 from likeness.records import WHOLE, Box, ImageInfo, Vector
 from likeness.settings import Limits
 
@@ -69,8 +69,20 @@ class Embedder:
 
         The image has enough pixels for a part with this share of its sides. Raises ImageError.
         """
-        side = math.ceil(self.decode_size / share)
-        return images.decode(data, limits, side, self.spec.preprocessing)
+        version = self.spec.preprocessing
+        image, info = images.decode(data, limits, math.ceil(self.decode_size / share), version)
+        if image.size != (info.width, info.height):  # reduced while decoding
+            content = self.content_box(image)
+            left = min(content.right - content.left, content.bottom - content.top)
+            if left < 1:
+                return images.decode(
+                    data, limits, math.ceil(self.decode_size / share / left), version
+                )
+        return image, info
+
+    def content_box(self, image: Image.Image) -> Box:
+        """The part of an upright RGB image inside the bars that this model does not see."""
+        return content_box(image, self.spec)
 
     def to_tensor(self, image: Image.Image) -> NDArray[Any]:
         """An upright RGB image as input tensor, with a batch axis of 1. Raises NoDetail."""

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from likeness.descriptor_packing import pack
 from likeness.model import ModelSpec
-from likeness.preprocessing import input_box
+from likeness.preprocessing import seen_box
 from likeness.records import WHOLE, Box, Point, Vector
 
 
@@ -42,7 +42,7 @@ def features_of_point(point: Point, spec: ModelSpec) -> ImageFeatures:
         packed=point.local,
         colours=point.colours,
         sha256=image.sha256 if image else None,
-        seen=input_box(size, spec),
+        seen=seen_box(size, spec, point.content or WHOLE),
     )
 
 

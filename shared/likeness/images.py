@@ -13,9 +13,11 @@ import hashlib
 import io
 import math
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from likeness import image_headers
@@ -28,6 +30,9 @@ from likeness.errors import (
     UnsupportedFormat,
 )
 from likeness.model import NEWEST_PREPROCESSING
+from likeness.pixels.bitfields import Bitfields, bitfields
+from likeness.pixels.frames import representative
+from likeness.pixels.ground import on_ground
 from likeness.records import ImageInfo
 from likeness.settings import MIB, Limits
 
@@ -105,9 +110,9 @@ def decode(
 
     A large JPEG is reduced while decoding, to a short side of at least 1.5 × `short_side` pixels.
     The info has the full, upright width and height. Transparency is composited onto white, only
-    the first frame of an animation is read, ICC profiles are ignored. `version`: of the
-    preprocessing.
-    Raises a subclass of ImageError.
+    the first frame of an animation is read, ICC profiles are ignored. From `version` 2 of the
+    preprocessing, what would vanish on white is laid on a dark ground, and an animation that begins
+    with blank frames is represented by a later one. Raises a subclass of ImageError.
     """
     if len(data) > limits.max_bytes:
         raise ImageTooLarge(
@@ -115,16 +120,25 @@ def decode(
         )
     name = _allowed_format(data, limits)
     image_headers.check(data, name)
-    image = _open(data, name, limits)
+    if version > 1 and name == "BMP" and (layout := bitfields(data)):
+        image = _read_bitfields(data, layout, limits)
+    else:
+        image = _open(data, name, limits)
+        image_headers.check_run_length(data, name, *image.size)
     full_width, full_height = image.size
-    image_headers.check_run_length(data, name, full_width, full_height)
     if name == "JPEG":
         image.draft(None, (math.ceil(_DRAFT_FACTOR * short_side),) * 2)
     _load(image)
     transposition = _orientation(image, name, version)
     if transposition in _QUARTER_TURNS:
         full_width, full_height = full_height, full_width
-    upright = _rgb(image if transposition is None else image.transpose(transposition))
+    if version == 1:
+        upright = _rgb(image)
+    else:
+        to_rgb = partial(_rgb_of_version_2, depth=_grey_depth(data, name))
+        upright = representative(image, to_rgb, limits.max_pixels)
+    if transposition is not None:
+        upright = upright.transpose(transposition)
     return upright, ImageInfo(name, full_width, full_height, hashlib.sha256(data).hexdigest())
 
 
@@ -169,13 +183,25 @@ def _open(data: bytes, name: str, limits: Limits) -> Image.Image:
     # A hostile header makes Pillow's parsers raise nearly any exception.
     except Exception as error:
         raise NotAnImage(f"not a readable {name} file") from error
+    _check_size(width, height, limits)
+    return image
+
+
+def _read_bitfields(data: bytes, layout: Bitfields, limits: Limits) -> Image.Image:
+    _check_size(layout.width, layout.height, limits)
+    try:
+        return layout.read(data)
+    except ValueError as error:
+        raise TruncatedImage("the image data ends early or is damaged") from error
+
+
+def _check_size(width: int, height: int, limits: Limits) -> None:
     if max(width, height) > _MAX_SIDE:
         raise TooManyPixels(f"{width} × {height} pixels; maximum is {_MAX_SIDE} on each side")
     if width * height > limits.max_pixels:
         raise TooManyPixels(
             f"{width} × {height} pixels; maximum is {limits.max_pixels / 1e6:.0f} megapixels"
         )
-    return image
 
 
 def _load(image: Image.Image) -> None:
@@ -228,6 +254,34 @@ def _rgb(image: Image.Image) -> Image.Image:
         white.paste(image, mask=image)
         return white
     return image.convert("RGB")
+
+
+def _rgb_of_version_2(image: Image.Image, depth: int) -> Image.Image:
+    """`depth`: bits per pixel of a grey PNG."""
+    if image.mode in ("1", "L", "I;16"):
+        grey = np.asarray(image.convert("L") if image.mode == "1" else image)
+        # Pillow scales pixels of one, two or four bits to eight, but not the transparent value.
+        transparent = image.info.get("transparency")
+        if isinstance(transparent, int) and depth in (2, 4):
+            transparent *= 255 // (2**depth - 1)
+        scaled = grey if grey.dtype == np.uint8 else _eight_bits(grey)
+        image = Image.fromarray(scaled)
+        if isinstance(transparent, int):
+            image.putalpha(Image.fromarray(np.uint8(255) * (grey != transparent)))
+    if image.has_transparency_data:
+        return on_ground(image if image.mode == "RGBA" else image.convert("RGBA"))
+    return _rgb(image)
+
+
+def _eight_bits(grey: NDArray[np.uint16]) -> NDArray[np.uint8]:
+    """Sixteen bits may hold ten or twelve, as cameras and scanners write them."""
+    highest = next(top for top in (1023, 4095, 65_535) if grey.max(initial=0) <= top)
+    return np.asarray((grey * np.float32(255 / highest)).round(), np.uint8)
+
+
+def _grey_depth(data: bytes, name: str) -> int:
+    """Bits per pixel as a PNG's header has them (PNG 3, 11.2.1); 0 for other formats."""
+    return data[24] if name == "PNG" else 0
 
 
 def _decoder(name: str) -> Callable[[io.BytesIO], Image.Image]:

@@ -34,6 +34,7 @@ from likeness.ports import ObjectReader, VectorIndex
 from likeness.preprocessing import Prepared
 from likeness.proof.verdicts import Calibration
 from likeness.records import (
+    WHOLE,
     Hint,
     ImageInfo,
     ObjectBody,
@@ -313,6 +314,7 @@ class Indexer:
             "detail": detail,
             "vector": features.vectors[row],
             "colours": image.prepared.colours.tobytes(),
+            "content": None if image.prepared.content == WHOLE else image.prepared.content,
         }
         if features.local is not None:
             salience = None if features.salience is None else features.salience[row]

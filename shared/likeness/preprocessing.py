@@ -11,6 +11,9 @@ from PIL import Image
 
 from likeness.errors import NoDetail
 from likeness.model import Input, ModelSpec, Normalise, Resize
+from likeness.pixels import bars
+from likeness.pixels.frames import BLANK_FRAMES
+from likeness.pixels.levels import levelled
 from likeness.records import WHOLE, Box
 
 _FILTERS = {
@@ -31,31 +34,70 @@ class Prepared(NamedTuple):
     """`tensor`: (1, C, H, W) or (1, H, W, C), float32 or uint8, as `spec.input` requires.
 
     `colours`: the colour layout, mean colours of the same pixels on a grid, uint8
-    (COLOURS, COLOURS, 3). `seen`: the part of the image that the network receives.
+    (COLOURS, COLOURS, 3). `seen`: the part of the box that the network receives. `content`: the
+    part of the whole image inside its bars.
     """
 
     tensor: NDArray[np.float32] | NDArray[np.uint8]
     colours: NDArray[np.uint8]
     seen: Box
+    content: Box
 
 
 def prepare(image: Image.Image, spec: ModelSpec, box: Box = WHOLE) -> Prepared:
     """Prepare an upright RGB image, or its part inside a box.
 
-    Raises NoDetail for a single flat colour.
+    From version 2 of the preprocessing, bars are cut away first, and dark and washed-out images are
+    levelled. Raises NoDetail for a single flat colour.
     """
-    if box != WHOLE:
-        image = cropped(image, box)
+    blank_frames = image.info.get(BLANK_FRAMES)
+    content = content_box(image, spec)
+    part = _part(box, content)
+    if part != WHOLE:
+        image = cropped(image, part)
     small = resized(image, spec.input, spec.resize)
     unpadded = small
     if spec.resize.rule == "pad":
         unpadded = small.crop((0, 0, *_fitted(image.size, spec.input)))
     if max(high - low for low, high in _extrema(unpadded)) <= _FLAT_RANGE:
-        raise NoDetail("the image has a single flat colour: there is nothing to compare")
+        subject = (
+            f"each of the first {blank_frames} frames has" if blank_frames else "the image has"
+        )
+        raise NoDetail(f"{subject} a single flat colour: there is nothing to compare")
+    if spec.preprocessing > 1 and (level := levelled(unpadded)) is not unpadded:
+        small.paste(level)
     # padding included: geometry assumes that the layout covers the same area as the local map
     colours = np.asarray(small.resize((COLOURS, COLOURS), Image.Resampling.BOX))
     pixels = _normalised(np.asarray(small), spec.input, spec.normalise)
-    return Prepared(pixels, colours, input_box(image.size, spec))
+    seen = input_box(image.size, spec)
+    if part != box:
+        seen = seen.placed_in(part).relative_to(box)
+    return Prepared(pixels, colours, seen, content)
+
+
+def content_box(image: Image.Image, spec: ModelSpec) -> Box:
+    """The part of an upright RGB image inside its bars, where the model's preprocessing cuts them;
+    else WHOLE.
+    """
+    return WHOLE if spec.preprocessing == 1 else bars.content_box(image)
+
+
+def seen_box(size: tuple[int, int], spec: ModelSpec, content: Box) -> Box:
+    """The area of an image of this width and height, with this content, that the network's input
+    covers; see `input_box`.
+    """
+    if content == WHOLE:
+        return input_box(size, spec)
+    width, height = size
+    across, down = content.right - content.left, content.bottom - content.top
+    inside = max(1, round(width * across)), max(1, round(height * down))
+    return input_box(inside, spec).placed_in(content)
+
+
+def _part(box: Box, content: Box) -> Box:
+    """A box without the bars; itself where it shows nothing else."""
+    part = box.intersection(content)
+    return part if part.left < part.right and part.top < part.bottom else box
 
 
 def cropped(image: Image.Image, box: Box) -> Image.Image:

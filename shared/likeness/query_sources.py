@@ -149,14 +149,20 @@ class SourceResolver:
     def _query_views(self, query: Query, source: _ResolvedSource, watch: Stopwatch) -> list[Views]:
         whole = source.features
         if query.regions:
-            found = [self._part(source.image, box, watch) for box in regions.PROPOSALS]
+            assert source.image is not None
+            content = self._embedder.content_box(source.image)
+            boxes = [box.placed_in(content) for box in regions.PROPOSALS]
+            found = [self._part(source.image, box, watch) for box in boxes]
             return [[part] for part in found if part] or [[whole]]
         if not query.subject or query.rerank is Profile.NONE:
             return [[whole]]
         if source.image is None or whole.patches is None or query.box:
             return [[whole, *source.other_views]]
         box = regions.subject(whole.patches)
-        part = None if box == WHOLE else self._part(source.image, box, watch)
+        part = None
+        if box != WHOLE:
+            box = box.placed_in(whole.seen).intersection(WHOLE)
+            part = self._part(source.image, box, watch)
         return [[whole, part] if part else [whole]]
 
     def _part(self, image: Image.Image | None, box: Box, watch: Stopwatch) -> ImageFeatures | None:

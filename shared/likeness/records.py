@@ -124,6 +124,35 @@ class Box(NamedTuple):
     def area(self) -> float:
         return max(0.0, self.right - self.left) * max(0.0, self.bottom - self.top)
 
+    def intersection(self, other: Box) -> Box:
+        """The part that both have in common; without area where there is none."""
+        return Box(
+            max(self.left, other.left),
+            max(self.top, other.top),
+            min(self.right, other.right),
+            min(self.bottom, other.bottom),
+        )
+
+    def placed_in(self, outer: Box) -> Box:
+        """This part of a part `outer` of an image, as a part of the image."""
+        width, height = outer.right - outer.left, outer.bottom - outer.top
+        return Box(
+            outer.left + self.left * width,
+            outer.top + self.top * height,
+            outer.left + self.right * width,
+            outer.top + self.bottom * height,
+        )
+
+    def relative_to(self, outer: Box) -> Box:
+        """This part of an image as a part of its part `outer`, in which it begins."""
+        width, height = outer.right - outer.left, outer.bottom - outer.top
+        return Box(
+            max(0.0, (self.left - outer.left) / width),
+            max(0.0, (self.top - outer.top) / height),
+            (self.right - outer.left) / width,
+            (self.bottom - outer.top) / height,
+        )
+
 
 WHOLE = Box(0.0, 0.0, 1.0, 1.0)
 
@@ -145,6 +174,7 @@ class Point(Struct, frozen=True):
     `descriptor_packing`; `colours`, the layout of `preprocessing.Prepared` as bytes. They are None
     on points that were read without them.
 
+    `content` is the part of the image inside its bars, where the model cuts them and it has any.
     `settings` is a digest of the schema and limits at indexing time. `partners` are the duplicates
     that existed when it was indexed, the closest first. `group` is the duplicate group, and
     `original` the id of its first image, None on that image itself. `tenant` is the object's
@@ -166,6 +196,7 @@ class Point(Struct, frozen=True):
     patches: Vector | None = None
     local: bytes | None = None
     colours: bytes | None = None
+    content: Box | None = None
     partners: Sequence[DuplicateMatch] = ()
     original: str | None = None
     group: str | None = None

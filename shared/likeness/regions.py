@@ -82,8 +82,7 @@ def distinct(
 
 def _overlap(one: Box, other: Box) -> float:
     """Intersection over union."""
-    left, top = max(one.left, other.left), max(one.top, other.top)
-    shared = Box(left, top, min(one.right, other.right), min(one.bottom, other.bottom)).area
+    shared = one.intersection(other).area
     return shared / max(1e-9, one.area + other.area - shared)
 
 

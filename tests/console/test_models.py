@@ -19,7 +19,7 @@ import onnx
 import pytest
 
 from console.bundles.bundle_reader import load_bundle
-from likeness.model import ModelSpec
+from likeness.model import NEWEST_PREPROCESSING, ModelSpec
 from tests import lambda_runtime
 from tests.fault_server import Answer, FaultServer, Request, closed_port, serve
 from tests.networks import (
@@ -403,6 +403,7 @@ def test_clip_is_recognised(tmp_path: Path) -> None:
     assert (spec.input.layout, spec.input.height, spec.embedding.dim) == ("NCHW", 224, 512)
     assert (spec.resize.rule, spec.resize.short_side) == ("crop", 224)
     assert spec.normalise.mean[0] == 0.48145466
+    assert spec.preprocessing == NEWEST_PREPROCESSING
 
 
 def test_of_two_outputs_siglip_gives_the_pooled_one(tmp_path: Path) -> None:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import io
 import struct
+import zlib
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 from msgspec.structs import replace
 from numpy.typing import NDArray
-from PIL import Image, PngImagePlugin, features
+from PIL import Image, ImageDraw, PngImagePlugin, features
 
+from likeness.errors import NoDetail, TooManyPixels, TruncatedImage
 from likeness.images import decode
+from likeness.preprocessing import prepare
 from likeness.settings import Limits
+from tests.image_features import spec
 from tests.pictures import encoded
 
 LIMITS = replace(Limits(), formats=(*Limits().formats, "AVIF", "HEIF"))
@@ -124,3 +129,100 @@ def test_exif_and_xmp_turn_no_heic_and_no_avif(make: Callable[..., bytes]) -> No
     data = make(turned=False, xmp=hidden).replace(b"OrientatioN", b"Orientation")
     assert XMP.encode() in data
     assert upright_size(data, 2) == (60, 40)
+
+
+# Transparency and depth
+
+
+def ring(mode: str, ink: int | tuple[int, ...], ground: int | tuple[int, ...]) -> Image.Image:
+    image = Image.new(mode, (80, 60), ground)
+    ImageDraw.Draw(image).ellipse((15, 10, 65, 50), outline=ink, width=6)
+    return image
+
+
+def grey_png(values: NDArray[np.uint16], depth: int, transparent: int) -> bytes:
+    """Pillow writes no grey PNG of two or four bits, and no tRNS for sixteen."""
+    height, width = values.shape
+    if depth == 16:
+        rows = values.astype(">u2").view(np.uint8).reshape(height, -1)
+    else:
+        bits = (values[..., None] >> np.arange(depth - 1, -1, -1)) & 1
+        rows = np.packbits(bits.reshape(height, -1).astype(np.uint8), axis=1)
+    lines = b"".join(b"\0" + row.tobytes() for row in rows)
+    chunks = (
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, depth, 0, 0, 0, 0)),
+        (b"tRNS", struct.pack(">H", transparent)),
+        (b"IDAT", zlib.compress(lines)),
+        (b"IEND", b""),
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        for name, body in chunks
+    )
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 8, 16])
+def test_a_grey_png_is_white_where_it_is_transparent(depth: int) -> None:
+    transparent, ink = (1, 0) if depth == 1 else (1, 2**depth // 2)
+    values = np.asarray(ring("I", ink, transparent)).astype(np.uint16)
+    found = pixels(grey_png(values, depth, transparent), 2)
+    assert found[values == transparent].min() == 255
+    expected = round(255 * ink / (2**depth - 1))
+    assert np.abs(found[values == ink] - expected).max() <= 1
+
+
+@pytest.mark.parametrize(
+    "drawing",
+    [
+        encoded(ring("RGBA", (255, 255, 255, 255), (0, 0, 0, 0))),
+        encoded(ring("LA", (255, 255), (0, 0))),
+        encoded(ring("RGBA", (255, 255, 255, 255), (0, 0, 0, 0)), "WEBP", lossless=True),
+        grey_png(np.asarray(ring("I", 15, 0)).astype(np.uint16), 4, 0),
+    ],
+    ids=["RGBA", "grey and alpha", "WebP", "grey with a transparent value"],
+)
+def test_a_white_drawing_on_transparency_vanishes_in_version_1_only(drawing: bytes) -> None:
+    assert np.ptp(pixels(drawing, 2)) > 150
+    if drawing[24:26] != b"\x04\x00":  # of which version 1 takes the value for another
+        assert np.ptp(pixels(drawing, 1)) == 0
+
+
+@pytest.mark.parametrize("bits", [10, 12, 16])
+def test_sixteen_bits_are_scaled_by_what_they_hold(bits: int) -> None:
+    ramp = np.linspace(0, 2**bits - 1, 64 * 48).reshape(48, 64).astype(np.uint16)
+    found = pixels(encoded(Image.fromarray(ramp)), 2)
+    assert np.abs(found[:, :, 0] - ramp * (255 / (2**bits - 1))).max() <= 1
+
+
+def test_an_animation_of_flat_frames_is_refused_with_their_number() -> None:
+    frames = [Image.new("RGB", (60, 40), (shade, 0, 0)) for shade in (0, 60, 120)]
+    data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    for version, reason in ((1, "the image has"), (2, "each of the first 3 frames has")):
+        image, _ = decode(data, LIMITS, 224, version)
+        with pytest.raises(NoDetail, match=f"^{reason} a single flat colour"):
+            prepare(image, replace(spec(), preprocessing=version))
+
+
+def test_a_bmp_with_masks_is_checked_before_it_is_read() -> None:
+    data = bytearray(encoded(WIDE.convert("RGBA"), "BMP"))
+    struct.pack_into("<IiiHHI", data, 14, 124, 20_000, 20_000, 1, 32, 3)
+    with pytest.raises(TooManyPixels):
+        decode(bytes(data), LIMITS, 224, 2)
+    struct.pack_into("<ii", data, 18, 300, 300)
+    with pytest.raises(TruncatedImage):
+        decode(bytes(data), LIMITS, 224, 2)
+
+
+CASES = Path(__file__).parents[3] / "shared" / "data" / "cases"
+
+
+@pytest.mark.parametrize(
+    "name", ["g16_trns.png", "b32_v5_alpha0.bmp", "gif_blackfirst.gif", "white_logo.png"]
+)
+def test_files_that_went_wrong_have_detail(name: str) -> None:
+    if not (CASES / name).exists():
+        pytest.skip(f"{name} is not in shared/data/cases")
+    found = pixels((CASES / name).read_bytes(), 2)
+    assert found.std() > 40
+    if name == "g16_trns.png":
+        assert found[0, 0].min() == 255

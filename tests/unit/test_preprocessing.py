@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -25,8 +26,10 @@ from likeness.preprocessing import (
     input_box,
     prepare,
     resized,
+    seen_box,
 )
 from likeness.records import WHOLE, Box
+from tests.pictures import picture
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "tensors.npz"
 PHOTOS = ("astronaut.png", "coffee.png", "chelsea.png", "rocket.jpg", "retina.jpg")
@@ -379,7 +382,7 @@ def test_colours_are_the_means_of_all_that_the_network_sees(
     """Of a pad's border too: the network's map, by which geometry aligns two pictures, has it."""
     side, picture = 4 * COLOURS, waves(*size)
     of = spec(Resize(rule), side, side, layout="NHWC", dtype="uint8")
-    shown, colours, _ = prepare(picture, of)
+    shown, colours, *_ = prepare(picture, of)
     blocks = shown[0].astype(float).reshape(COLOURS, 4, COLOURS, 4, 3)
     assert (colours.shape, colours.dtype) == ((COLOURS, COLOURS, 3), np.uint8)
     assert np.abs(colours - blocks.mean(axis=(1, 3))).max() <= 1
@@ -490,3 +493,33 @@ def test_the_input_box_begins_inside_the_image_and_is_not_empty(
         assert 1 <= max(box.right, box.bottom) <= max(target)
     else:
         assert max(box.right, box.bottom) <= 1
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_version_2_sees_what_is_between_the_bars(rule: Any) -> None:
+    photo = picture(3, 240, 160)
+    barred = Image.new("RGB", (240, 300))
+    barred.paste(photo, (0, 80))
+    of = spec(Resize(rule), 96, 96)
+    newest = replace(of, preprocessing=2)
+    found = prepare(barred, newest)
+    assert found.content == pytest.approx((0, 80 / 300, 1, 240 / 300), abs=0.01)
+    assert found.seen == pytest.approx(seen_box(barred.size, newest, found.content), abs=0.01)
+    assert found.tensor.shape == prepare(photo, of).tensor.shape
+    assert np.abs(found.tensor - prepare(cropped(barred, found.content), of).tensor).max() == 0
+    older = prepare(barred, of)
+    assert (older.content, older.seen) == (WHOLE, input_box(barred.size, of))
+    assert prepare(photo, newest).seen == input_box(photo.size, newest)
+
+
+def test_version_2_sees_the_part_of_a_box_that_is_between_the_bars() -> None:
+    barred = Image.new("RGB", (240, 320))
+    barred.paste(picture(3, 240, 160), (0, 80))
+    newest = replace(spec(Resize("squash"), 64, 64), preprocessing=2)
+    assert prepare(barred, newest, Box(0, 0, 0.5, 1)).seen == pytest.approx(
+        (0, 0.25, 1, 0.75), abs=0.01
+    )
+    inside = Box(0.2, 0.3, 0.7, 0.6)
+    assert prepare(barred, newest, inside).seen == WHOLE
+    with pytest.raises(NoDetail):
+        prepare(barred, newest, Box(0, 0, 1, 0.2))

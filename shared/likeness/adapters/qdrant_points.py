@@ -17,6 +17,7 @@ from likeness.errors import ConfigurationError, IndexUnavailable
 from likeness.filters import META
 from likeness.records import (
     POINT_NAMESPACE,
+    Box,
     DuplicateMatch,
     ImageInfo,
     ObjectRef,
@@ -89,6 +90,8 @@ def to_payload(point: Point) -> dict[str, Any]:
         payload[_LOCAL] = base64.b64encode(point.local).decode()
     if point.colours is not None:
         payload[_COLOURS] = base64.b64encode(point.colours).decode()
+    if point.content:
+        payload["content"] = list(point.content)
     if point.partners:
         payload["partners"] = msgspec.to_builtins(point.partners)
     if point.original:
@@ -141,6 +144,7 @@ def from_payload(payload: Payload | None, vector: Sequence[float] | None = None)
         vector=None if vector is None else np.asarray(vector, np.float32),
         local=local,
         colours=colours,
+        content=Box(*payload["content"]) if "content" in payload else None,
         partners=msgspec.convert(payload.get("partners", ()), tuple[DuplicateMatch, ...]),
         original=payload.get("original"),
         group=payload.get("group"),

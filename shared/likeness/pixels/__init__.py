@@ -1,0 +1,1 @@
+"""What a picture is to a network, as pure functions of its pixels (preprocessing version 2)."""
