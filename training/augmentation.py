@@ -70,7 +70,9 @@ def make_views(photos: Tensor, side: int, rng: np.random.Generator) -> Views:
     scenes = homographies(
         np.broadcast_to(UNIT_SQUARE, (len(rows), 4, 2)), _areas(len(rows), None, rng)
     )
-    background[rows], _ = _render(pixels[(rows + 1 + rng.integers(count - 1)) % count], scenes, side)
+    background[rows], _ = _render(
+        pixels[(rows + 1 + rng.integers(count - 1)) % count], scenes, side
+    )
     plain = plain * inside + background * (1 - inside)
     second = rng.permutation(count)
     share = np.where(rng.random(count) < _MIXED, rng.uniform(0.5, 0.8, count), 1.0)
@@ -127,9 +129,7 @@ def _areas(
     return np.asarray(corners + 0.5 + rng.uniform(-margin, margin), np.float64)
 
 
-def _render(
-    pixels: Tensor, to_photo: NDArray[np.float64], side: int
-) -> tuple[Tensor, Tensor]:
+def _render(pixels: Tensor, to_photo: NDArray[np.float64], side: int) -> tuple[Tensor, Tensor]:
     """The views' pixels, and 1 where they show the photo, 0 beyond its edge: (N, 1, side, side).
 
     A photo that shrinks a lot is reduced first, to avoid aliasing.
@@ -279,7 +279,9 @@ def _compressed(images: Tensor, rng: np.random.Generator) -> Tensor:
     quality = rng.uniform(8, 80, len(images))
     scale = np.where(quality < 50, 50 / quality, 2 - quality / 50)
     table = torch.tensor([float(v) for v in _JPEG_TABLE.split()]).view(1, 1, 1, 1, 8, 8)
-    steps = (table * torch.from_numpy(scale.astype(np.float32)).view(-1, 1, 1, 1, 1, 1)).clamp(min=1)
+    steps = (table * torch.from_numpy(scale.astype(np.float32)).view(-1, 1, 1, 1, 1, 1)).clamp(
+        min=1
+    )
     count, _, height, width = images.shape
     blocks = images.reshape(count, 3, height // 8, 8, width // 8, 8).permute(0, 1, 2, 4, 3, 5)
     found = ((basis @ (blocks * 255 - 128) @ basis.T) / steps).round() * steps
@@ -296,7 +298,12 @@ def _overlaid(images: Tensor, rng: np.random.Generator) -> Tensor:
         kind = rng.integers(4)
         if kind == 0:
             width = int(rng.integers(2, side // 9))
-            for edge in (image[:, :width], image[:, -width:], image[..., :width], image[..., -width:]):
+            for edge in (
+                image[:, :width],
+                image[:, -width:],
+                image[..., :width],
+                image[..., -width:],
+            ):
                 edge[:] = colour
             continue
         height, width = (int(v) for v in rng.integers(side // 8, side // 2, 2))

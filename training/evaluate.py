@@ -1,7 +1,7 @@
 """Compares models on photos that training never saw: prints tables, writes WORK/evaluation.json.
 
-Rows: our bundle, as shipped and with --float before quantisation; an earlier bundle; the networks of
-MODELS; fixed filters; perceptual hashes. Models with local descriptors have further rows, with
+Rows: our bundle, as shipped and with --float before quantisation; an earlier bundle; the networks
+of MODELS; fixed filters; perceptual hashes. Models with local descriptors have further rows, with
 geometric verification of the first 50 candidates. Columns: the tasks; those on varied pictures use
 sources that training never saw (`listing.py`). Vectors are cached in WORK/vectors, so that a second
 run takes seconds.
@@ -91,7 +91,9 @@ class SetFeatures(NamedTuple):
 
 def tasks(data: Path, work: Path) -> list[Task]:
     """The tasks of the data's README, on held-out photos only, and those on varied pictures."""
-    grocery, copies, clothing = (_columns(data / name) for name in ("grocery", "copies", "clothing"))
+    grocery, copies, clothing = (
+        _columns(data / name) for name in ("grocery", "copies", "clothing")
+    )
     test, train, iconic = (_rows(grocery, "split", s) for s in ("test", "train", "iconic"))
     cartons = [rows[grocery["dept"][rows] == "Packages"] for rows in (test, train, iconic)]
 
@@ -189,7 +191,6 @@ def _dim(image: Image.Image, rng: np.random.Generator) -> bytes:
     pixels = np.asarray(image) * rng.uniform(0.2, 0.5)
     noisy = np.clip(pixels + rng.normal(0, 4, pixels.shape), 0, 255).astype(np.uint8)
     return jpeg(Image.fromarray(noisy), int(rng.integers(50, 95)))
-
 
 
 def _clothing(columns: dict[str, NDArray[np.str_]]) -> Task:

@@ -3,8 +3,8 @@
 Each half of the embedding is centred on the training photos' mean, partly whitened (eigenvalues to
 the power of −strength/2; Jégou and Chum, ECCV 2012, is strength 1) and scaled to its share of the
 cosine. Strengths and share are chosen on the validation pictures. What is linear is folded into the
-last layers' weights. `patches` are the projections of the classes' map on its 64 principal axes. The
-pixels' mean and standard deviation are in model.json.
+last layers' weights. `patches` are the projections of the classes' map on its 64 principal axes.
+The pixels' mean and standard deviation are in model.json.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
 Clothing is split by contributor (one person photographs the same clothes before the same wall),
 Caltech-101 by category, since its photos have no instance labels. So validation uses garments of
 unseen contributors, and unseen categories. Contributors of the benchmark's test split are excluded;
-the sets `grocery` and `copies` are never listed. `varied` is split by source: some sources validate,
-others only judge (part `test`), among them all whose licence is ShareAlike, which could ask
-something of weights that learnt from them.
+the sets `grocery` and `copies` are never listed. `varied` is split by source: some sources
+validate, others only judge (part `test`), among them all whose licence is ShareAlike, which could
+ask something of weights that learnt from them.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What the student is trained to: losses of a batch of pairs of views, added with WEIGHTS.
 
-instance  two views of one photo, or views of two photos of one thing, attract each other; all other
-          images of the batch repel (InfoNCE, arXiv 1807.03748). A mixed image belongs to both of its
-          photos.
+instance  two views of one photo, or views of two photos of one thing, attract each other; all
+          other images of the batch repel (InfoNCE, arXiv 1807.03748). A mixed image belongs to both
+          of its photos.
 spread    each image keeps away from its nearest neighbour, so that the vectors fill the sphere: the
           entropy term of SSCD (Pizzi et al., CVPR 2022, equation 4)
 vector    cosine to the teachers' vectors of the photo, through a learned map (arXiv 1412.6550)
@@ -90,8 +90,8 @@ def losses(
     earlier: Features,
     batch: Batch,
 ) -> dict[str, Tensor]:
-    """The losses, unweighted scalars. `earlier`: what the earlier bundle finds in the first views of
-    the pairs before their pixels were edited.
+    """The losses, unweighted scalars. `earlier`: what the earlier bundle finds in the first views
+    of the pairs before their pixels were edited.
     """
     instance = functional.normalize(features.instance, dim=1)
     classes = functional.normalize(features.classes, dim=1)
@@ -99,7 +99,8 @@ def losses(
     found = {
         "instance": _instance(instance, batch),
         "spread": _spread(instance, batch.kin),
-        "vector": 1 - functional.cosine_similarity(vector_map(features.classes), batch.targets).mean(),
+        "vector": 1
+        - functional.cosine_similarity(vector_map(features.classes), batch.targets).mean(),
         "relation": _relation(classes, batch.targets),
         "label": _contrast(classes[batch.whole], batch.labels[batch.whole]),
         "spot": _spots(local, batch.to_photo, batch.aligned),

@@ -1,8 +1,8 @@
 """Packs the training photos and the teachers' vectors for them: WORK/train/NNNNN.npz.
 
 Every training view of a photo has the vector of the photo itself as its target, so that the student
-learns to see through the edit. Each file holds PACK photos and is written atomically: an interrupted
-run resumes.
+learns to see through the edit. Each file holds PACK photos and is written atomically: an
+interrupted run resumes.
 """
 
 from __future__ import annotations

@@ -34,8 +34,8 @@ from restore import restore
 from teachers import POOLED
 from validation import Validation
 
-# Side of the images in pixels, and its share of the time. Most is learnt on small, cheap images. The
-# last side is a little less than the 224 that the network is used with: crops enlarge what they
+# Side of the images in pixels, and its share of the time. Most is learnt on small, cheap images.
+# The last side is a little less than the 224 that the network is used with: crops enlarge what they
 # show, whole pictures don't (Touvron et al., arXiv 1906.06423).
 Sides = tuple[tuple[int, float], ...]
 SIDES: Sides = ((128, 0.5), (160, 0.3), (192, 0.2))
@@ -74,7 +74,7 @@ class Photos(Dataset[Drawn]):
         self._labels = np.unique([p.label for p in listed], return_inverse=True)[1]
         order = np.argsort(self._groups, kind="stable")
         bounds = np.searchsorted(self._groups[order], np.arange(self._groups.max() + 2))
-        self._of_group = [order[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
+        self._of_group = [order[a:b] for a, b in itertools.pairwise(bounds)]
 
     def __getitem__(self, step: int) -> Drawn:
         rng = np.random.default_rng((self._seed, step))
@@ -239,7 +239,9 @@ def main() -> None:
     parser.add_argument("work", type=Path, help="folder with photos.csv and train/")
     parser.add_argument("run", help="name of the run: its folder under WORK")
     parser.add_argument("--minutes", type=float, default=90, help="(default: %(default)s)")
-    parser.add_argument("--pairs", type=int, default=96, help="pairs of views a batch (default: 96)")
+    parser.add_argument(
+        "--pairs", type=int, default=96, help="pairs of views a batch (default: 96)"
+    )
     parser.add_argument("--rate", type=float, default=5e-4, help="learning rate (default: 5e-4)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(

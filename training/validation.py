@@ -70,9 +70,7 @@ class Validation:
         packed = torch.from_numpy(
             np.stack([np.asarray(i.resize(size, Image.Resampling.BICUBIC)) for i in opened])
         )
-        views = torch.cat(
-            [make_views(part, SIDE, rng).images for part in packed.split(256)]
-        )
+        views = torch.cat([make_views(part, SIDE, rng).images for part in packed.split(256)])
         self.views = list((views.permute(0, 2, 3, 1) * 255).round().byte().numpy())
 
     def __call__(self, embed: Embed) -> dict[str, float]:

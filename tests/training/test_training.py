@@ -196,7 +196,9 @@ def test_the_bundled_network_is_restored_for_further_training() -> None:
     network = script("network")
     images = network.to_images(batch([picture(n) for n in range(8)]), 224)
     restored = script("restore").restore(BUNDLED, images)
-    [expected] = ort.InferenceSession(BUNDLED).run(["local"], {"image": images.contiguous().numpy()})
+    [expected] = ort.InferenceSession(BUNDLED).run(
+        ["local"], {"image": images.contiguous().numpy()}
+    )
     with torch.no_grad():
         local = restored(images).local.flatten(2).transpose(1, 2)
     found = torch.nn.functional.normalize(local, dim=2).numpy()
