@@ -3,8 +3,8 @@
 W = (S + λ · tr(S) / D · I)^(−1/2). S is the scatter of images around the mean of their product
 (form “scatter”), or of the differences between a product's photos and its catalogue picture (form
 “pairs”): directions in which images of one thing differ count less. The first is within-class
-whitening (Hastie et al., The Elements of Statistical Learning, 2nd ed., section 4.3.2), the ridge is
-a regularised discriminant's (Friedman, JASA 84, 1989).
+whitening (Hastie et al., The Elements of Statistical Learning, 2nd ed., section 4.3.2), the ridge
+is a regularised discriminant's (Friedman, JASA 84, 1989).
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ class Plan(Struct, frozen=True):
 class Moments(NamedTuple):
     """Sums over images, float64. Those of disjoint products can be added.
 
-    images: their number; total (D,) and square (D, D): sums of x and of x·xᵀ; within (D, D): the same of
-    x − the product's mean. pairs: photos with a catalogue picture; differences (D, D): the sum of
-    d·dᵀ of their differences.
+    images: their number; total (D,) and square (D, D): sums of x and of x·xᵀ; within (D, D): the
+    latter of x − the product's mean. pairs: photos with a catalogue picture; differences (D, D):
+    the sum of d·dᵀ of their differences.
     """
 
     images: int

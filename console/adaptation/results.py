@@ -78,15 +78,15 @@ def _card(found: Adaptation) -> Iterator[str]:
     yield f"# {found.model_name}, adapted"
     yield ""
     yield (
-        f"The network of the bundle {found.model_name} ({found.model}) with a linear map behind its "
-        f"embedding, made by `likeness adapt` from {found.images} images of {found.products} "
+        f"The network of the bundle {found.model_name} ({found.model}) with a linear map behind "
+        f"its embedding, made by `likeness adapt` from {found.images} images of {found.products} "
         f"products ({found.source}), seed {found.seed}."
     )
     yield ""
     yield (
-        "x → normalise((x − μ) · W), W = (S + λ · tr(S) / D · I)^(−1/2): S is the scatter of images "
-        "around their product's mean (form scatter) or of the differences between photos and "
-        "catalogue picture (form pairs). `adapter.npz` holds μ and W."
+        "x → normalise((x − μ) · W), W = (S + λ · tr(S) / D · I)^(−1/2): S is the scatter of "
+        "images around their product's mean (form scatter) or of the differences between photos "
+        "and catalogue picture (form pairs). `adapter.npz` holds μ and W."
     )
     if found.left_out:
         reasons = "; ".join(f"{reason}: {count}" for reason, count in found.left_out.items())
@@ -109,7 +109,8 @@ def _card(found: Adaptation) -> Iterator[str]:
         yield from (
             f"| {level} | {share:.1%} |" for level, share in found.calibration.right.items()
         )
-        yield f"| different things called `edited` or closer | {found.calibration.false_edited:.2%} |"
+        false = found.calibration.false_edited
+        yield f"| different things called `edited` or closer | {false:.2%} |"
 
 
 def _cells(change: Change) -> tuple[str, ...]:

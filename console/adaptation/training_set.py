@@ -68,8 +68,8 @@ class TrainingSet(NamedTuple):
 
     def photo_searches(self, seed: int) -> Searches | None:
         """Photo → the other photos, where `searches` are something else."""
-        photos = ~self.catalogue & (self.product >= 0)
-        if not self.catalogue.any() or not _has_others(self.product, photos).any():
+        photos: NDArray[np.bool_] = np.logical_and(~self.catalogue, self.product >= 0)
+        if not self.catalogue.any() or np.bincount(self.product[photos]).max(initial=0) < 2:
             return None
         return self._searches("photo → photos", photos, photos, seed)
 
@@ -320,12 +320,6 @@ def _checked(found: TrainingSet) -> TrainingSet:
             f"{MIN_PRODUCTS} are needed{reasons}"
         )
     return found
-
-
-def _has_others(product: NDArray[np.intp], photos: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Whether each photo's product has another one (N,)."""
-    counts = np.bincount(product[photos], minlength=max(0, product.max()) + 1)
-    return np.logical_and(photos, counts[product] > 1)
 
 
 def _points(index: VectorIndex, ids: Sequence[str]) -> dict[str, Point]:

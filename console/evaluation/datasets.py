@@ -37,8 +37,8 @@ def load(dataset: Path, split: str | None = None) -> list[Item]:
     """A folder of images, a folder for each class, or a CSV; with `split`, only its rows.
 
     A CSV has a header: path, relative to the CSV's folder, and any of label, instance (or product),
-    split, ignore; other columns are ignored. A single folder is not a class; if all folders are named like
-    splits (train/, test/), those inside them are the classes. Raises DatasetError.
+    split, ignore; other columns are ignored. A single folder is not a class; if all folders are
+    named like splits (train/, test/), those inside them are the classes. Raises DatasetError.
     """
     if dataset.is_dir():
         items = _from_folder(dataset)
