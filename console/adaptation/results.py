@@ -16,7 +16,6 @@ from ..evaluation.metrics import Estimate
 from .learning import Plan
 from .searching import Change
 
-RESULTS = "adaptation.json"
 _SHOWN = 6  # plans
 
 

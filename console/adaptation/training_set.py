@@ -26,7 +26,7 @@ from .learning import Form
 from .searching import Searches
 
 MIN_PRODUCTS = 10
-MAX_QUERIES = 1000
+MAX_QUERIES, MAX_GALLERY = 1000, 20_000
 CATALOGUE = frozenset({"catalogue", "iconic", "gallery"})  # splits of catalogue pictures
 PAIR = ("photo", "catalogue")  # columns of a CSV of pairs
 _MAX_OF_PRODUCT = 100
@@ -76,14 +76,18 @@ class TrainingSet(NamedTuple):
     def _searches(
         self, name: str, asks: NDArray[np.bool_], found: NDArray[np.bool_], seed: int
     ) -> Searches:
-        rows = np.flatnonzero(found)
+        rng = np.random.default_rng(seed)
+        known = self.product[found & (self.product >= 0)]
+        answers = np.bincount(known, minlength=self.product.max() + 1)[self.product] - found
+        queries = np.flatnonzero(asks & (self.product >= 0) & (answers > 0))
+        queries = np.sort(rng.permutation(queries)[:MAX_QUERIES])
+        # of a large gallery the right answers stay, and as many others as there is time for
+        needed = np.isin(self.product, self.product[queries])
+        rows = rng.permutation(np.flatnonzero(found))
+        rows = rows[np.argsort(~needed[rows], kind="stable")][:MAX_GALLERY]
+        rows.sort()
         place = np.full(len(self.vectors), -1)
         place[rows] = np.arange(len(rows))
-        known = self.product[rows][self.product[rows] >= 0]
-        right = np.bincount(known, minlength=self.product.max() + 1)
-        answers = right[self.product] - (place >= 0)
-        queries = np.flatnonzero(asks & (self.product >= 0) & (answers > 0))
-        queries = np.sort(np.random.default_rng(seed).permutation(queries)[:MAX_QUERIES])
         return Searches(
             name,
             self.vectors[queries],
@@ -268,7 +272,7 @@ def _of_gallery(
     known: dict[str, set[str | None]] = defaultdict(set)
     for digest, product in zip(sha256.tolist(), products, strict=True):
         known[digest].add(product)
-    finite = np.isfinite(gallery.vectors).all(axis=1)
+    finite = np.asarray(np.isfinite(gallery.vectors).all(axis=1))
     left_out = Counter(dropped)
     left_out["unreadable"] = len(gallery.unreadable)
     seen: set[str] = set()

@@ -26,7 +26,7 @@ from .lifecycle import Migration
 
 _TRIES = 3
 # Points of one write, and writes at a time: a server answers each one after a round trip or more.
-_BATCH, _THREADS = 125, 4
+_BATCH, _THREADS = 250, 2
 
 
 def find_map(migration: Migration, folders: Iterable[Path]) -> LinearMap | None:
