@@ -117,7 +117,7 @@ def fit(scatter: Scatter, plan: Plan) -> LinearMap:
     if plan.rank is not None:
         _, axes = np.linalg.eigh(matrix @ scatter.between @ matrix)
         matrix = matrix @ axes[:, ::-1][:, : plan.rank]
-    matrix /= np.linalg.norm(matrix, 2)  # vectors are scaled to length 1 in any case
+    matrix /= np.linalg.norm(matrix)  # vectors are scaled to length 1 in any case
     return LinearMap(scatter.mean.astype(np.float32), matrix.astype(np.float32))
 
 

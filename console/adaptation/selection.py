@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 
 from ..bundles.adapter import LinearMap
 from ..evaluation.datasets import DatasetError
+from ..evaluation.metrics import estimate
 from .learning import Form, Moments, Plan, Scatter, added, diagonalise, fit, moments
 from .searching import Change, Hits, Searches, change, changed_by, first_right, search
 from .training_set import TrainingSet
 
-SHRINKAGES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+SHRINKAGES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+RANKED = (0.1, 1.0)  # are tried with half of the dimensions too
 FOLDS = 5
 
 
@@ -69,12 +71,12 @@ def select(
     made = _Folds(parts, of_query)
     forms = training.forms
     before = search(searches, None)
-    watched = [(guard, search(guard, None)) for guard in guards]
+    watched = [(guard, first_right(guard, None)) for guard in guards]
     after = Hits(before.at_1.copy(), before.average_precision.copy())
     for outer in range(FOLDS):
         others = [number for number in range(FOLDS) if number != outer]
         scores = _cross_validate(made, searches, forms, others)
-        chosen, _ = _admissible(made, scores, others, watched)
+        chosen = _admissible(made, scores, others, watched)
         if chosen:
             held_out = of_query == outer
             found = search(searches.of(held_out), chosen[1])
@@ -83,12 +85,14 @@ def select(
         advance()
     everything = list(range(FOLDS))
     scores = _cross_validate(made, searches, forms, everything)
-    chosen, changes = _admissible(made, scores, everything, watched)
+    chosen = _admissible(made, scores, everything, watched)
     advance()
     unseen = change("products left out", before, after, searches.group)
     plan, mapped = chosen or (None, None)
-    if mapped is not None:
-        changes = [changed_by(searches._replace(name="products learned from"), mapped), *changes]
+    best = next(iter(scores))
+    shown = mapped or fit(diagonalise(added(parts), best.form), best)
+    seen = searches._replace(name="products learned from")
+    changes = [changed_by(each, shown) for each in (seen, *guards)]
     return Selection(scores, float(before.at_1.mean()), unseen, plan, mapped, changes)
 
 
@@ -124,7 +128,7 @@ def _cross_validate(
 def _plans(form: Form, dim: int) -> Iterable[Plan]:
     for shrinkage in SHRINKAGES:
         yield Plan(form, shrinkage)
-        if dim >= 8:
+        if shrinkage in RANKED and dim >= 8:
             yield Plan(form, shrinkage, dim // 2)
 
 
@@ -132,21 +136,20 @@ def _admissible(
     made: _Folds,
     scores: Mapping[Plan, float],
     numbers: Sequence[int],
-    guards: Sequence[tuple[Searches, Hits]],
-) -> tuple[tuple[Plan, LinearMap] | None, list[Change]]:
-    """The best plan, fitted to these folds, whose map loses nothing elsewhere, and its changes."""
+    guards: Sequence[tuple[Searches, NDArray[np.float64]]],
+) -> tuple[Plan, LinearMap] | None:
+    """The best plan, fitted to these folds, whose map loses nothing elsewhere, if there is one."""
     rest = added([made.moments[number] for number in numbers])
     scatters: dict[Form, Scatter] = {}
-    first: list[Change] = []
     for plan in scores:
         if plan.form not in scatters:
             scatters[plan.form] = diagonalise(rest, plan.form)
         mapped = fit(scatters[plan.form], plan)
-        changes = [
-            change(guard.name, before, search(guard, mapped), guard.group)
-            for guard, before in guards
-        ]
-        if not any(each.loses for each in changes):
-            return (plan, mapped), changes
-        first = first or changes
-    return None, first
+        if not any(_loses(guard, before, mapped) for guard, before in guards):
+            return plan, mapped
+    return None
+
+
+def _loses(guard: Searches, before: NDArray[np.float64], mapped: LinearMap) -> bool:
+    """Whether fewer first results are right, beyond the interval."""
+    return estimate(first_right(guard, mapped) - before, guard.group).high < 0
