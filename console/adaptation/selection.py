@@ -48,9 +48,10 @@ class _Folds(NamedTuple):
 
 def folds(product: NDArray[np.intp], seed: int, count: int = FOLDS) -> NDArray[np.intp]:
     """The fold of each image (N,): all images of a product are in the same one; −1 without one."""
-    names, member = np.unique(product, return_inverse=True)
+    names = np.unique(product[product >= 0])
     drawn = np.random.default_rng(seed).permutation(len(names)) % count
-    return np.where(product < 0, -1, drawn[member])
+    place = np.minimum(np.searchsorted(names, product), len(names) - 1)
+    return np.where(product < 0, -1, drawn[place])
 
 
 def select(

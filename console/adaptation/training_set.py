@@ -233,7 +233,8 @@ def _components(links: Iterable[tuple[str, str]]) -> dict[str, int]:
         return name
 
     for one, other in links:
-        parent[root(one)] = root(other)
+        first, second = root(one), root(other)
+        parent[first] = second
     numbers: dict[str, int] = {}
     return {name: numbers.setdefault(root(name), len(numbers)) for name in list(parent)}
 

@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -597,7 +598,7 @@ def test_feedback_without_a_query_is_counted(tmp_path: Path) -> None:
     store.add(
         FeedbackEvent(
             "d",
-            "gone",
+            str(uuid.UUID(int=7)),
             "relevant",
             1.0,
             encode_query_token([ImageFeatures(np.eye(1, 4, dtype=np.float32)[0])], "0" * 16)[:-8],
