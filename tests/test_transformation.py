@@ -167,6 +167,8 @@ def test_what_changes_between_reading_and_writing_wins(
     that the new collection got from the upload is smaller than that of the point that was read.
     """
     put_lasting_images(world)
+    for seed in (60, 61):
+        world.put(**{LASTING[3]: small_image(seed)})
     migration, filler = begin(world, bundle)
     old, new = models(world)
     store, changed = type(world.index), list[int]()
