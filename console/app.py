@@ -13,6 +13,7 @@ from likeness.errors import LikenessError
 from .bundles.hub import HubError
 from .client import ServiceError
 from .commands import migrate, model
+from .commands.adapt import adapt
 from .commands.backfill import backfill
 from .commands.calibrate import calibrate
 from .commands.cost import cost
@@ -44,7 +45,7 @@ app = typer.Typer(
 for panel, commands in (
     ("Run and try", (demo, serve, drop, doctor)),
     ("Images", (upload, backfill, search, status, reconcile)),
-    ("Quality", (evaluate, calibrate, explain)),
+    ("Quality", (evaluate, calibrate, adapt, explain)),
     ("Cost", (cost,)),
 ):
     for command in commands:

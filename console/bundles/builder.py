@@ -56,7 +56,7 @@ def build(
     if text:
         files |= {TEXT_FILE: text.network, TOKENIZER_FILE: text.tokenizer}
     with out.status("testing it with drawn images …"):
-        bundle_folder.write(target, spec, files, _check)
+        bundle_folder.write(target, spec, files, require_sound)
     out.print(f"[green]made[/green]  {escape(str(target))}  fingerprint {spec.fingerprint}")
     out.print(f"  try it   LIKENESS_MODEL_DIR={escape(str(target))} likeness serve --data FOLDER")
     out.print(f"  check    likeness model check {escape(str(target))}")
@@ -92,7 +92,8 @@ def _print_spec(spec: ModelSpec, out: Console) -> None:
         out.print(f"  text       {escape(text.input)}  {text.length} tokens  {text.output}")
 
 
-def _check(folder: Path) -> None:
+def require_sound(folder: Path) -> None:
+    """Raises RuntimeError where the bundle fails its checks."""
     failed = [finding for finding in checks.check_bundle(folder) if not finding.ok]
     if failed:
         raise RuntimeError(f"no bundle was made, because it fails its checks: {_joined(failed)}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import msgspec
@@ -21,17 +21,18 @@ def deployed_files(folder: Path, spec: ModelSpec) -> list[str]:
     return [MANIFEST, *spec.files, *calibration]
 
 
-def check_target(target: Path, replace: bool) -> None:
+def check_target(target: Path, replace: bool, made: Collection[str] = ()) -> None:
     """Raise FileExistsError unless a bundle can be written there.
 
-    Only a folder that contains nothing but the files that `write` writes is replaced.
+    Only a folder that contains nothing but the files of an import is replaced, and those that the
+    caller `made` besides them.
     """
     if not target.exists():
         return
     names = {path.name for path in target.iterdir()} if target.is_dir() else set()
     if MANIFEST not in names:
         raise FileExistsError(f"{target} exists and is not a bundle: choose another name")
-    if foreign := sorted(names - {MANIFEST, IMAGE_FILE, TEXT_FILE, TOKENIZER_FILE}):
+    if foreign := sorted(names - {MANIFEST, IMAGE_FILE, TEXT_FILE, TOKENIZER_FILE, *made}):
         raise FileExistsError(
             f"{target} exists, and {foreign[0]} in it would be lost: move that file away, or "
             "choose another name"
@@ -41,11 +42,12 @@ def check_target(target: Path, replace: bool) -> None:
 
 
 def write(
-    target: Path, spec: ModelSpec, files: Mapping[str, bytes], check: Callable[[Path], None]
+    target: Path, spec: ModelSpec, files: Mapping[str, bytes], complete: Callable[[Path], None]
 ) -> None:
     """Write a bundle folder and replace an existing one; on an error nothing changes.
 
-    `check` gets the finished folder before it is moved to `target`, and raises if it is unusable.
+    `complete` gets the folder before it is moved to `target`: it raises if the bundle is unusable,
+    and may add what is made with its network.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     new = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
@@ -54,7 +56,7 @@ def write(
             (new / name).write_bytes(data)
         manifest = msgspec.json.format(msgspec.json.encode(spec, order="deterministic"), indent=2)
         (new / MANIFEST).write_bytes(manifest + b"\n")
-        check(new)
+        complete(new)
         replace_folder(target, new, mode=0o755)
     finally:
         shutil.rmtree(new, ignore_errors=True)

@@ -26,13 +26,19 @@ from .options import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    from likeness.feeding import HintFeeder
     from likeness.ports import VectorIndex
     from likeness.records import ObjectRef
 
+    from ..local.data_folder import LocalService
     from ..migration.filling import FillStatus
     from ..migration.lifecycle import Migration
+
+Bundles = Annotated[
+    list[Path] | None, typer.Option("--bundle", help="Folder of a model's bundle; may be repeated.")
+]
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -40,7 +46,7 @@ app = typer.Typer(
     help="""Change the model without downtime. Each command names the next one.
 
     - `likeness migrate start BUNDLE`: create the new model's collection
-    - `likeness migrate fill`: have every object indexed in it
+    - `likeness migrate fill`: have every object in it, transformed or indexed anew
     - `likeness migrate status`: how much of it is filled
     - `likeness migrate compare`: what searches find, before and after
     - `likeness migrate switch`: search with the new model
@@ -104,25 +110,33 @@ def start(
 
 
 @app.command()
-def fill(data: Data = DEFAULT_DATA) -> None:
-    """Send a hint for every object that the new collection lacks. May be stopped and repeated.
+def fill(
+    bundle: Bundles = None, models: Models = DEFAULT_MODELS, data: Data = DEFAULT_DATA
+) -> None:
+    """Fill the new collection with what it lacks. May be stopped and repeated.
 
-    The index function works through the hints. New uploads come first: hints are sent only while
-    fewer than LIKENESS_MOST_WAITING messages wait in the queue, by default 10,000.
+    Where the new model was adapted from the old one, stored vectors are transformed, and no image
+    is read. Otherwise a hint is sent for every object, and the index function works through them.
+    New uploads come first: hints are sent only while fewer than LIKENESS_MOST_WAITING messages wait
+    in the queue, by default 10,000.
 
     - `likeness migrate fill`
     """
-    from likeness.adapters.sqs import SqsQueue  # noqa: PLC0415 - boto3 takes a moment
-    from likeness.feeding import HintFeeder  # noqa: PLC0415
-
-    from ..migration import messages  # noqa: PLC0415
+    from ..migration import lifecycle, messages, transformation  # noqa: PLC0415
 
     index, service = open_index(data)
-    queue_url = require_setting("LIKENESS_QUEUE_URL", service.queue_url if service else None)
-    max_waiting = MAX_WAITING if service else Settings.from_env(os.environ).max_waiting
-    feeder = HintFeeder(SqsQueue(queue_url), max_waiting)
-    _, status = _measure(index, feeder.send)
-    out.print(f"sent hints for {status.remaining} objects; {status.equal} are in it already")
+    migration = lifecycle.require_current(index)
+    mapped = transformation.find_map(migration, _bundle_folders(migration, bundle, models))
+    if mapped is None:
+        _, status = _measure(index, _feeder(service).send)
+        out.print(f"sent hints for {status.remaining} objects; {status.equal} are in it already")
+    else:
+        filling = transformation.Transformation(index, migration, mapped)
+        _, status = _measure(index, filling.fill)
+        out.print(f"transformed {filling.done} points; {status.equal} objects were in it already")
+        if filling.left:
+            _feeder(service).send(filling.left)
+            out.print(f"sent hints for {len(filling.left)} objects that were changing")
     messages.print_next("`likeness migrate status` until all are; then `likeness migrate compare`")
 
 
@@ -144,9 +158,7 @@ def compare(
     k: Annotated[
         int, typer.Option("-k", min=1, max=100, help="Number of neighbours to compare.")
     ] = 10,
-    bundle: Annotated[
-        list[Path] | None, typer.Option(help="Folder of a model's bundle; may be repeated.")
-    ] = None,
+    bundle: Bundles = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the sample and the edits.")] = 0,
     models: Models = DEFAULT_MODELS,
     data: Data = DEFAULT_DATA,
@@ -160,14 +172,11 @@ def compare(
     """
     from likeness.adapters.s3 import S3Store  # noqa: PLC0415 - boto3 takes a moment
 
-    from ..bundles.listing import own_bundles  # noqa: PLC0415
     from ..migration import comparison, lifecycle, messages  # noqa: PLC0415 - loads onnxruntime
 
     index, _ = open_index(data)
     migration = lifecycle.require_current(index)
-    named = (os.environ.get(n) for n in ("LIKENESS_MODEL_DIR", "LIKENESS_NEXT_MODEL_DIR"))
-    folders = [*(bundle or []), Path(migration.bundle), *(Path(name) for name in named if name)]
-    folders += [BUNDLED_MODEL, *own_bundles(models)]
+    folders = _bundle_folders(migration, bundle, models)
     old = comparison.load_model(migration.source, folders)
     new = comparison.load_model(migration.target, folders)
     with count_progress(transient=True) as progress:
@@ -251,6 +260,24 @@ def finish(
     lifecycle.finish(index, migration)
     out.print(f"[green]finished[/green]  the collection of model {unused} was dropped")
     messages.print_next(messages.after_finish(migration, unused, local=service is not None))
+
+
+def _bundle_folders(migration: Migration, named: Sequence[Path] | None, models: Path) -> list[Path]:
+    """Where the two models' bundles may be."""
+    from ..bundles.listing import own_bundles  # noqa: PLC0415 - loads onnxruntime
+
+    variables = (os.environ.get(n) for n in ("LIKENESS_MODEL_DIR", "LIKENESS_NEXT_MODEL_DIR"))
+    folders = [*(named or ()), Path(migration.bundle), *(Path(v) for v in variables if v)]
+    return [*folders, BUNDLED_MODEL, *own_bundles(models)]
+
+
+def _feeder(service: LocalService | None) -> HintFeeder:
+    from likeness.adapters.sqs import SqsQueue  # noqa: PLC0415 - boto3 takes a moment
+    from likeness.feeding import HintFeeder  # noqa: PLC0415
+
+    queue_url = require_setting("LIKENESS_QUEUE_URL", service.queue_url if service else None)
+    max_waiting = MAX_WAITING if service else Settings.from_env(os.environ).max_waiting
+    return HintFeeder(SqsQueue(queue_url), max_waiting)
 
 
 def _measure(

@@ -36,9 +36,9 @@ class Item(NamedTuple):
 def load(dataset: Path, split: str | None = None) -> list[Item]:
     """A folder of images, a folder for each class, or a CSV; with `split`, only its rows.
 
-    A CSV has a header: path, relative to the CSV's folder, and any of label, instance, split,
-    ignore; other columns are ignored. A single folder is not a class; if all folders are named like
-    splits (train/, test/), those inside them are the classes. Raises DatasetError.
+    A CSV has a header: path, relative to the CSV's folder, and any of label, instance (or product),
+    split, ignore; other columns are ignored. A single folder is not a class; if all folders are
+    named like splits (train/, test/), those inside them are the classes. Raises DatasetError.
     """
     if dataset.is_dir():
         items = _from_folder(dataset)
@@ -106,8 +106,9 @@ def _from_csv(file: Path) -> list[Item]:
 def _from_row(file: Path, line: int, row: Mapping[str, str | None]) -> Item:
     if not row["path"]:
         raise DatasetError(f"{file}, line {line}: no path")
-    names = ("label", "instance", "split", "ignore")
-    return Item(file.parent / row["path"], *(row.get(name) or None for name in names))
+    instance = row.get("instance") or row.get("product")
+    label, split, ignore = (row.get(name) or None for name in ("label", "split", "ignore"))
+    return Item(file.parent / row["path"], label, instance or None, split, ignore)
 
 
 def _check_files(file: Path, paths: Iterable[Path]) -> None:

@@ -105,12 +105,23 @@ class TextEncoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pad: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
+class Adapter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The embedding is that of the model `base`, a fingerprint, mapped linearly by the network.
+
+    `file` holds the same map, for vectors of `base` that are stored.
+    """
+
+    base: str
+    file: str
+
+
 class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """model.json. `files` maps each file's name to its sha256.
 
     `patches` is a coarse, semantic map for late interaction, `local` a fine one for geometric
     verification. Both maps and the text encoder are optional. `preprocessing` is the version of how
-    a file becomes the network's input, one of PREPROCESSING.
+    a file becomes the network's input, one of PREPROCESSING. `adapter`: what the bundle was adapted
+    from, where it was.
     """
 
     name: str
@@ -127,6 +138,7 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     local: Descriptors | None = None
     text: TextEncoder | None = None
     preprocessing: int = 1
+    adapter: Adapter | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -174,6 +186,7 @@ def load_spec(folder: Path) -> ModelSpec:
     """Read and validate a bundle's model.json. Raises ModelBundleError naming the field."""
     spec = _decode(_read(folder, MANIFEST))
     needed = [spec.image_file, *([spec.text.file, spec.text.tokenizer] if spec.text else [])]
+    needed += [spec.adapter.file] if spec.adapter else []
     if missing := [name for name in needed if name not in spec.files]:
         raise ModelBundleError(f"{MANIFEST}: files does not list {', '.join(missing)}")
     if unsafe := [name for name in spec.files if Path(name).name != name]:

@@ -38,10 +38,10 @@ class IndexView(Protocol):
         nor leave gaps.
         """
 
-    def retrieve_with_vectors(self, ids: Sequence[str]) -> dict[str, Point]:
+    def retrieve_with_vectors(self, ids: Sequence[str], patches: bool = False) -> dict[str, Point]:
         """Points of the collection behind the alias, with vectors and descriptors.
 
-        Unknown ids are omitted.
+        Unknown ids are omitted. `patches`: with the patches too, of a collection that stores them.
         """
 
     def scroll(

@@ -69,8 +69,8 @@ class TenantIndex:
             [structs.replace(query, filter=self._own(query.filter)) for query in queries]
         )
 
-    def retrieve_with_vectors(self, ids: Sequence[str]) -> dict[str, Point]:
-        found = self._index.retrieve_with_vectors(ids)
+    def retrieve_with_vectors(self, ids: Sequence[str], patches: bool = False) -> dict[str, Point]:
+        found = self._index.retrieve_with_vectors(ids, patches)
         return {id: point for id, point in found.items() if point.tenant == self._tenant}
 
     def scroll(

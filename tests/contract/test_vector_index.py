@@ -468,6 +468,18 @@ def test_patches_reorder_the_nearest(index: VectorIndex) -> None:
     assert [c.score for c in found] == pytest.approx([2.0, 1.0], abs=1e-3)
 
 
+def test_patches_are_read_where_they_are_asked_for(index: VectorIndex) -> None:
+    index.prepare(MODEL, DIM, patches=2)
+    up = np.array([[0, 1], [1, 0]], np.float32)
+    written = rich("a", unit(1), up)
+    index.write(MODEL, [written])
+    for wanted in (True, False):
+        read = index.retrieve_with_vectors([written.id], patches=wanted)[written.id].patches
+        assert (read is not None) is wanted
+        if read is not None:
+            np.testing.assert_allclose(read, up, atol=1e-3)
+
+
 def test_a_collection_without_patches_cannot_be_prepared_with_them(prepared: VectorIndex) -> None:
     with pytest.raises(ConfigurationError, match="LIKENESS_KEEP_PATCHES"):
         prepared.prepare(MODEL, DIM, patches=2)

@@ -518,6 +518,16 @@ def test_a_text_encoder_does_not_change_the_fingerprint(tmp_path: Path) -> None:
     assert fingerprint(tmp_path / "with", with_text_encoder) == fingerprint(tmp_path / "without")
 
 
+def test_the_map_of_an_adapted_bundle_is_in_its_network(tmp_path: Path) -> None:
+    """So the fingerprint follows from the network's file; the map's own file must be listed."""
+    adapter = put("adapter", {"base": "0" * 16, "file": "image.onnx"})
+    assert fingerprint(tmp_path, adapter) == fingerprint(tmp_path)
+    missing = manifest() | {"adapter": {"base": "0" * 16, "file": "adapter.npz"}}
+    write(tmp_path, missing)
+    with pytest.raises(ModelBundleError, match=r"files does not list adapter\.npz"):
+        load_spec(tmp_path)
+
+
 def test_other_weights_have_another_fingerprint(tmp_path: Path) -> None:
     other = load_spec(write(tmp_path / "other", manifest(b"other"), b"other"))
     assert other.fingerprint != fingerprint(tmp_path)
@@ -564,7 +574,7 @@ def test_no_two_of_those_changes_have_the_same_fingerprint(tmp_path: Path) -> No
 
 def test_every_field_of_the_spec_is_known_to_these_tests() -> None:
     """A new field must be added to one of the two lists above, whichever it belongs to."""
-    known = {"files", "image_file", "name", "version", "licence", "source", "text"}
+    known = {"files", "image_file", "name", "version", "licence", "source", "text", "adapter"}
     assert set(ModelSpec.__struct_fields__) == known | {f.split(".")[0] for f in DECISIVE}
     for part in ("input", "resize", "normalise", "embedding", "patches", "local"):
         fields = {f.split(".")[1] for f in DECISIVE if f.startswith(f"{part}.")}

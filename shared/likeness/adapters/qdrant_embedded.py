@@ -29,6 +29,7 @@ from likeness.adapters.qdrant_edge_requests import (
 from likeness.adapters.qdrant_layout import (
     NOTE_KIND,
     NOTE_VALUES,
+    PATCHES,
     VECTOR,
     Layout,
     check_collection,
@@ -206,11 +207,15 @@ class EmbeddedIndex:
                 for query, scores in zip(queries, found, strict=True)
             ]
 
-    def retrieve_with_vectors(self, ids: Sequence[str]) -> dict[str, Point]:
+    def retrieve_with_vectors(self, ids: Sequence[str], patches: bool = False) -> dict[str, Point]:
         shard = self._shard(self._searched_collection())
+        names = [VECTOR, PATCHES] if patches else [VECTOR]
         with _engine_errors():
-            records = shard.retrieve(list(ids), with_payload=True, with_vector=[VECTOR])
-            return {str(r.id): from_payload(_payload(r), _vector(r)) for r in records}
+            records = shard.retrieve(list(ids), with_payload=True, with_vector=names)
+            return {
+                str(r.id): from_payload(_payload(r), _vector(r), _vector(r, PATCHES))
+                for r in records
+            }
 
     def scroll(
         self, limit: int, cursor: str | None = None, filter: Mapping[str, Any] | None = None
@@ -357,9 +362,9 @@ def _scores(found: Any) -> Iterator[tuple[str, float]]:
     return ((str(point.id), point.score) for point in found)
 
 
-def _vector(record: Any) -> list[float] | None:
+def _vector(record: Any, name: str = VECTOR) -> list[Any] | None:
     vectors: Any = record.vector
-    vector: list[float] | None = (vectors or {}).get(VECTOR)
+    vector: list[Any] | None = (vectors or {}).get(name)
     return vector
 
 

@@ -248,8 +248,8 @@ class QdrantIndex:
     def nearest(self, queries: Sequence[NearestQuery]) -> list[list[Candidate]]:
         return self._view.nearest(queries)
 
-    def retrieve_with_vectors(self, ids: Sequence[str]) -> dict[str, Point]:
-        return self._view.retrieve_with_vectors(ids)
+    def retrieve_with_vectors(self, ids: Sequence[str], patches: bool = False) -> dict[str, Point]:
+        return self._view.retrieve_with_vectors(ids, patches)
 
     def scroll(
         self, limit: int, cursor: str | None = None, filter: Mapping[str, Any] | None = None

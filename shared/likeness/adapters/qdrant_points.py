@@ -118,7 +118,11 @@ def to_numbers(rows: Vector) -> list[Any]:
     return rounded
 
 
-def from_payload(payload: Payload | None, vector: Sequence[float] | None = None) -> Point:
+def from_payload(
+    payload: Payload | None,
+    vector: Sequence[float] | None = None,
+    patches: Sequence[Sequence[float]] | None = None,
+) -> Point:
     """Raises ConfigurationError for a point that another service wrote."""
     if payload is None or not payload.keys() >= _OURS:
         raise ConfigurationError(
@@ -142,6 +146,7 @@ def from_payload(payload: Payload | None, vector: Sequence[float] | None = None)
         detail=payload.get("detail"),
         meta=payload.get(META) or {},
         vector=None if vector is None else np.asarray(vector, np.float32),
+        patches=None if patches is None else np.asarray(patches, np.float32),
         local=local,
         colours=colours,
         content=Box(*payload["content"]) if "content" in payload else None,

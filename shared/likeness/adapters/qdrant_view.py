@@ -133,11 +133,14 @@ class QdrantView:
             answers += found
         return answers
 
-    def retrieve_with_vectors(self, ids: Sequence[str]) -> dict[str, Point]:
-        body = {"ids": list(ids), "with_payload": True, "with_vector": [VECTOR]}
+    def retrieve_with_vectors(self, ids: Sequence[str], patches: bool = False) -> dict[str, Point]:
+        names = [VECTOR, PATCHES] if patches else [VECTOR]
+        body = {"ids": list(ids), "with_payload": True, "with_vector": names}
         found = self._transport.call("POST", f"/collections/{self._collection}/points", body)
         with response_parsing():
-            return {p["id"]: from_payload(p["payload"], _vector(p)) for p in found}
+            return {
+                p["id"]: from_payload(p["payload"], _vector(p), _vector(p, PATCHES)) for p in found
+            }
 
     def scroll(
         self, limit: int, cursor: str | None = None, filter: Mapping[str, Any] | None = None
@@ -267,6 +270,6 @@ def _searches(query: NearestQuery, limits: StrictLimits) -> Iterator[dict[str, A
             }
 
 
-def _vector(point: Any) -> list[float] | None:
-    vector: list[float] | None = (point.get("vector") or {}).get(VECTOR)
+def _vector(point: Any, name: str = VECTOR) -> list[Any] | None:
+    vector: list[Any] | None = (point.get("vector") or {}).get(name)
     return vector
