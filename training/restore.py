@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from network import CLASS_DIM, Network
+from network import CLASS_DIM, Network, pool
 
 
 def restore(path: Path, images: Tensor) -> Network:
     """The network of `path`, an image.onnx that this folder's scripts exported.
 
-    `images`: normalised, (N, 3, S, S), for the statistics. The half of the embedding that knows
-    classes starts as the principal components of the bundle's embedding, the other half at random.
+    `images`: normalised, (N, 3, S, S), for the statistics. Of version 1, whose embedding had no
+    halves, the one that knows classes starts as its principal components, the other at random.
     """
     weights = _weights(path)
     network = Network().eval()
@@ -44,13 +44,28 @@ def restore(path: Path, images: Tensor) -> Network:
         head = getattr(network, name)
         head.weight.data, head.bias.data = weights[f"_{name}.weight"], weights[f"_{name}.bias"]
     _set_statistics(network, folded, images)
-    embedding, bias = weights["_embedding.weight"], weights["_embedding.bias"]
     with torch.no_grad():
-        pooled = network.deep(network.fine(images)).mean(dim=(2, 3))
-        axes = torch.linalg.eigh(torch.cov((pooled @ embedding.T).T))[1].flip(1)[:, :CLASS_DIM].T
-    network.coarse.weight.data = (axes @ embedding)[:, :, None, None].contiguous()
-    network.coarse.bias.data = axes @ bias
+        fine = network.fine(images)
+        deep = network.deep(fine)
+        if "_embedding.weight" in weights:
+            embedding, bias = weights["_embedding.weight"], weights["_embedding.bias"]
+            covariance = torch.cov((deep.mean(dim=(2, 3)) @ embedding.T).T)
+            axes = torch.linalg.eigh(covariance)[1].flip(1)[:, :CLASS_DIM].T
+            _set_classes(network, axes @ embedding, axes @ bias)
+        else:
+            _set_classes(network, weights["_classes.weight"], weights["_classes.bias"])
+            pooled = pool(deep, fine)
+            mean, variance = pooled.mean(dim=0), pooled.var(dim=0)
+            network.pooled.running_mean, network.pooled.running_var = mean, variance
+            weight = weights["_instance.weight"]
+            network.instance.weight.data = weight * (variance + network.pooled.eps).sqrt()
+            network.instance.bias.data = weights["_instance.bias"] + weight @ mean
     return network
+
+
+def _set_classes(network: Network, weight: Tensor, bias: Tensor) -> None:
+    network.coarse.weight.data = weight[:, :, None, None].contiguous()
+    network.coarse.bias.data = bias.clone()
 
 
 def _set_statistics(
