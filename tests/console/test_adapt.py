@@ -417,6 +417,13 @@ def missing_pair(folder: Path) -> Path:
     return write_csv(folder / "d.csv", ("photo", "catalogue"), ("1.png", "2.png"))
 
 
+def pairs_of_another_encoding(folder: Path) -> Path:
+    """From a line that the header's buffer does not hold."""
+    rows = b"".join(b"%d.png,%d.png\n" % (n, n + 1) for n in range(2000))
+    (folder / "d.csv").write_bytes(b"photo,catalogue\n" + rows + "ü.png,1.png\n".encode("latin-1"))
+    return folder / "d.csv"
+
+
 def all_contradict(folder: Path) -> Path:
     for product in range(12):
         (folder / str(product)).mkdir()
@@ -434,6 +441,7 @@ def all_contradict(folder: Path) -> Path:
         (no_labels, "does not say which product each image shows"),
         (no_path, "needs a column named path"),
         (half_a_pair, "line 2: photo or catalogue is empty"),
+        (pairs_of_another_encoding, "cannot be read as a CSV in UTF-8"),
         (missing_pair, "names 2 missing files, the first 1.png"),
         (all_contradict, "has 0 product: an adapter is learned from how images of one product "),
         (lambda folder: folder / "none", "is neither a folder nor a .csv file"),
