@@ -51,10 +51,13 @@ def read_general(
     items = load(folder) if folder else _shipped(cache)
     drawn = np.sort(np.random.default_rng(seed).permutation(len(items))[:_MAX_IMAGES])
     gallery = build_gallery([items[row] for row in drawn.tolist()], embedder, cache, progress)
-    names = [item.instance or item.label for item in gallery.items]
+    # one that is not finite would be the first result of every search, before and after
+    rows = np.flatnonzero(np.isfinite(gallery.vectors).all(axis=1))
+    kept = [gallery.items[row] for row in rows.tolist()]
+    names = [item.instance or item.label for item in kept]
     number = {name: n for n, name in enumerate(sorted(filter(None, set(names))))}
     classes = np.array([-1 if name is None else number[name] for name in names], np.intp)
-    return General(gallery.items, gallery.vectors, classes)
+    return General(kept, gallery.vectors[rows], classes)
 
 
 def general_searches(general: General) -> Searches | None:

@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec import structs
 from numpy.typing import NDArray
 from rich.progress import Progress
 from typer.testing import CliRunner
 
-from console.adaptation import learning, selection, training_set
+from console.adaptation import guards, learning, selection, training_set
 from console.adaptation.learning import Plan
 from console.adaptation.searching import Searches, first_right, search
 from console.adaptation.training_set import TrainingSet
@@ -512,6 +513,26 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
     assert again <= 120 - 45  # those that were embedded by then, by either thread, are not again
     read()
     assert len(embedded) == before + again
+
+
+def test_features_that_are_no_numbers_do_not_blind_the_guards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_products(tmp_path / "general", 3, 2)
+    embed = gallery.features_of_file
+
+    def damaged(embedder: Embedder, data: bytes) -> Any:
+        info, found = embed(embedder, data)
+        if data == (folder / "product-01" / "0.png").read_bytes():
+            found = structs.replace(found, vector=np.full_like(found.vector, np.nan))
+        return info, found
+
+    monkeypatch.setattr(gallery, "features_of_file", damaged)
+    with Progress(disable=True) as progress:
+        found = guards.read_general(folder, Embedder(BUNDLED), tmp_path / "cache", 0, progress)
+    assert len(found.items) == len(found.vectors) == len(found.classes) == 5
+    assert np.isfinite(found.vectors).all()
+    assert [item.path.parent.name for item in found.items].count("product-01") == 1
 
 
 # --- feedback ---
