@@ -535,6 +535,27 @@ def test_features_that_are_no_numbers_do_not_blind_the_guards(
     assert [item.path.parent.name for item in found.items].count("product-01") == 1
 
 
+def test_a_second_copy_of_an_original_is_no_wrong_answer(tmp_path: Path) -> None:
+    """`--general` names images that are in the index, or that the map learns from."""
+    folder, embedder = tmp_path / "general", Embedder(BUNDLED)
+    folder.mkdir()
+    for n in range(3):
+        (folder / f"{n}.png").write_bytes(png(n, 120, 90))
+    with Progress(disable=True) as progress:
+        general = guards.read_general(folder, embedder, tmp_path / "cache", 0, progress)
+        hits = [
+            first_right(
+                guards.copy_searches(
+                    "copies", general.items, general.vectors, beside, embedder,
+                    tmp_path / "cache", 0, progress,
+                ),
+                None,
+            ).mean()
+            for beside in (general.vectors[:0], general.vectors)
+        ]  # fmt: skip
+    assert hits[0] == hits[1] > 0.5
+
+
 # --- feedback ---
 
 
