@@ -27,6 +27,7 @@ from .searching import Searches
 
 _ORIGINALS = 40  # of each set, all edited in all ways
 _MAX_IMAGES = 2000
+_SAME = 0.9999  # cosine of one image's vectors, computed on two machines
 # Names the format of the cached vectors of copies.
 _CACHE = "copies-1"
 
@@ -51,10 +52,13 @@ def read_general(
     items = load(folder) if folder else _shipped(cache)
     drawn = np.sort(np.random.default_rng(seed).permutation(len(items))[:_MAX_IMAGES])
     gallery = build_gallery([items[row] for row in drawn.tolist()], embedder, cache, progress)
-    names = [item.instance or item.label for item in gallery.items]
+    # one that is not finite would be the first result of every search, before and after
+    rows = np.flatnonzero(np.isfinite(gallery.vectors).all(axis=1))
+    kept = [gallery.items[row] for row in rows.tolist()]
+    names = [item.instance or item.label for item in kept]
     number = {name: n for n, name in enumerate(sorted(filter(None, set(names))))}
     classes = np.array([-1 if name is None else number[name] for name in names], np.intp)
-    return General(gallery.items, gallery.vectors, classes)
+    return General(kept, gallery.vectors[rows], classes)
 
 
 def general_searches(general: General) -> Searches | None:
@@ -95,14 +99,18 @@ def copy_searches(
         queries.append(copies)
         originals += [row] * len(copies)
         progress.advance(task)
-    wanted = np.array(originals, np.intp)
     gallery = np.concatenate([vectors, beside])
+    # the same picture again, as where --general names images of the index, is no wrong answer
+    classes = np.arange(len(gallery))
+    for row in drawn:
+        classes[gallery @ vectors[row] >= _SAME] = classes[row]
+    wanted = classes[originals]
     return Searches(
         name,
         np.concatenate(queries),
         gallery,
         wanted,
-        np.arange(len(gallery)),
+        classes,
         np.full(len(wanted), -1),
         wanted,
     )

@@ -113,7 +113,8 @@ def from_images(
     `split`: only the images of this split; of two (photos:catalogue) the second has the catalogue
     pictures. Of more than `most` images, whole products are drawn. Raises DatasetError.
     """
-    items, catalogue = _from_pairs(source) if _has_pairs(source) else _labelled(source, split)
+    pairs = _pairs(source)
+    items, catalogue = _labelled(source, split) if pairs is None else _from_pairs(source, pairs)
     drawn = _drawn(items, most, seed)
     dropped = {"not drawn (--pictures)": len(items) - len(drawn)}
     gallery = build_gallery([items[row] for row in drawn], embedder, cache, progress)
@@ -193,29 +194,34 @@ def _labelled(source: Path, split: str | None) -> tuple[list[Item], list[bool]]:
     return items, catalogue
 
 
-def _has_pairs(source: Path) -> bool:
+def _pairs(source: Path) -> list[tuple[str | None, str | None, int]] | None:
+    """Photos, catalogue pictures and lines of a CSV of pairs; None for another source."""
     if source.suffix.lower() != ".csv" or not source.is_file():
-        return False
+        return None
     try:
         with source.open(encoding="utf-8-sig", newline="") as lines:
-            return set(PAIR) <= set(next(csv.reader(lines), ()))
+            rows = csv.DictReader(lines)
+            if not set(PAIR) <= set(rows.fieldnames or ()):
+                return None
+            return [(row[PAIR[0]], row[PAIR[1]], rows.line_num) for row in rows]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DatasetError(f"{source} cannot be read as a CSV in UTF-8: {error}") from error
 
 
-def _from_pairs(source: Path) -> tuple[list[Item], list[bool]]:
+def _from_pairs(
+    source: Path, pairs: Sequence[tuple[str | None, str | None, int]]
+) -> tuple[list[Item], list[bool]]:
     """Pictures that pairs connect are of one product, or a fold could hold half of it."""
-    with source.open(encoding="utf-8-sig", newline="") as lines:
-        rows = csv.DictReader(lines)
-        pairs = [(row[PAIR[0]], row[PAIR[1]], rows.line_num) for row in rows]
+    links = []
     for photo, shown, line in pairs:
         if not photo or not shown:
             raise DatasetError(f"{source}, line {line}: {PAIR[0]} or {PAIR[1]} is empty")
-    product_of = _components((photo, shown) for photo, shown, _ in pairs)
+        links.append((photo, shown))
+    product_of = _components(links)
     missing = [name for name in product_of if not (source.parent / name).is_file()]
     if missing:
         raise DatasetError(f"{source} names {len(missing)} missing files, the first {missing[0]}")
-    catalogue = {shown for _, shown, _ in pairs}
+    catalogue = {shown for _, shown in links}
     items = [
         Item(source.parent / name, None, str(product), None) for name, product in product_of.items()
     ]

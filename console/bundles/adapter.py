@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,11 +46,14 @@ def load_map(folder: Path, spec: ModelSpec) -> LinearMap:
     try:
         with np.load(io.BytesIO(read_file(folder, spec, name)), allow_pickle=False) as arrays:
             found = LinearMap(arrays["mean"], arrays["matrix"])
-    except (ValueError, KeyError, OSError, EOFError) as error:
+    # TypeError: an array that is not in an archive
+    except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise ModelBundleError(f"{folder / name} is not an adapter: {error}") from error
-    if found.matrix.shape != (*found.mean.shape, spec.embedding.dim):
+    if found.mean.ndim != 1 or found.matrix.shape != (*found.mean.shape, spec.embedding.dim):
         raise ModelBundleError(
             f"{folder / name} maps {found.mean.shape} to {found.matrix.shape}, "
             f"the bundle has {spec.embedding.dim} dimensions"
         )
+    if any(each.dtype != np.float32 or not np.isfinite(each).all() for each in found):
+        raise ModelBundleError(f"{folder / name} has values that are no finite float32")
     return found

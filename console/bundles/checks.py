@@ -20,6 +20,7 @@ from likeness.settings import Limits
 
 from ..demo import sample_images
 from ..diagnostics.findings import Finding
+from .adapter import load_map
 
 _EDITS = ("half size", "cropped by a tenth", "brighter")
 # Two of the five colours in which each shape is drawn.
@@ -42,7 +43,7 @@ def check_bundle(folder: Path) -> list[Finding]:
     findings = [bundle.summary()]
     checks = (
         *(bundle.vectors, bundle.repeats, bundle.batches, bundle.neighbours, bundle.speed),
-        *(bundle.local_descriptors, bundle.text),
+        *(bundle.local_descriptors, bundle.text, bundle.adapter),
     )
     for check in checks:
         findings += _guarded(check)
@@ -149,6 +150,13 @@ class _BundleChecks:
         right = sum(kinds[i] == kind for i, kind in zip(nearest, captions, strict=True))
         found = f"{right} of {len(texts)} captions are nearest to their drawing (chance finds 1)"
         return [Finding("text", True, f"{vectors.shape[1]} dimensions; {found}")]
+
+    def adapter(self) -> list[Finding]:
+        """The map for stored vectors, if the bundle has one."""
+        if self._spec.adapter is None:
+            return []
+        load_map(self._folder, self._spec)
+        return [Finding("adapter", True, f"maps vectors of model {self._spec.adapter.base}")]
 
     @cached_property
     def _tensors(self) -> list[NDArray[Any]]:

@@ -115,7 +115,7 @@ class Adapter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     file: str
 
 
-class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """model.json. `files` maps each file's name to its sha256.
 
     `patches` is a coarse, semantic map for late interaction, `local` a fine one for geometric

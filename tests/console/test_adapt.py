@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec import structs
 from numpy.typing import NDArray
 from rich.progress import Progress
 from typer.testing import CliRunner
 
-from console.adaptation import learning, selection, training_set
+from console.adaptation import guards, learning, selection, training_set
 from console.adaptation.learning import Plan
 from console.adaptation.searching import Searches, first_right, search
 from console.adaptation.training_set import TrainingSet
@@ -417,6 +418,13 @@ def missing_pair(folder: Path) -> Path:
     return write_csv(folder / "d.csv", ("photo", "catalogue"), ("1.png", "2.png"))
 
 
+def pairs_of_another_encoding(folder: Path) -> Path:
+    """From a line that the header's buffer does not hold."""
+    rows = b"".join(b"%d.png,%d.png\n" % (n, n + 1) for n in range(2000))
+    (folder / "d.csv").write_bytes(b"photo,catalogue\n" + rows + "ü.png,1.png\n".encode("latin-1"))
+    return folder / "d.csv"
+
+
 def all_contradict(folder: Path) -> Path:
     for product in range(12):
         (folder / str(product)).mkdir()
@@ -434,6 +442,7 @@ def all_contradict(folder: Path) -> Path:
         (no_labels, "does not say which product each image shows"),
         (no_path, "needs a column named path"),
         (half_a_pair, "line 2: photo or catalogue is empty"),
+        (pairs_of_another_encoding, "cannot be read as a CSV in UTF-8"),
         (missing_pair, "names 2 missing files, the first 1.png"),
         (all_contradict, "has 0 product: an adapter is learned from how images of one product "),
         (lambda folder: folder / "none", "is neither a folder nor a .csv file"),
@@ -504,6 +513,47 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
     assert again <= 120 - 45  # those that were embedded by then, by either thread, are not again
     read()
     assert len(embedded) == before + again
+
+
+def test_features_that_are_no_numbers_do_not_blind_the_guards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_products(tmp_path / "general", 3, 2)
+    embed = gallery.features_of_file
+
+    def damaged(embedder: Embedder, data: bytes) -> Any:
+        info, found = embed(embedder, data)
+        if data == (folder / "product-01" / "0.png").read_bytes():
+            found = structs.replace(found, vector=np.full_like(found.vector, np.nan))
+        return info, found
+
+    monkeypatch.setattr(gallery, "features_of_file", damaged)
+    with Progress(disable=True) as progress:
+        found = guards.read_general(folder, Embedder(BUNDLED), tmp_path / "cache", 0, progress)
+    assert len(found.items) == len(found.vectors) == len(found.classes) == 5
+    assert np.isfinite(found.vectors).all()
+    assert [item.path.parent.name for item in found.items].count("product-01") == 1
+
+
+def test_a_second_copy_of_an_original_is_no_wrong_answer(tmp_path: Path) -> None:
+    """`--general` names images that are in the index, or that the map learns from."""
+    folder, embedder = tmp_path / "general", Embedder(BUNDLED)
+    folder.mkdir()
+    for n in range(3):
+        (folder / f"{n}.png").write_bytes(png(n, 120, 90))
+    with Progress(disable=True) as progress:
+        general = guards.read_general(folder, embedder, tmp_path / "cache", 0, progress)
+        hits = [
+            first_right(
+                guards.copy_searches(
+                    "copies", general.items, general.vectors, beside, embedder,
+                    tmp_path / "cache", 0, progress,
+                ),
+                None,
+            ).mean()
+            for beside in (general.vectors[:0], general.vectors)
+        ]  # fmt: skip
+    assert hits[0] == hits[1] > 0.5
 
 
 # --- feedback ---

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +13,11 @@ import pytest
 
 from console.bundles import adapted_bundle
 from console.bundles.adapter import ADAPTER_FILE, LinearMap, load_map
+from console.bundles.checks import check_bundle
 from console.bundles.mapped_network import with_map
 from likeness.embedding import Embedder, Network, pool, unit_rows
 from likeness.errors import ModelBundleError
-from likeness.model import Output, load_spec
+from likeness.model import MANIFEST, Output, load_spec
 from likeness.preprocessing import prepare
 from tests import networks
 from tests.pictures import picture
@@ -105,6 +109,52 @@ def test_a_damaged_or_foreign_map_is_refused(tmp_path: Path) -> None:
     (folder / ADAPTER_FILE).write_bytes(random_map(dim, seed=9).to_bytes())
     with pytest.raises(ModelBundleError, match="is damaged or was replaced"):
         load_map(folder, load_spec(folder))
+
+
+def archive(**arrays: Any) -> bytes:
+    out = io.BytesIO()
+    np.savez(out, **arrays)
+    return out.getvalue()
+
+
+def single_array() -> bytes:
+    out = io.BytesIO()
+    np.save(out, np.eye(3))
+    return out.getvalue()
+
+
+DIM = load_spec(FIXED_FILTERS).embedding.dim
+MEAN, MATRIX = random_map(DIM)
+
+
+@pytest.mark.parametrize(
+    ("data", "complaint"),
+    [
+        (b"", "is not an adapter"),
+        (b"no archive", "is not an adapter"),
+        (random_map(DIM).to_bytes()[:3000], "is not an adapter"),
+        (single_array(), "is not an adapter"),
+        (archive(mean=MEAN), "is not an adapter"),
+        (archive(mean=MEAN, matrix=MATRIX[:, 1:]), "maps"),
+        (archive(mean=MEAN[1:], matrix=MATRIX), "maps"),
+        (archive(mean=MEAN[None], matrix=MATRIX[None]), "maps"),
+        (archive(mean=MEAN * np.float32("nan"), matrix=MATRIX), "no finite float32"),
+        (archive(mean=MEAN, matrix=MATRIX.astype(np.float64)), "no finite float32"),
+    ],
+)
+def test_a_file_that_is_no_map_is_refused_before_a_migration_starts(
+    data: bytes, complaint: str, tmp_path: Path
+) -> None:
+    folder = write(tmp_path / "new", FIXED_FILTERS, random_map(DIM))
+    assert all(finding.ok for finding in check_bundle(folder))
+    (folder / ADAPTER_FILE).write_bytes(data)
+    manifest = json.loads((folder / MANIFEST).read_bytes())
+    manifest["files"][ADAPTER_FILE] = hashlib.sha256(data).hexdigest()
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(ModelBundleError, match=complaint):
+        load_map(folder, load_spec(folder))
+    [found] = [finding for finding in check_bundle(folder) if not finding.ok]
+    assert (found.subject, complaint in found.found) == ("adapter", True)
 
 
 def test_the_same_map_makes_the_same_bundle(tmp_path: Path) -> None:

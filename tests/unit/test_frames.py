@@ -81,3 +81,17 @@ def test_a_damaged_frame_ends_the_search() -> None:
     image = Image.open(io.BytesIO(data[: len(data) // 3]))
     image.load()
     assert chosen(image).size == PHOTO.size
+
+
+def test_frames_larger_than_the_canvas_are_not_read() -> None:
+    """Pillow lets a GIF's canvas grow with them: 125 kB took 2.1 GB and nine seconds."""
+    first, grown = (encoded(Image.new("P", size), "GIF") for size in ((1, 1), (9000, 9000)))
+    blocks = [data[data.index(b",", 13 + 3 * (2 << (data[10] & 7))) :] for data in (first, grown)]
+    data = first[: -len(blocks[0])] + blocks[0][:-1] + blocks[1]
+    image = Image.open(io.BytesIO(data))
+    image.load()
+    found = chosen(image)
+    assert (found.size, found.info[BLANK_FRAMES]) == ((1, 1), 1)
+    image = Image.open(io.BytesIO(data))
+    image.seek(1)
+    assert image.size == (9000, 9000)  # else this would test nothing

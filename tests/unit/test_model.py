@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from console.bundles import bundle_folder
 from console.bundles.bundle_reader import load_bundle
 from console.bundles.presets import PRESETS
 from console.bundles.registry import PresetName
@@ -488,6 +489,16 @@ def test_the_settings_of_known_bundles_keep_their_fingerprints(preset: PresetNam
 def test_without_the_field_the_preprocessing_is_version_1(tmp_path: Path) -> None:
     absent = load_spec(write(tmp_path, changed(drop("preprocessing"))))
     assert (absent.preprocessing, absent.fingerprint) == (1, fingerprint(tmp_path))
+
+
+def test_fields_that_a_bundle_does_without_are_absent_when_it_is_written(tmp_path: Path) -> None:
+    """Earlier versions refuse fields that they do not know, even null."""
+    content = json.loads((BUNDLED / "model.json").read_bytes())
+    spec, files = load_bundle(BUNDLED)
+    bundle_folder.write(tmp_path / "copy", spec, files, lambda folder: None)
+    written = json.loads((tmp_path / "copy" / "model.json").read_bytes())
+    assert written.keys() == content.keys()
+    assert load_spec(tmp_path / "copy") == spec
 
 
 def test_the_order_of_the_fields_does_not_change_the_fingerprint(tmp_path: Path) -> None:

@@ -29,6 +29,8 @@ def representative(
     while examined < _MAX_FRAMES and (examined + 1) * image.width * image.height <= max_pixels:
         try:
             image.seek(examined)
+            if image.size != best.size:  # a GIF's canvas grows with a larger frame
+                break
             image.load()
         except MemoryError:
             raise
