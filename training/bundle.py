@@ -18,9 +18,8 @@ import msgspec
 from console.bundles.golden import write_golden
 from evaluate import BUNDLED, Cell, tables
 from likeness.model import NEWEST_PREPROCESSING
-from network import EMBEDDING_DIM, LOCAL_DIM
+from network import COARSE, EMBEDDING_DIM, FINE, LOCAL_DIM
 from pixels import MEAN, SIDE, STD
-from teachers import COARSE, FINE
 
 _CARD = Path(__file__).resolve().parent / "MODEL_CARD.md"
 PATCH_DIM = 64

@@ -13,6 +13,7 @@ from pixels import MEAN, STD
 # The embedding's halves: what an image shows (classes), and which image or thing it is (instances).
 CLASS_DIM, INSTANCE_DIM, LOCAL_DIM = 128, 128, 64
 EMBEDDING_DIM = CLASS_DIM + INSTANCE_DIM
+COARSE, FINE = 7, 14  # cells of the two maps on a side, for images of 224 pixels
 WIDTHS = (32, 64, 96, 192, 320)  # channels after each halving: strides 2, 4, 8, 16, 32
 BLOCKS = (0, 0, 1, 2, 1)  # residual blocks after each halving
 EXPANDED = 640  # pooled channels; many, since averaging loses information
