@@ -29,6 +29,8 @@ OWN_ENVS := $(SAM_ENVS) .venv-fuzz/.ready .venv-audit/.ready .venv-deployed/.rea
 WITH_SAM := SAM_CLI_TELEMETRY=0 PATH="$(CURDIR)/.venv-sam/bin:$$PATH"
 MAX_UNZIPPED_MB := 200
 FUZZ_S := 60
+TRAINING := PYTHONPATH=.:shared .venv-training/bin/python
+EVALUATION := .likeness/evaluation
 # OpenBLAS kernels of common x86-64 processors, and the tests that run with each. pytest's faulthandler
 # is off: it would catch the signal that avx2_only.c handles.
 CORE_TYPES := Sandybridge Haswell Zen SkylakeX
@@ -72,6 +74,12 @@ else
 	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $<
 endif
 	@echo '*' > $(@D)/.gitignore
+	@touch $@
+
+.venv-training/.ready: training/requirements.txt
+	@echo "Setting up $(@D) with $(PYTHON), which downloads torch …"
+	@"$(PYTHON)" -m venv --clear $(@D)
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $< -e '.[local]'
 	@touch $@
 
 demo: $(READY) ## upload images to a local S3 and search them over HTTP; IMAGES=folder for your own
@@ -137,9 +145,22 @@ e2e: $(READY) $(SAM_ENVS) ## deploy the template into a local AWS, and test it o
 		LAMBDA_PYTHON=$$(.venv-ministack/bin/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 	@$(BIN)/python -m pytest -m e2e tests/e2e $(ARGS)
 
-evaluate: $(READY) ## compare the bundled model with others on photos it was not trained on: DATA=folder [MODELS=folder]
-	@test -n "$(DATA)" || { echo "Name the folder that holds grocery/, copies/ and clothing/: make evaluate DATA=…"; exit 1; }
-	@$(BIN)/python training/evaluate.py "$(DATA)" .likeness/evaluation $(if $(MODELS),--models "$(MODELS)")
+evaluate: $(READY) ## compare the bundled model with others on pictures it was not trained on: DATA=folder [MODELS=folder] [EARLIER=bundle]
+	@test -n "$(DATA)" || { echo "Name the folder that holds grocery/, copies/, clothing/ and varied/: make evaluate DATA=…"; exit 1; }
+	@PYTHONPATH=. $(BIN)/python training/evaluate.py "$(DATA)" $(EVALUATION) \
+		$(if $(MODELS),--models "$(MODELS)") $(if $(EARLIER),--earlier "$(EARLIER)") \
+		$(if $(RUN),--float "$(WORK)/$(RUN)/image.f32.onnx")
+
+# Everything that follows from another network, in order; the time goes into evaluation.
+model: .venv-training/.ready $(READY) ## ship a run of training/train.py as the bundled model: DATA=… MODELS=… WORK=… RUN=… [EARLIER=bundle]
+	@test -n "$(DATA)" -a -n "$(WORK)" -a -n "$(RUN)" || { echo "Name DATA, WORK and RUN: see training/README.md"; exit 1; }
+	@for step in export quantise parity; do $(TRAINING) training/$$step.py "$(DATA)" "$(WORK)" "$(RUN)"; done
+	@$(TRAINING) training/bundle.py "$(WORK)" "$(RUN)"
+	@$(BIN)/likeness calibrate "$(WORK)/calibration.csv" --split validation --pictures 400 --model layers/model
+	@$(MAKE) --no-print-directory evaluate
+	@$(TRAINING) training/bundle.py "$(WORK)" "$(RUN)" --evaluation $(EVALUATION)/evaluation.json
+	@LIKENESS_WRITE_GOLDEN=1 $(BIN)/python -m pytest -q tests/unit/test_embedding.py tests/unit/test_preprocessing.py
+	@$(MAKE) --no-print-directory baseline
 
 fuzz: .venv-fuzz/.ready ## feed each parser damaged files, events and tokens for FUZZ_S=60 seconds
 	@for target in decoder events tokens; do \
@@ -186,8 +207,8 @@ lock: ## renew the lock files (needs uv)
 		--generate-hashes --no-header --no-emit-index-url locks/$$env.in -o locks/$$env.txt; done
 
 clean: ## delete all environments, caches and build results
-	rm -rf $(VENV) .venv-3.* .venv-wheel $(OWN_ENVS:/.ready=) .aws-sam .likeness .hypothesis .pytest_cache .mypy_cache \
+	rm -rf $(VENV) .venv-3.* .venv-wheel .venv-training $(OWN_ENVS:/.ready=) .aws-sam .likeness .hypothesis .pytest_cache .mypy_cache \
 		.ruff_cache .import_linter_cache build *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help setup demo serve test coverage test-all test-fast test-wheel test-cpus check build deploy e2e evaluate fuzz sbom gate baseline page faults openapi lock clean
+.PHONY: help setup demo serve test coverage test-all test-fast test-wheel test-cpus check build deploy e2e evaluate model fuzz sbom gate baseline page faults openapi lock clean

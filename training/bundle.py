@@ -17,12 +17,13 @@ import msgspec
 
 from console.bundles.golden import write_golden
 from evaluate import BUNDLED, Cell, tables
-from network import EMBEDDING_DIM, LOCAL_DIM
+from likeness.model import NEWEST_PREPROCESSING
+from network import COARSE, EMBEDDING_DIM, FINE, LOCAL_DIM
 from pixels import MEAN, SIDE, STD
-from teachers import COARSE, FINE
 
 _CARD = Path(__file__).resolve().parent / "MODEL_CARD.md"
 PATCH_DIM = 64
+_LOGGED = ("step", "minutes", "clothing", "objects", "copies", "views", "instances")
 
 
 def manifest(network: bytes, version: str) -> dict[str, Any]:
@@ -32,6 +33,7 @@ def manifest(network: bytes, version: str) -> dict[str, Any]:
         "version": version,
         "licence": "Apache-2.0",
         "source": "Trained by this project from random weights: training/README.md, MODEL_CARD.md.",
+        "preprocessing": NEWEST_PREPROCESSING,
         "files": {"image.onnx": hashlib.sha256(network).hexdigest()},
         "input": {"name": "image", "height": SIDE, "width": SIDE},
         "resize": {"rule": "squash", "filter": "bicubic"},
@@ -61,11 +63,11 @@ def card(work: Path, evaluation: Path) -> str:
 
 def run_table(work: Path) -> str:
     """A table with a row for each run that has a log: its steps and last validation figures."""
-    lines = ["| run | steps | clothing | objects | views |", "|---|---|---|---|---|"]
+    lines = [f"| run | {' | '.join(_LOGGED)} |", "|---" * (len(_LOGGED) + 1) + "|"]
     for log in sorted(work.glob("*/log.csv")):
         with log.open(encoding="utf-8", newline="") as file:
             last = list(csv.DictReader(file))[-1]
-        figures = " | ".join(last[name] for name in ("step", "clothing", "objects", "views"))
+        figures = " | ".join(last[name] for name in _LOGGED)
         lines.append(f"| {log.parent.name} | {figures} |")
     return "\n".join(lines)
 
@@ -74,7 +76,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("work", type=Path)
     parser.add_argument("run")
-    parser.add_argument("--version", default="1")
+    parser.add_argument("--version", default="2")
     parser.add_argument("--evaluation", type=Path, help="evaluation.json, for the model card")
     parser.add_argument("--out", type=Path, default=BUNDLED, help="(default: layers/model)")
     arguments = parser.parse_args()

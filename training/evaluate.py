@@ -1,9 +1,10 @@
 """Compares models on photos that training never saw: prints tables, writes WORK/evaluation.json.
 
-Rows: our bundle, as shipped and with --float before quantisation; the networks of MODELS; fixed
-filters; perceptual hashes. Models with local descriptors have further rows, with geometric
-verification of the first 50 candidates. Columns: the tasks. Vectors are cached in WORK/vectors, so
-that a second run takes seconds.
+Rows: our bundle, as shipped and with --float before quantisation; an earlier bundle; the networks
+of MODELS; fixed filters; perceptual hashes. Models with local descriptors have further rows, with
+geometric verification of the first 50 candidates. Columns: the tasks; those on varied pictures use
+sources that training never saw (`listing.py`). Vectors are cached in WORK/vectors, so that a second
+run takes seconds.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import csv
 import hashlib
+import io
 import json
 import os
 import tempfile
@@ -25,9 +27,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.progress import track
 
+import listing
+from console.demo.sample_images import jpeg
+from console.evaluation.edits import EDITS
 from console.evaluation.metrics import Estimate, Ranking, estimate, rank
 from likeness.descriptor_packing import cell_positions
 from likeness.embedding import BatchFeatures, Embedder
+from likeness.errors import NoDetail
 from likeness.proof.geometry import verify
 from likeness.settings import Limits
 
@@ -37,7 +43,10 @@ FIXED_FILTERS = _REPOSITORY / "tests" / "models" / "fixed-filters"
 RERANKED = 50
 STORED = 64  # descriptors per image that the index would store: the most salient
 GEOMETRY_GAIN = 0.1  # weight of the geometric score relative to the cosine; see `geometry_gain.py`
-_SETS = ("grocery", "copies", "clothing")
+_SETS = ("grocery", "copies", "clothing", "varied", "edits")
+_EDITS = "edits"  # of the varied pictures: made here, in WORK
+_FEWEST_SOURCES = 5  # below, intervals come from resampling pictures
+_ROOMS = {f"technext/{name}" for name in ("interior", "royalestate", "homeland")}
 # Clothing photos that copies/ uses as backgrounds: as distractors they would be correct answers.
 _BACKGROUNDS = {f"images/{n}.jpg" for n in ("00641", "03471", "03642", "04326", "04541", "04725")}
 _HASHES: dict[str, Callable[[Image.Image], imagehash.ImageHash]] = {
@@ -80,9 +89,11 @@ class SetFeatures(NamedTuple):
     salience: NDArray[np.float32] | None
 
 
-def tasks(data: Path) -> list[Task]:
-    """The tasks of the data's README, on held-out photos only."""
-    grocery, copies, clothing = (_columns(data / name) for name in _SETS)
+def tasks(data: Path, work: Path) -> list[Task]:
+    """The tasks of the data's README, on held-out photos only, and those on varied pictures."""
+    grocery, copies, clothing = (
+        _columns(data / name) for name in ("grocery", "copies", "clothing")
+    )
     test, train, iconic = (_rows(grocery, "split", s) for s in ("test", "train", "iconic"))
     cartons = [rows[grocery["dept"][rows] == "Packages"] for rows in (test, train, iconic)]
 
@@ -100,7 +111,86 @@ def tasks(data: Path) -> list[Task]:
         products("grocery: photo → catalogue", test, iconic),
         products("cartons: photo → catalogue", cartons[0], cartons[2]),
         _copies(copies, clothing),
+        *_varied(data / "varied", _columns(work / _EDITS)),
     ]
+
+
+def _varied(folder: Path, edits: dict[str, NDArray[np.str_]]) -> list[Task]:
+    """Several pictures of one thing, one picture left out; and an edit of a picture → the picture,
+    by kind. The gallery is all varied pictures that judge.
+    """
+    varied = _columns(folder)
+    parts = {photo.path.removeprefix("varied/"): photo for photo in listing.varied(folder)}
+    judging = np.array([parts[path].part == "test" for path in varied["path"]])
+    gallery = np.flatnonzero(judging)
+    instances = varied["instance"]
+    counted = dict(zip(*np.unique(instances[gallery], return_counts=True), strict=True))
+    rows = np.array([n for n in gallery if instances[n] and counted[instances[n]] > 1], np.intp)
+    found = [
+        Task(
+            "varied: one thing",
+            ("varied", rows),
+            [("varied", gallery)],
+            instances[rows, None] == instances[gallery],
+            rows[:, None] == gallery,
+            instances[rows],
+        )
+    ]
+    sources = dict(zip(varied["path"], varied["source"], strict=True))
+    rooms = np.array([sources[path] in _ROOMS for path in edits["original"]])
+    kinds = np.where(rooms, "room", edits["kind"])
+    for kind in sorted(set(kinds)):
+        rows = np.flatnonzero(kinds == kind)
+        original = edits["original"][rows]
+        # other pictures of the same thing are no mistake
+        thing = np.array([parts[path].instance for path in original])
+        things = np.array([parts[path].instance for path in varied["path"][gallery]])
+        right = original[:, None] == varied["path"][gallery]
+        same = (thing[:, None] == things) & ~right
+        groups = np.array([sources[path] for path in original])
+        groups = original if len(set(groups)) < _FEWEST_SOURCES else groups
+        found.append(
+            Task(f"edited {kind}", ("edits", rows), [("varied", gallery)], right, same, groups)
+        )
+    return found
+
+
+def make_edits(data: Path, work: Path) -> None:
+    """Write WORK/edits: for each varied picture that judges one edit of those that `likeness
+    calibrate` knows, and a photo of it in a scene, dim and noisy.
+    """
+    folder = work / _EDITS
+    if (folder / "labels.csv").exists():
+        return
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    chosen = [photo for photo in listing.varied(data / "varied") if photo.part == "test"]
+    scene = next(edit for edit in EDITS if edit.name == "in a scene")
+    rng, rows = np.random.default_rng(0), []
+
+    def another() -> Image.Image:
+        return Image.open(data / chosen[rng.integers(len(chosen))].path).convert("RGB")
+
+    for number, photo in enumerate(track(chosen, "editing")):
+        image = Image.open(data / photo.path).convert("RGB")
+        edit = EDITS[rng.integers(len(EDITS))]
+        placed = Image.open(io.BytesIO(scene.make(image, another, rng))).convert("RGB")
+        for name, file in ((edit.name, edit.make(image, another, rng)), ("dim", _dim(placed, rng))):
+            path = f"images/{number:05}-{name.replace(' ', '-')}.jpg"
+            (folder / path).write_bytes(file)
+            original = photo.path.removeprefix("varied/")
+            kind = photo.source.removeprefix("varied ")
+            rows.append({"path": path, "original": original, "edit": name, "kind": kind})
+    with (folder / "labels.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _dim(image: Image.Image, rng: np.random.Generator) -> bytes:
+    """Two to five times darker, with noise, as a phone's photo of a thing at night."""
+    pixels = np.asarray(image) * rng.uniform(0.2, 0.5)
+    noisy = np.clip(pixels + rng.normal(0, 4, pixels.shape), 0, 255).astype(np.uint8)
+    return jpeg(Image.fromarray(noisy), int(rng.integers(50, 95)))
 
 
 def _clothing(columns: dict[str, NDArray[np.str_]]) -> Task:
@@ -146,16 +236,26 @@ def _rows(columns: dict[str, NDArray[np.str_]], name: str, value: str) -> NDArra
 
 
 def extract(folder: Path, embedder: Embedder, title: str) -> SetFeatures:
-    """Features of all photos of one set, as the service would extract them."""
-    found: list[BatchFeatures] = []
+    """Features of all photos of one set, as the service would extract them; zeros, which find
+    nothing, for one that the service refuses because it is too flat.
+    """
+    found: list[BatchFeatures | None] = []
     for path in track(_columns(folder)["path"], f"{title}, {folder.name}", transient=True):
         image, _ = embedder.decode((folder / path).read_bytes(), Limits())
-        found.append(embedder.extract([embedder.to_tensor(image)]))
+        try:
+            tensor = embedder.to_tensor(image)
+        except NoDetail:
+            found.append(None)
+        else:
+            found.append(embedder.extract([tensor]))
+    some = next(features for features in found if features)
+    nothing = BatchFeatures(*(None if v is None else np.zeros_like(v) for v in some))
+    filled = [features or nothing for features in found]
     local = salience = None
     if embedder.spec.local:
-        local = np.concatenate([d.local for d in found if d.local is not None])
-        salience = np.concatenate([d.salience for d in found if d.salience is not None])
-    return SetFeatures(np.concatenate([d.vectors for d in found]), local, salience)
+        local = np.concatenate([d.local for d in filled if d.local is not None])
+        salience = np.concatenate([d.salience for d in filled if d.salience is not None])
+    return SetFeatures(np.concatenate([d.vectors for d in filled]), local, salience)
 
 
 def hash_images(
@@ -248,16 +348,17 @@ def float_bundle(folder: Path, bundle: Path, network: Path) -> Path:
 class Vectors:
     """Features of every set by each method, cached by the model's fingerprint."""
 
-    def __init__(self, data: Path, cache: Path) -> None:
-        self._data, self._cache = data, cache
-        cache.mkdir(parents=True, exist_ok=True)
+    def __init__(self, data: Path, work: Path) -> None:
+        self._cache = work / "vectors"
+        self._cache.mkdir(parents=True, exist_ok=True)
+        self._folders = {name: (work if name == _EDITS else data) / name for name in _SETS}
 
     def of_bundle(self, title: str, folder: Path) -> dict[str, SetFeatures]:
         embedder = Embedder(folder, os.cpu_count() or 1)
         return {
             name: self._cached(
                 f"{embedder.fingerprint}-{name}",
-                lambda name=name: extract(self._data / name, embedder, title),  # type: ignore[misc]
+                lambda name=name: extract(self._folders[name], embedder, title),  # type: ignore[misc]
             )
             for name in _SETS
         }
@@ -266,7 +367,7 @@ class Vectors:
         return {
             name: self._cached(
                 f"{title}-{name}",
-                lambda name=name: hash_images(self._data / name, _HASHES[title]),  # type: ignore[misc]
+                lambda name=name: hash_images(self._folders[name], _HASHES[title]),  # type: ignore[misc]
             )
             for name in _SETS
         }
@@ -345,16 +446,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("data", type=Path, help="folder with grocery/, copies/ and clothing/")
+    parser.add_argument("data", type=Path, help="folder with grocery/, copies/, clothing/, varied/")
     parser.add_argument("work", type=Path, help="folder for vectors and evaluation.json")
     parser.add_argument("--models", type=Path, help="folder with the teachers' .onnx files")
     parser.add_argument("--bundle", type=Path, default=BUNDLED, help="(default: the bundled model)")
+    parser.add_argument(
+        "--earlier", type=Path, metavar="BUNDLE", help="folder of an earlier bundle, as a row"
+    )
     parser.add_argument(
         "--float", type=Path, metavar="ONNX", help="our network before quantisation"
     )
     parser.add_argument("--ours", action="store_true", help="only our own model")
     arguments = parser.parse_args()
-    vectors, listed = Vectors(arguments.data, arguments.work / "vectors"), tasks(arguments.data)
+    make_edits(arguments.data, arguments.work)
+    vectors, listed = Vectors(arguments.data, arguments.work), tasks(arguments.data, arguments.work)
     found: list[Cell] = []
     with tempfile.TemporaryDirectory() as scratch:
         if not arguments.ours:
@@ -367,6 +472,8 @@ def main() -> None:
                 folder = Path(tempfile.mkdtemp(dir=scratch))
                 peer = peer_bundle(folder, arguments.models / f"{name}.onnx")
                 found += cells(name, vectors.of_bundle(name, peer), listed)
+        if arguments.earlier:
+            found += cells("earlier", vectors.of_bundle("earlier", arguments.earlier), listed)
         if arguments.float:
             folder = Path(tempfile.mkdtemp(dir=scratch))
             ours = float_bundle(folder, arguments.bundle, arguments.float)

@@ -1,6 +1,6 @@
 """Finds the weight of the geometric score relative to the cosine, on the validation photos.
 
-The same three tasks as in training (see validation.py), with the first 30 candidates verified.
+The same tasks as in training (see validation.py), with the first 30 candidates verified.
 `evaluate.py` uses the gain with the highest sum.
 """
 
@@ -44,18 +44,19 @@ def main() -> None:
     arguments = parser.parse_args()
     embedder, validation = Embedder(arguments.bundle), Validation(arguments.data, arguments.work)
     whole, local, salience = extract(embedder, validation.whole)
+    copies, copies_local, _ = extract(embedder, validation.copies)
     views, views_local, _ = extract(embedder, validation.views)
+    edited = {"copies": copies_local, "views": views_local}
     best = np.argsort(-salience, axis=1, kind="stable")[:, :STORED]
     kept, at = np.take_along_axis(local, best[..., None], axis=1), cell_positions(14)
     sums = np.zeros(len(GAINS))
-    for task in validation.tasks(whole, views):
-        queries = views_local if task.name == "views" else local[task.rows]
+    for task in validation.tasks(whole, copies, views):
+        queries = edited.get(task.name, local)[task.rows]
         first = np.argsort(-task.cosines, axis=1, kind="stable")[:, :CANDIDATES]
-        near = task.rows[first]
         scores = np.stack(
             [
                 verify(query, at, kept[row], at[best[row]]).score
-                for query, row in track(list(zip(queries, near, strict=True)), task.name)
+                for query, row in track(list(zip(queries, first, strict=True)), task.name)
             ]
         )
         cosines = np.take_along_axis(task.cosines, first, axis=1)

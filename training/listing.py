@@ -1,27 +1,60 @@
-"""Lists the training photos and splits them by instance: WORK/photos.csv.
+"""Lists the pictures and splits them by instance: WORK/photos.csv.
 
 Clothing is split by contributor (one person photographs the same clothes before the same wall),
 Caltech-101 by category, since its photos have no instance labels. So validation uses garments of
 unseen contributors, and unseen categories. Contributors of the benchmark's test split are excluded;
-the sets `grocery` and `copies` are never listed.
+the sets `grocery` and `copies` are never listed. `varied` is split by source: some sources
+validate, others only judge (part `test`), among them all whose licence is ShareAlike, which could
+ask something of weights that learnt from them.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import hashlib
+import os
 from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
 COLUMNS = ("path", "source", "label", "instance", "part")
 VALIDATION_SHARE = 0.1
+GRADIENTS = 200  # drawn for the calibration
+# Of `varied`, by the hash of a source's name: percent that judge, percent that validate.
+_TEST_PERCENT, _VALIDATION_PERCENT = 15, 10
+# Sources with several pictures of one thing, or with rooms, are few: these are assigned by name.
+_VARIED_PARTS = {
+    "saleor/saleor": "test",
+    "solidusio/solidus": "test",
+    "spree/spree": "test",
+    "spothq/cryptocurrency-icons": "test",
+    "technext/interior": "test",
+    "technext/royalestate": "test",
+    "technext/homeland": "test",
+    "devicons/devicon": "validation",
+    "technext/stayhome": "validation",
+    "technext/findstate": "validation",
+    "apache/echarts-www": "validation",
+    "GITenberg/British-Castles_40630": "validation",
+    "technext/aranoz": "validation",
+    "technext/amado": "validation",
+    "microsoft/TailwindTraders-Backend": "train",
+    "googlefonts/noto-emoji": "train",
+}
+# Labels of `varied` that name one kind of thing; the others (`painting`, `web_photo`) are no class.
+_SPECIFIC = ("fruit_", "home_", "card_", "flower_", "sci_", "contoso_", "part_", "jet_")
 
 
 class Photo(NamedTuple):
-    """One row: path under DATA, its set, class, instance, and train or validation."""
+    """One row: path under DATA, its set, class, instance, and train, validation or test.
+
+    Where nothing says that two pictures show one class or one thing, label and instance are the
+    path.
+    """
 
     path: str
     source: str
@@ -37,6 +70,37 @@ def read(work: Path, part: str | None = None) -> list[Photo]:
     return [photo for photo in photos if part in (None, photo.part)]
 
 
+def write_calibration(photos: list[Photo], data: Path, work: Path) -> None:
+    """WORK/calibration.csv: the validation pictures as `likeness calibrate` reads them, and
+    GRADIENTS.
+
+    A network makes the pictures that it was trained on too easy. A contributor's garments are not
+    one thing, whatever the split says: each photo is its own. Gradients are what photos are not:
+    without them, any two are called copies.
+    """
+    folder = work / "gradients"
+    folder.mkdir(exist_ok=True)
+    gradients = []
+    for number in range(GRADIENTS):
+        rng = np.random.default_rng((1, number))
+        cells = rng.integers(0, 256, (*rng.integers(2, 9, 2), 3), np.uint8)
+        size = tuple(int(side) for side in rng.integers(72, 400, 2))
+        path = folder / f"{number:03}.png"
+        Image.fromarray(cells).resize(size, Image.Resampling.BICUBIC).save(path)
+        gradients.append((path.relative_to(work), "", "", "validation"))
+    with (work / "calibration.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("path", "label", "instance", "split"))
+        writer.writerows(gradients)
+        for photo in photos:
+            if photo.part != "validation":
+                continue
+            path = os.path.relpath(data / photo.path, work)
+            label = "" if photo.label == photo.path else photo.label
+            several = photo.source != "clothing" and photo.instance != photo.path
+            writer.writerow((path, label, photo.instance if several else "", photo.part))
+
+
 def clothing(folder: Path, rng: np.random.Generator) -> list[Photo]:
     """Clothing split by contributor, without those of the benchmark."""
     rows = _rows(folder)
@@ -48,6 +112,31 @@ def clothing(folder: Path, rng: np.random.Generator) -> list[Photo]:
 def caltech101(folder: Path, rng: np.random.Generator) -> list[Photo]:
     """Caltech-101 split by category; each photo is an instance of its own."""
     return _split("caltech101", _rows(folder), "label", "path", rng)
+
+
+def varied(folder: Path) -> list[Photo]:
+    """The varied pictures split by source. `source` is the kind: drawing, product, place …"""
+    return [
+        Photo(
+            path := f"varied/{row['path']}",
+            f"varied {row['kind']}",
+            f"varied/{row['label']}" if row["label"].startswith(_SPECIFIC) else path,
+            f"varied/{row['instance']}" if row["instance"] else path,
+            _varied_part(row["source"], row["licence"]),
+        )
+        for row in _rows(folder)
+    ]
+
+
+def _varied_part(source: str, licence: str) -> str:
+    if "SA" in licence:
+        return "test"
+    if source in _VARIED_PARTS:
+        return _VARIED_PARTS[source]
+    percent = int(hashlib.sha256(source.encode()).hexdigest(), 16) % 100
+    if percent < _TEST_PERCENT:
+        return "test"
+    return "validation" if percent < _TEST_PERCENT + _VALIDATION_PERCENT else "train"
 
 
 def _split(
@@ -89,7 +178,7 @@ def _held_out(groups: list[str], rng: np.random.Generator) -> set[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("data", type=Path, help="folder with clothing/ and caltech101/")
+    parser.add_argument("data", type=Path, help="folder with clothing/, caltech101/, varied/")
     parser.add_argument("work", type=Path, help="folder for the output of all training steps")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
@@ -97,17 +186,19 @@ def main() -> None:
     photos = [
         *clothing(arguments.data / "clothing", rng),
         *caltech101(arguments.data / "caltech101", rng),
+        *varied(arguments.data / "varied"),
     ]
     arguments.work.mkdir(parents=True, exist_ok=True)
     with (arguments.work / "photos.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         writer.writerows(photos)
-    for source in ("clothing", "caltech101"):
-        for part in ("train", "validation"):
+    write_calibration(photos, arguments.data, arguments.work)
+    for source in dict.fromkeys(photo.source for photo in photos):
+        for part in ("train", "validation", "test"):
             listed = [p for p in photos if (p.source, p.part) == (source, part)]
             print(
-                f"{source:11} {part:11} {len(listed):5} photos, "
+                f"{source:15} {part:11} {len(listed):5} photos, "
                 f"{len({p.label for p in listed}):3} classes, "
                 f"{len({p.instance for p in listed}):5} instances"
             )

@@ -1,15 +1,7 @@
-"""Trains the student on the shards: writes WORK/RUN/checkpoint.pt and log.csv.
+"""Trains the student, which goes on from an earlier bundle: WORK/RUN/checkpoint.pt and log.csv.
 
-An interrupted run resumes from its last checkpoint. The losses, which are added with weights:
-
-vector    cosine to the teachers' pooled vectors, through a learned map (FitNets, arXiv 1412.6550)
-relation  the batch's similarity matrix compared with the teachers' (Tung and Mori, ICCV 2019)
-coarse    cosine to MobileNetV2's last map, at each position
-fine      cosine to its middle map, at each position
-salience  how well XFeat would find the position again
-instance  two views of one photo attract each other (InfoNCE, arXiv 1807.03748)
-spot      so do corresponding positions of two views, matched by their homographies
-label     classes of the training sets, by supervised contrastive learning (arXiv 2004.11362)
+A run lasts a number of minutes, and its schedule follows the clock, so that it ends in time on any
+machine. An interrupted run resumes from its last checkpoint. The losses are in losses.py.
 """
 
 from __future__ import annotations
@@ -17,11 +9,13 @@ from __future__ import annotations
 import argparse
 import copy
 import csv
+import itertools
 import math
-import os
+import multiprocessing
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -29,172 +23,109 @@ from numpy.typing import NDArray
 from rich.progress import Progress
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset
 
 import listing
-from network import EMBEDDING_DIM, LOCAL_DIM, Features, Network, to_images
-from targets import COARSE_DIM, FINE_DIM
-from teachers import COARSE, FINE, POOLED
+import targets
+from augmentation import make_views
+from losses import WEIGHTS, Batch, centred, losses
+from network import CLASS_DIM, Features, Network, normalised, to_images
+from restore import restore
+from teachers import POOLED
 from validation import Validation
 
-WEIGHTS = {
-    "vector": 2.0,
-    "relation": 20.0,
-    "coarse": 1.0,
-    "fine": 1.0,
-    "salience": 0.3,
-    "instance": 0.1,
-    "spot": 0.1,
-    "label": 0.05,
-}
-# Side of the images in pixels, and its share of the steps. Most is learnt on small, cheap images;
-# the last steps adapt the network to the size that it is used with (arXiv 1906.06423).
+# Side of the images in pixels, and its share of the time. Most is learnt on small, cheap images.
+# The last side is a little less than the 224 that the network is used with: crops enlarge what they
+# show, whole pictures don't (Touvron et al., arXiv 1906.06423).
 Sides = tuple[tuple[int, float], ...]
-SIDES: Sides = ((128, 0.7), (160, 0.22), (224, 0.08))
-AVERAGING_DECAY = 0.9995  # of the moving average of the weights
-SPOTS = 512  # pairs of positions compared in a batch
-_TEMPERATURE = 0.1
+SIDES: Sides = ((128, 0.5), (160, 0.3), (192, 0.2))
+AVERAGING_DECAY = 0.998  # of the moving average of the weights
+BUNDLED = Path(__file__).resolve().parents[1] / "layers" / "model" / "image.onnx"
 
 
-class Shards:
-    """All records of WORK/shards, memory-mapped; a batch consists of whole pairs of views."""
+class Drawn(NamedTuple):
+    """Normalised images (N, 3, S, S), the pairs' first ones before they were edited (N/2, 3, S, S),
+    and what they show.
+    """
 
-    def __init__(self, work: Path) -> None:
-        paths = sorted((work / "shards").glob("[0-9]*.npy"))
-        self._shards = [np.load(path, mmap_mode="r") for path in paths]
-        self._size = len(self._shards[0])
-        labels = [photo.label for photo in listing.read(work, "train")]
-        self._labels = np.unique(labels, return_inverse=True)[1]
-        # from the first shards, so that it stays the same while others are still being written
-        first = np.concatenate([shard["pooled"][::8] for shard in self._shards[:8]])
-        self.pooled_mean = torch.from_numpy(first.astype(np.float32).mean(axis=0))
+    images: Tensor
+    plain: Tensor
+    batch: Batch
 
-    def __len__(self) -> int:
-        """Number of pairs."""
-        return len(self._shards) * self._size // 2
 
-    def batch(self, pairs: NDArray[np.intp]) -> dict[str, Tensor]:
-        views = np.stack([2 * pairs, 2 * pairs + 1], axis=1).ravel()
-        records = [self._shards[v // self._size][v % self._size] for v in views]
-        fields = ("view", "to_photo", "pooled", "coarse", "fine", "salience", "photo")
-        batch = {name: torch.from_numpy(np.stack([r[name] for r in records])) for name in fields}
-        batch["label"] = torch.from_numpy(self._labels[batch["photo"].numpy()])
-        return batch
+class Photos(Dataset[Drawn]):
+    """The training photos in memory; the item of a step is its batch.
+
+    A pair of views is of one photo, or of two photos of one thing where there are several.
+    """
+
+    def __init__(self, work: Path, pairs: int, seed: int) -> None:
+        self._pairs, self._seed = pairs, seed
+        self.side = multiprocessing.Value("i", 0)  # of the images, read by the workers
+        listed = listing.read(work, "train")
+        packed = targets.read(work)
+        self.pixels = torch.from_numpy(packed.pixels)
+        vectors = torch.from_numpy(packed.vectors)
+        self._targets = centred(vectors, vectors.mean(dim=0))
+        # A contributor's photos may show one garment twice, but mostly don't.
+        things = [p.path if p.source == "clothing" else p.instance for p in listed]
+        self._groups = np.unique(things, return_inverse=True)[1]
+        self._kin = np.unique([p.instance for p in listed], return_inverse=True)[1]
+        self._labels = np.unique([p.label for p in listed], return_inverse=True)[1]
+        order = np.argsort(self._groups, kind="stable")
+        bounds = np.searchsorted(self._groups[order], np.arange(self._groups.max() + 2))
+        self._of_group = [order[a:b] for a, b in itertools.pairwise(bounds)]
+
+    def __getitem__(self, step: int) -> Drawn:
+        rng = np.random.default_rng((self._seed, step))
+        groups = rng.choice(len(self._of_group), self._pairs, replace=False)
+        chosen = np.array([self._pair(self._of_group[group], rng) for group in groups]).ravel()
+        views = make_views(self.pixels[chosen], self.side.value, rng)
+        batch = Batch(
+            chosen,
+            self._groups[chosen],
+            self._kin[chosen],
+            self._labels[chosen],
+            views.second,
+            views.share,
+            self._targets[chosen],
+            views.to_photo,
+        )
+        return Drawn(normalised(views.images), normalised(views.plain[::2]), batch)
+
+    def steps(self, first: int) -> Iterator[Drawn]:
+        """The batches from this step on, made by a process beside the training."""
+        return iter(
+            DataLoader(self, batch_size=None, sampler=itertools.count(first), num_workers=1)  # type: ignore[arg-type]
+        )
+
+    @staticmethod
+    def _pair(photos: NDArray[np.intp], rng: np.random.Generator) -> NDArray[np.intp]:
+        if len(photos) > 1 and rng.random() < 0.7:
+            return rng.choice(photos, 2, replace=False)
+        return np.repeat(rng.choice(photos, 1), 2)
 
 
 class Student(nn.Module):
-    """The network, and maps from its heads into the teachers' spaces, which are not shipped."""
+    """The network, and a map from its classes' half to the teachers' vectors, not shipped."""
 
-    def __init__(self) -> None:
+    def __init__(self, network: Network) -> None:
         super().__init__()
-        self.network = Network()
-        self.vector = nn.Linear(EMBEDDING_DIM, sum(POOLED.values()))
-        self.coarse = nn.Conv2d(EMBEDDING_DIM, COARSE_DIM, 1)
-        self.fine = nn.Conv2d(LOCAL_DIM, FINE_DIM, 1)
+        self.network = network
+        self.vector = nn.Linear(CLASS_DIM, sum(POOLED.values()))
 
 
-def losses(
-    student: Student,
-    features: Features,
-    batch: dict[str, Tensor],
-    pooled_mean: Tensor,
-    mirrored: bool,
-) -> dict[str, Tensor]:
-    """The losses, unweighted scalars. `mirrored`: the images are mirrored, the targets not yet."""
-    side = features.coarse.shape[-1]
-    target_vectors = _centred(batch["pooled"].float(), pooled_mean)
-    raw = features.embedding
-    embedding = functional.normalize(raw, dim=1)
-    local = functional.normalize(features.local, dim=1)
-    salience = _resized(batch["salience"].float(), FINE, 2 * side, mirrored).squeeze(1)
-    coarse = _resized(batch["coarse"].float(), COARSE, side, mirrored)
-    found = {
-        "vector": 1 - functional.cosine_similarity(student.vector(raw), target_vectors).mean(),
-        "relation": _relation(embedding, functional.normalize(target_vectors, dim=1)),
-        "coarse": 1 - functional.cosine_similarity(student.coarse(features.coarse), coarse).mean(),
-        "salience": functional.binary_cross_entropy_with_logits(features.salience, salience),
-        "instance": _contrast(embedding, batch["photo"]),
-        "spot": _spots(local, batch["to_photo"].double(), mirrored),
-        "label": _contrast(embedding, batch["label"]),
-    }
-    # Mirroring changes local descriptors: the teachers' fine map is no target for a mirrored view.
-    if not mirrored:
-        fine = _resized(batch["fine"].float(), FINE, 2 * side, mirrored)
-        found["fine"] = 1 - functional.cosine_similarity(student.fine(features.local), fine).mean()
-    return found
-
-
-def _centred(pooled: Tensor, mean: Tensor) -> Tensor:
-    """Each teacher's part minus its mean, at unit length, so that all three count the same."""
-    parts = (pooled - mean).split(list(POOLED.values()), dim=1)
-    return torch.cat([functional.normalize(part, dim=1) for part in parts], dim=1)
-
-
-def _resized(cells: Tensor, cells_a_side: int, side: int, mirrored: bool) -> Tensor:
-    """(N, cells²[, C]) → (N, C or 1, side, side)."""
-    maps = cells.reshape(len(cells), cells_a_side, cells_a_side, -1).permute(0, 3, 1, 2)
-    maps = functional.adaptive_avg_pool2d(maps, side) if side != cells_a_side else maps
-    return maps.flip(3) if mirrored else maps
-
-
-def _relation(embedding: Tensor, target_vectors: Tensor) -> Tensor:
-    """Mean squared difference of the two similarity matrices, off the diagonal."""
-    size = len(embedding)
-    difference = embedding @ embedding.T - target_vectors @ target_vectors.T
-    return (difference**2).sum() / (size * (size - 1))
-
-
-def _contrast(embedding: Tensor, group: Tensor) -> Tensor:
-    """Supervised contrastive loss, eq. 2 of Khosla et al.: rows of one group attract."""
-    logits = embedding @ embedding.T / _TEMPERATURE
-    diagonal = torch.eye(len(embedding), dtype=torch.bool, device=embedding.device)
-    logits = logits.masked_fill(diagonal, -1e9)
-    positive = (group[:, None] == group[None]) & ~diagonal
-    log_probability = functional.log_softmax(logits, dim=1)
-    return -((log_probability * positive).sum(dim=1) / positive.sum(dim=1).clamp(min=1)).mean()
-
-
-def _spots(local: Tensor, to_photo: Tensor, mirrored: bool) -> Tensor:
-    """InfoNCE between corresponding positions of the two views of each pair.
-
-    A cell's centre is mapped through the photo into the other view. If it lands within half a cell
-    of a centre there, the two cells correspond. All other sampled positions are negatives.
-    """
-    side = local.shape[-1]
-    if mirrored:
-        to_photo = to_photo @ torch.tensor(
-            [[-1.0, 0, 1], [0, 1, 0], [0, 0, 1]], dtype=to_photo.dtype, device=to_photo.device
-        )
-    across = torch.linalg.solve(to_photo[1::2], to_photo[0::2])
-    centres = (torch.arange(side, dtype=to_photo.dtype, device=local.device) + 0.5) / side
-    y, x = torch.meshgrid(centres, centres, indexing="ij")
-    points = torch.stack([x.ravel(), y.ravel(), torch.ones_like(x).ravel()])
-    moved = across @ points
-    cells = (moved[:, :2] / moved[:, 2:]) * side - 0.5
-    nearest = cells.round()
-    inside = ((nearest >= 0) & (nearest < side)).all(dim=1) & (moved[:, 2] > 0)
-    inside &= ((cells - nearest).norm(dim=1) < 0.5) & (torch.linalg.det(across) > 0)[:, None]
-    pair, cell = inside.nonzero(as_tuple=True)
-    if not len(pair):
-        return local.sum() * 0
-    sampled = torch.randperm(len(pair), device=local.device)[:SPOTS]
-    pair, cell = pair[sampled], cell[sampled]
-    target = (nearest[:, 1] * side + nearest[:, 0]).long()[pair, cell]
-    flat = local.flatten(2)
-    one, other = flat[2 * pair, :, cell], flat[2 * pair + 1, :, target]
-    logits = one @ other.T / _TEMPERATURE
-    truth = torch.arange(len(sampled), device=local.device)
-    return (functional.cross_entropy(logits, truth) + functional.cross_entropy(logits.T, truth)) / 2
-
-
-def _recoloured(images: Tensor) -> Tensor:
-    """A random gain and offset per channel, not seen by the teachers, so that no view repeats."""
-    shape = (len(images), 3, 1, 1)
-    gain = 1 + 0.1 * torch.randn(shape, device=images.device)
-    return images * gain + 0.1 * torch.randn(shape, device=images.device)
+def embed(features: Features, instance_weight: float = 0.5) -> Tensor:
+    """The embedding (N, 256): both halves at unit length, then weighted."""
+    halves = (
+        functional.normalize(features.classes.float(), dim=1) * (1 - instance_weight) ** 0.5,
+        functional.normalize(features.instance.float(), dim=1) * instance_weight**0.5,
+    )
+    return torch.cat(halves, dim=1)
 
 
 def side_at(sides: Sides, progress: float) -> int:
-    """Side of the images at this share of the steps."""
+    """Side of the images at this share of the time."""
     for side, share in sides:
         if progress < share:
             return side
@@ -202,85 +133,99 @@ def side_at(sides: Sides, progress: float) -> int:
     return sides[-1][0]
 
 
+class Plan(NamedTuple):
+    """How a run trains: its length, the highest learning rate, the sides of the images."""
+
+    minutes: float
+    rate: float
+    seed: int
+    sides: Sides
+
+
 class Run:
     """A student in training, and the state of its checkpoint."""
 
-    def __init__(self, folder: Path, steps: int, rate: float, seed: int, sides: Sides) -> None:
-        torch.manual_seed(seed)
-        self._sides = sides
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._folder, self._steps, self._rate, self._seed = folder, steps, rate, seed
-        self.student = Student().to(self.device, memory_format=torch.channels_last)
-        self.averaged = copy.deepcopy(self.student.network).eval()
-        decayed = [p for p in self.student.parameters() if p.ndim > 1]
-        plain = [p for p in self.student.parameters() if p.ndim <= 1]
+    def __init__(self, folder: Path, photos: Photos, bundle: Path, plan: Plan) -> None:
+        torch.manual_seed(plan.seed)
+        self._folder, self._photos, self._plan = folder, photos, plan
+        sample = photos.pixels[np.random.default_rng(0).integers(len(photos.pixels), size=256)]
+        self._earlier = restore(bundle, to_images(sample, 160))
+        self._student = Student(copy.deepcopy(self._earlier))
+        self._student.to(memory_format=torch.channels_last)
+        self._earlier.to(memory_format=torch.channels_last)
+        self.averaged = copy.deepcopy(self._student.network).eval()
+        decayed = [p for p in self._student.parameters() if p.ndim > 1]
+        plain = [p for p in self._student.parameters() if p.ndim <= 1]
         self._optimizer = torch.optim.AdamW(
-            [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}],
-            lr=rate,
+            [{"params": decayed, "weight_decay": 0.02}, {"params": plain, "weight_decay": 0.0}],
+            lr=plan.rate,
         )
-        self.step = 0
+        self.step, self.seconds = 0, 0.0
+        self._steps: Iterator[Drawn] | None = None
         path = folder / "checkpoint.pt"
         if path.exists():
-            state = torch.load(path, map_location=self.device, weights_only=True)
-            self.student.load_state_dict(state["student"])
+            state = torch.load(path, weights_only=True)
+            self._student.load_state_dict(state["student"])
             self.averaged.load_state_dict(state["averaged"])
             self._optimizer.load_state_dict(state["optimizer"])
-            self.step = state["step"]
+            self.step, self.seconds = state["step"], state["seconds"]
 
-    def start_from(self, folder: Path) -> None:
-        """Load another run's averaged weights, and its maps into the teachers' spaces."""
-        state = torch.load(folder / "checkpoint.pt", map_location=self.device, weights_only=True)
-        self.student.load_state_dict(state["student"])
-        self.student.network.load_state_dict(state["averaged"])
-        self.averaged.load_state_dict(state["averaged"])
+    @property
+    def progress(self) -> float:
+        """Share of the time that has been used, at most 1."""
+        return min(1.0, self.seconds / (60 * self._plan.minutes))
 
     def save(self) -> None:
         """Write the checkpoint atomically."""
         partial = self._folder / "partial.pt"
         torch.save(
             {
-                "student": self.student.state_dict(),
+                "student": self._student.state_dict(),
                 "averaged": self.averaged.state_dict(),
                 "optimizer": self._optimizer.state_dict(),
                 "step": self.step,
+                "seconds": self.seconds,
             },
             partial,
         )
         partial.rename(self._folder / "checkpoint.pt")
 
-    def train_step(self, shards: Shards, pairs: int) -> dict[str, float]:
-        # Seeded by the step, so that a resumed run continues as if it had not been interrupted.
-        rng = np.random.default_rng((self._seed, self.step))
-        torch.manual_seed(self._seed * 1_000_003 + self.step)
-        progress = self.step / self._steps
-        rate = self._rate * min(1, (self.step + 1) / 300) * 0.5 * (1 + math.cos(math.pi * progress))
+    def train_step(self) -> dict[str, float]:
+        started = time.monotonic()
+        rate = self._plan.rate * min(1, (self.step + 1) / 100)
+        rate *= 0.5 * (1 + math.cos(math.pi * self.progress))
         for group in self._optimizer.param_groups:
             group["lr"] = rate
-        batch = shards.batch(rng.choice(len(shards), pairs, replace=False))
-        batch = {name: values.to(self.device) for name, values in batch.items()}
-        mirrored = bool(rng.integers(2))
-        images = _recoloured(to_images(batch["view"], side_at(self._sides, progress), self.device))
-        if mirrored:
-            images = images.flip(3).contiguous(memory_format=torch.channels_last)
-        self.student.train()
-        with torch.autocast(self.device, torch.bfloat16):
-            features = Features(*self.student.network(images))
-        features = Features(*(head.float() for head in features))
-        found = losses(self.student, features, batch, shards.pooled_mean.to(self.device), mirrored)
+        self._photos.side.value = side_at(self._plan.sides, self.progress)
+        if self._steps is None:
+            self._steps = self._photos.steps(self.step)
+        images, plain, batch = next(self._steps)
+        self._student.train()
+        with torch.autocast("cpu", torch.bfloat16):
+            features = Features(*self._student.network(images))
+            with torch.no_grad():
+                earlier = Features(*self._earlier(plain))
+        found = losses(
+            self._student.vector,
+            Features(*(head.float() for head in features)),
+            Features(*(head.float() for head in earlier)),
+            batch,
+        )
         loss = sum((WEIGHTS[name] * value for name, value in found.items()), torch.zeros(()))
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(self.student.parameters(), 5.0)
+        nn.utils.clip_grad_norm_(self._student.parameters(), 5.0)
         self._optimizer.step()
         self.step += 1
         self._average()
+        self.seconds += time.monotonic() - started
         return {name: float(value.detach()) for name, value in found.items()}
 
     @torch.no_grad()
     def _average(self) -> None:
         """Exponential moving average; fast at first, or it would keep the initial noise."""
         keep = min(AVERAGING_DECAY, (1 + self.step) / (10 + self.step))
-        ours, theirs = self.averaged.state_dict(), self.student.network.state_dict()
+        ours, theirs = self.averaged.state_dict(), self._student.network.state_dict()
         for name, value in ours.items():
             if value.dtype.is_floating_point:
                 value.lerp_(theirs[name], 1 - keep)
@@ -289,73 +234,75 @@ class Run:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path, help="folder that the listing's paths start from")
-    parser.add_argument("work", type=Path, help="folder with photos.csv and shards/")
+    parser.add_argument("work", type=Path, help="folder with photos.csv and train/")
     parser.add_argument("run", help="name of the run: its folder under WORK")
-    parser.add_argument("--steps", type=int, default=10000, help="(default: %(default)s)")
+    parser.add_argument("--minutes", type=float, default=90, help="(default: %(default)s)")
     parser.add_argument(
-        "--pairs", type=int, default=64, help="pairs of views per batch (default: 64)"
+        "--pairs", type=int, default=96, help="pairs of views a batch (default: 96)"
     )
-    parser.add_argument("--rate", type=float, default=2e-3, help="learning rate (default: 2e-3)")
+    parser.add_argument("--rate", type=float, default=5e-4, help="learning rate (default: 5e-4)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--weight", nargs=2, action="append", default=[], metavar=("LOSS", "WEIGHT")
     )
-    parser.add_argument("--start", metavar="RUN", help="start with the weights of another run")
+    parser.add_argument(
+        "--bundle", type=Path, default=BUNDLED, help="image.onnx to go on from (default: bundled)"
+    )
+    parser.add_argument(
+        "--threads", type=int, default=2, help="besides one that makes the views (default: 2)"
+    )
     parser.add_argument("--side", type=int, help="side of all images, instead of growing sides")
-    parser.add_argument("--stop", type=int, help="stop after this step; the run can be resumed")
     arguments = parser.parse_args()
     for name, weight in arguments.weight:
         if name not in WEIGHTS:
             parser.error(f"unknown loss: {name}; choose from {', '.join(WEIGHTS)}")
         WEIGHTS[name] = float(weight)
     sides = ((arguments.side, 1.0),) if arguments.side else SIDES
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(arguments.threads)
     folder = arguments.work / arguments.run
     folder.mkdir(parents=True, exist_ok=True)
-    run = Run(folder, arguments.steps, arguments.rate, arguments.seed, sides)
-    if arguments.start and not run.step:
-        run.start_from(arguments.work / arguments.start)
     validation = Validation(arguments.data, arguments.work)
-    _train(run, Shards(arguments.work), validation, folder, arguments)
+    photos = Photos(arguments.work, arguments.pairs, arguments.seed)
+    plan = Plan(arguments.minutes, arguments.rate, arguments.seed, sides)
+    _train(Run(folder, photos, arguments.bundle, plan), validation, folder)
 
 
-def _train(
-    run: Run, shards: Shards, validation: Validation, folder: Path, arguments: argparse.Namespace
-) -> None:
+def _train(run: Run, validation: Validation, folder: Path, validations: int = 12) -> None:
     means: dict[str, float] = {}
-    last = min(arguments.steps, arguments.stop or arguments.steps)
-    started, first = time.monotonic(), run.step
-    with Progress() as progress:
-        task = progress.add_task("training", total=last, completed=run.step)
-        while run.step < last:
-            for name, value in run.train_step(shards, arguments.pairs).items():
+    checked = math.floor(run.progress * validations)
+    with Progress() as bar:
+        task = bar.add_task("training", total=1.0, completed=run.progress)
+        while run.progress < 1:
+            for name, value in run.train_step().items():
                 means[name] = 0.98 * means.get(name, value) + 0.02 * value
-            progress.advance(task)
-            if run.step % 100 == 0 or run.step == last:
+            bar.update(task, completed=run.progress)
+            if run.step % 100 == 0:
                 run.save()
-            if run.step % 500 == 0 or run.step == last:
-                row: dict[str, Any] = {
-                    "step": run.step,
-                    **{n: round(means[n], 4) for n in WEIGHTS if n in means},
-                }
-                row |= validation(run.averaged, run.device)
-                row["steps_per_s"] = round((run.step - first) / (time.monotonic() - started), 2)
-                progress.console.print(row)
-                _log(folder / "log.csv", row)
-                shards = Shards(arguments.work)  # targets.py may have written more
+                print({name: round(value, 3) for name, value in means.items()}, flush=True)
+            if math.floor(run.progress * validations) > checked:
+                checked = math.floor(run.progress * validations)
+                _log(run, validation, means, folder)
+    run.save()
 
 
-def _log(path: Path, row: dict[str, Any]) -> None:
+def _log(run: Run, validation: Validation, means: dict[str, float], folder: Path) -> None:
+    def vectors(images: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            features: Features = run.averaged(images)
+        return embed(features)
+
+    row = {"step": run.step, "minutes": round(run.seconds / 60, 1)}
+    row |= validation(vectors) | {name: round(value, 4) for name, value in means.items()}
+    path = folder / "log.csv"
     new = not path.exists()
     with path.open("a", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(row))
         if new:
             writer.writeheader()
         writer.writerow(row)
+    print(row, flush=True)
 
 
 if __name__ == "__main__":

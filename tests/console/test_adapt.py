@@ -245,6 +245,13 @@ def run(*arguments: str | Path, status: int) -> str:
     return " ".join(said.replace("│", " ").split())
 
 
+@pytest.fixture
+def lenient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So few edited copies that none is lost beyond its interval: drawn products are no shop."""
+    monkeypatch.setattr(guards, "_ORIGINALS", 2)
+
+
+@pytest.mark.usefixtures("lenient")
 def test_a_bundle_that_gains_is_written_and_served_as_any_other(
     products: Path, cache: Path, tmp_path: Path
 ) -> None:
@@ -284,6 +291,7 @@ def test_a_bundle_that_gains_is_written_and_served_as_any_other(
     )
 
 
+@pytest.mark.usefixtures("lenient")
 def test_the_gate_writes_nothing_and_reports_as_json(
     products: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -660,12 +668,12 @@ def test_feedback_without_a_query_is_counted(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not GROCERY.is_file(), reason="no photos of products: ../shared/data/grocery")
-@pytest.mark.parametrize("split", ["test:train", "train:iconic"])
-def test_products_never_seen_are_found_more_often(split: str, cache: Path) -> None:
+@pytest.mark.parametrize(("split", "gain"), [("test:train", 0.05), ("test:iconic", 0.03)])
+def test_products_never_seen_are_found_more_often(split: str, gain: float, cache: Path) -> None:
     with Progress(disable=True) as progress:
         found = training_set.from_images(
             GROCERY, split, Embedder(BUNDLED), cache, 5000, 0, progress
         )
     unseen = selected(found).unseen
-    assert unseen.r_at_1_gain.mean >= 0.05
+    assert unseen.r_at_1_gain.mean >= gain
     assert unseen.r_at_1_gain.low > 0

@@ -930,7 +930,7 @@ def test_pages_of_any_sizes_join_to_one_list(
 @pytest.mark.parametrize("profile", ["fast", "precise"])
 def test_pages_join_where_one_result_is_clearly_right(gallery: Service, profile: str) -> None:
     """The number of verified results depends on the page; the order must not."""
-    scene = Image.new("RGB", (640, 480), (200, 200, 190))
+    scene = picture(77, 640, 480)  # on a plain ground it would be cut to what is pasted
     scene.paste(picture(4, *SIZE), (60, 200))
     gallery.fill({"scene.png": encoded(scene)})
     answer = send_raw(gallery, encoded(scene, "JPEG", quality=90), {"subject": False}).json()

@@ -175,10 +175,10 @@ def test_a_version_with_another_vector_for_the_golden_image_gets_no_traffic(
 ) -> None:
     golden = load_golden(BUNDLED, load_spec(BUNDLED))
     first, *others = golden.vector
-    other = structs.replace(golden, vector=(first + 0.1, *others))
+    other = structs.replace(golden, vector=(first + 0.2, *others))
     shutil.copy(BUNDLED / "model.json", tmp_path)
     (tmp_path / GOLDEN).write_bytes(msgspec.json.encode(other))
-    assert_failed(aws, "another vector: cosine 0.98", model_dir=tmp_path)
+    assert_failed(aws, "another vector: cosine 0.9", model_dir=tmp_path)
 
 
 def test_a_version_without_qdrant_gets_no_traffic(aws: Aws) -> None:

@@ -135,12 +135,10 @@ def test_things_are_found_between_the_bars(service: Service) -> None:
         assert 0.24 < top < bottom < 0.76
 
 
-def test_a_dark_copy_finds_its_original(service: Service, tmp_path: Path) -> None:
+def test_a_dark_copy_finds_its_original(service: Service) -> None:
     [best] = found(service, darkened(picture(5, *SIZE)), limit=1)
     assert best["key"] == "5.png"
-    with filled(tmp_path, 1) as older:
-        [before] = found(older, darkened(picture(5, *SIZE)), limit=1)
-    assert best["score"] > 0.8 > before["score"]
+    assert best["score"] > 0.8
 
 
 def test_white_drawings_on_transparency_are_indexed_and_told_apart(service: Service) -> None:
