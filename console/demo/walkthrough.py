@@ -36,7 +36,7 @@ _DEMO_FOLDERS = ("aws", "index")
 _SAME_COSINE = 1e-3
 # Products of one shape differ only in colour, and edits shift colours: an edited copy counts as
 # found up to this rank. The summary also says how many have rank 1.
-_MAX_RANK = 3
+_MAX_RANK = 4
 
 
 @dataclass(frozen=True)
