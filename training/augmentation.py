@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -321,21 +322,17 @@ def _overlaid(images: Tensor, rng: np.random.Generator) -> Tensor:
     return images
 
 
-_stamps: list[Tensor] = []
-
-
+@cache
 def _letters() -> Tensor:
-    """Masks of random words: (_STAMPS, 1, 40, 160), drawn once."""
-    if not _stamps:
-        rng = np.random.default_rng(0)
-        masks = []
-        for _ in range(_STAMPS):
-            mask = Image.new("L", (160, 40))
-            text = "".join(chr(c) for c in rng.integers(65, 91, rng.integers(3, 9)))
-            ImageDraw.Draw(mask).text((4, 2), text, fill=255, font_size=int(rng.integers(18, 34)))
-            masks.append(torch.from_numpy(np.asarray(mask, np.float32) / 255)[None])
-        _stamps.append(torch.stack(masks))
-    return _stamps[0]
+    """Masks of random words: (_STAMPS, 1, 40, 160)."""
+    rng = np.random.default_rng(0)
+    masks = []
+    for _ in range(_STAMPS):
+        mask = Image.new("L", (160, 40))
+        text = "".join(chr(c) for c in rng.integers(65, 91, rng.integers(3, 9)))
+        ImageDraw.Draw(mask).text((4, 2), text, fill=255, font_size=int(rng.integers(18, 34)))
+        masks.append(torch.from_numpy(np.asarray(mask, np.float32) / 255)[None])
+    return torch.stack(masks)
 
 
 def main() -> None:
