@@ -62,7 +62,7 @@ def measure_as_avx2(models: Path | None) -> dict[str, Any]:
         subprocess.run(["cc", "-O1", "-shared", "-fPIC", source, "-o", library], check=True)
         command = [sys.executable, __file__, "--raw", *(["--models", models] if models else [])]
         environment = os.environ | {"LD_PRELOAD": str(library)}
-        ran = subprocess.run(command, env=environment, check=True, capture_output=True)
+        ran = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE)
     result: dict[str, Any] = json.loads(ran.stdout)
     return result
 

@@ -28,15 +28,6 @@ from tests.service import BUNDLED
 INDEXED = 2  # views of each product; another is a caller's photo
 
 
-@pytest.fixture(scope="module")
-def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Local]:
-    local = Local(tmp_path_factory.mktemp("data") / "likeness")
-    local.start()
-    yield local
-    if local.process:
-        local.stop()
-
-
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch, local: Local) -> Iterator[None]:
     """The command points this process at a local AWS; afterwards it is restored."""

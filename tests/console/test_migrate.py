@@ -31,15 +31,6 @@ from tests.pictures import jpeg
 from tests.service import BUNDLED, FIXED_FILTERS
 
 
-@pytest.fixture(scope="module")
-def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Local]:
-    local = Local(tmp_path_factory.mktemp("data") / "likeness")
-    local.start()
-    yield local
-    if local.process:
-        local.stop()
-
-
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The command points this process at a local AWS; afterwards it is restored."""
