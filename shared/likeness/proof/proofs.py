@@ -15,7 +15,8 @@ from likeness.model import ModelSpec
 from likeness.preprocessing import COLOURS
 from likeness.proof.evidence import UNKNOWN_COLOURS, Evidence, evidence, pair_features
 from likeness.proof.geometry import Verification, verify
-from likeness.proof.verdicts import Calibration, Level, Verdict, judge
+from likeness.proof.pixel_proof import PixelProof, ProofImage, prove_pixels
+from likeness.proof.verdicts import Basis, Calibration, Level, Verdict, judge
 from likeness.records import WHOLE, Box
 
 _LAYOUT = (COLOURS, COLOURS, 3)
@@ -27,6 +28,10 @@ class Proof(NamedTuple):
     geometry: the soft inlier score. overlap_query, overlap_target: share of either image that the
     other shows; boxes: where the matches are, in the query and in the candidate. These are only
     given for `same_item` and closer: in any two images a few matches agree by chance.
+
+    Without the pixels a verdict is never closer than `same_item`, unless the bytes are equal;
+    `suspected` says that the pixels may show a closer one. `pixels` is None until they were
+    compared, and where they have nothing in common.
     """
 
     verdict: Verdict
@@ -35,6 +40,27 @@ class Proof(NamedTuple):
     overlap_query: float
     overlap_target: float
     boxes: tuple[Box, Box] | None
+    rests_on: Basis = Basis.INDEX
+    suspected: bool = False
+    pixels: PixelProof | None = None
+
+    def settled(
+        self, query: ProofImage, target: ProofImage, calibration: Calibration
+    ) -> Proof:
+        """The same with the verdict that the pixels give."""
+        found = prove_pixels(query, target, calibration)
+        if self.verdict.level is Level.EXACT:
+            return self._replace(pixels=found.proof)
+        verdict = found.verdict or _at_most_same_item(self.verdict)
+        return self._replace(
+            verdict=verdict, rests_on=Basis.PIXELS, suspected=False, pixels=found.proof
+        )
+
+
+def _at_most_same_item(verdict: Verdict) -> Verdict:
+    if verdict.level in (Level.COPY, Level.EDITED, Level.VARIANT):
+        return verdict._replace(level=Level.SAME_ITEM)
+    return verdict
 
 
 class VerifiedCandidates(NamedTuple):
@@ -70,8 +96,12 @@ class VerifiedCandidates(NamedTuple):
         verdicts = judge(calibration, pair_features(facts))
         proofs = []
         for row, (verdict, pair) in enumerate(zip(verdicts, boxes, strict=True)):
-            if self._is_exact(self.candidates[row]):
+            exact = self._is_exact(self.candidates[row])
+            suspected = not exact and verdict.level in (Level.COPY, Level.EDITED)
+            if exact:
                 verdict = Verdict(Level.EXACT, 1.0)  # noqa: PLW2901 - bytes overrule the model
+            else:
+                verdict = _at_most_same_item(verdict)  # noqa: PLW2901
             proven = bool(found.inliers[row]) and verdict.level not in (Level.SIMILAR, Level.NONE)
             proofs.append(
                 Proof(
@@ -81,6 +111,8 @@ class VerifiedCandidates(NamedTuple):
                     float(facts.overlap_query[row]) if proven else 0.0,
                     float(facts.overlap_target[row]) if proven else 0.0,
                     pair if proven else None,
+                    Basis.BYTES if exact else Basis.INDEX,
+                    suspected,
                 )
             )
         return proofs

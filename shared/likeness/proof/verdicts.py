@@ -26,12 +26,14 @@ class Level(StrEnum):
     """How close two images are, the closest first.
 
     exact: the same bytes. copy: re-encoded or resized. edited: cropped, rotated, recoloured,
-    overlaid. same_item: another photo of the same object. similar: an object of the same kind.
+    overlaid. variant: the same design in another colour or with other content. same_item: another
+    photo of the same object. similar: an object of the same kind.
     """
 
     EXACT = "exact"
     COPY = "copy"
     EDITED = "edited"
+    VARIANT = "variant"
     SAME_ITEM = "same_item"
     SIMILAR = "similar"
     NONE = "none"
@@ -39,6 +41,14 @@ class Level(StrEnum):
 
 # Levels with a logistic model: equal bytes make `exact`, and `none` is what remains.
 FITTED_LEVELS = (Level.COPY, Level.EDITED, Level.SAME_ITEM, Level.SIMILAR)
+
+
+class Basis(StrEnum):
+    """What a verdict rests on."""
+
+    BYTES = "bytes"
+    PIXELS = "pixels"
+    INDEX = "index"
 
 
 class Verdict(NamedTuple):
