@@ -44,11 +44,9 @@ class Proof(NamedTuple):
     suspected: bool = False
     pixels: PixelProof | None = None
 
-    def settled(
-        self, query: ProofImage, target: ProofImage, calibration: Calibration
-    ) -> Proof:
+    def settled(self, query: ProofImage, target: ProofImage, calibration: Calibration) -> Proof:
         """The same with the verdict that the pixels give."""
-        found = prove_pixels(query, target, calibration)
+        found = prove_pixels(query, target, calibration.pixels)
         if self.verdict.level is Level.EXACT:
             return self._replace(pixels=found.proof)
         verdict = found.verdict or _at_most_same_item(self.verdict)
@@ -98,14 +96,12 @@ class VerifiedCandidates(NamedTuple):
         for row, (verdict, pair) in enumerate(zip(verdicts, boxes, strict=True)):
             exact = self._is_exact(self.candidates[row])
             suspected = not exact and verdict.level in (Level.COPY, Level.EDITED)
-            if exact:
-                verdict = Verdict(Level.EXACT, 1.0)  # noqa: PLW2901 - bytes overrule the model
-            else:
-                verdict = _at_most_same_item(verdict)  # noqa: PLW2901
-            proven = bool(found.inliers[row]) and verdict.level not in (Level.SIMILAR, Level.NONE)
+            # bytes overrule the model
+            claimed = Verdict(Level.EXACT, 1.0) if exact else _at_most_same_item(verdict)
+            proven = bool(found.inliers[row]) and claimed.level not in (Level.SIMILAR, Level.NONE)
             proofs.append(
                 Proof(
-                    verdict,
+                    claimed,
                     float(found.score[row]),
                     int(found.inliers[row]),
                     float(facts.overlap_query[row]) if proven else 0.0,

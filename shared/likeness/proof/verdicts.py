@@ -69,6 +69,7 @@ class LevelModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """calibration.json: what the scores of one model, named by its fingerprint, are worth.
 
+    `pixels`: thresholds of the pixel proof by level, where they are higher than its own.
     `refinement` and `geometry` are the weights of the rerank stages of these names: the share of
     refined scores in the global score, and what each unit of the geometry score adds to it.
     """
@@ -77,6 +78,7 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     levels: Mapping[str, LevelModel]
     refinement: float = 0.5
     geometry: float = 0.1
+    pixels: Mapping[str, float] = {}
     made_from: str = ""
 
 
