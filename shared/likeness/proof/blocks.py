@@ -24,6 +24,9 @@ BLOCK = 8  # pixels of the grid
 # Blurred, enlarged or noisy pictures are compared where both are about equally sharp.
 _SIDES = (384, 192, 96)
 _EQUALLY_SHARP = 2.2
+# Share of a block's texture that blurring takes off: with less, such as in skies, the grid shows
+# little but noise, and a coarser one shows what the picture has.
+_DETAILED = 0.1
 # Of the longer side: an edge may show the frame that was put around the picture.
 _MARGIN = 0.012
 _MIN_TEXTURE = 2.5  # standard deviation in grey levels from which a block can be compared
@@ -42,7 +45,8 @@ class Blocks(NamedTuple):
     textures, noises (2, R, C): standard deviation of the grey levels of either, and of what
     blurring takes off them. colours, contrasts (2, R, C, 3): mean colours, and what one standard
     deviation of grey adds to them. sharpness: how much sharper the first picture is than the
-    second on the finest grid. displaced: for some displacements, the share of blocks that agree.
+    second on the finest grid. detail: the share of the textures that the finest level shows, in
+    the smoother picture. displaced: for some displacements, the share of blocks that agree.
     """
 
     homography: Matrix
@@ -56,7 +60,12 @@ class Blocks(NamedTuple):
     colours: Floats
     contrasts: Floats
     sharpness: float
+    detail: float
     displaced: tuple[float, ...]
+
+    def is_sharp(self) -> bool:
+        """Whether both pictures have detail on this grid, and about the same."""
+        return self.detail > _DETAILED and 1 / _EQUALLY_SHARP < self.sharpness < _EQUALLY_SHARP
 
 
 class _Grid(NamedTuple):
@@ -96,8 +105,7 @@ def compare_blocks(one: Image.Image, other: Image.Image, homography: Matrix) -> 
         blocks = _blocks(grid, homography, side)
         if sharpness is None:
             sharpness = blocks.sharpness
-        equally_sharp = 1 / _EQUALLY_SHARP < blocks.sharpness < _EQUALLY_SHARP
-        if equally_sharp or side == _SIDES[-1]:
+        if blocks.is_sharp() or side == _SIDES[-1]:
             return _correlated(blocks._replace(sharpness=sharpness), grid)
     return None
 
@@ -197,10 +205,11 @@ def _blocks(grid: _Grid, homography: Matrix, side: int) -> Blocks:
     noises = np.stack([_deviations(grey - _smoothed(grey), BLOCK) for grey in greys])
     shown = grid.shown(BLOCK)
     both = shown & (textures.min(axis=0) > 3)
-    sharpness = 1.0
+    sharpness = detail = 1.0
     if both.sum() >= BLOCK:
-        fine_one, fine_other = noises[:, both] / textures[:, both]
-        sharpness = float(np.median(fine_one / np.maximum(fine_other, 1e-3)))
+        fine = noises[:, both] / textures[:, both]
+        sharpness = float(np.median(fine[0] / np.maximum(fine[1], 1e-3)))
+        detail = float(np.median(fine, axis=1).min())
     colours, contrasts = zip(*(map(_colours, (grid.one, grid.other), greys)), strict=True)
     return Blocks(
         homography,
@@ -214,6 +223,7 @@ def _blocks(grid: _Grid, homography: Matrix, side: int) -> Blocks:
         np.stack(colours),
         np.stack(contrasts),
         sharpness,
+        detail,
         (),
     )
 
