@@ -139,10 +139,10 @@ def _result(
 
 
 def _add_verdict(answer: search_schemas.Result | search_schemas.Comparison, proof: Proof) -> None:
-    answer.verdict = msgspec.convert(proof.verdict.level.value, search_schemas.Level)
+    edits: Any = [edit.value for edit in proof.pixels.edits] if proof.pixels else []
+    answer.verdict, answer.rests_on = proof.verdict.level.value, proof.rests_on.value
     answer.probability = round(proof.verdict.probability, 4)
-    answer.rests_on = proof.rests_on
-    answer.edits = list(proof.pixels.edits) if proof.pixels else []
+    answer.edits = edits
 
 
 def _explanation(proof: Proof, scores: Mapping[str, float]) -> search_schemas.Explanation:

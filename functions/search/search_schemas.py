@@ -7,9 +7,6 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from likeness.proof.pixel_proof import Edit
-from likeness.proof.verdicts import Basis
-
 from .schemas import Filter, Id, Probability, Text, Token, Uuid
 
 MAX_OFFSET = 10_000
@@ -211,13 +208,25 @@ Level = Annotated[
         "none: not similar. copy, edited and variant are only claimed after comparing pixels."
     ),
 ]
-RestsOn = Annotated[
-    Basis,
+Basis = Annotated[
+    Literal["bytes", "pixels", "index"],
     Meta(
         description="What the verdict rests on. bytes: the files are equal. pixels: the images "
         "were laid over each other. index: only what the index stores was compared, so the "
         "verdict is same_item at the closest."
     ),
+]
+Edit = Literal[
+    "cropped",
+    "scaled",
+    "mirrored",
+    "turned",
+    "recoloured",
+    "blurred",
+    "recompressed",
+    "overlaid",
+    "bordered",
+    "part_of",
 ]
 Edits = Annotated[
     list[Edit],
@@ -237,7 +246,7 @@ class Result(msgspec.Struct, kw_only=True, omit_defaults=True):
     ] = UNSET
     verdict: Level | UnsetType = UNSET
     probability: Probability | UnsetType = UNSET
-    rests_on: RestsOn | UnsetType = UNSET
+    rests_on: Basis | UnsetType = UNSET
     edits: Edits | UnsetType = UNSET
     payload: Annotated[
         dict[str, Any] | UnsetType, Meta(description="Declared metadata and image properties.")
@@ -282,7 +291,7 @@ class Comparison(msgspec.Struct, kw_only=True, omit_defaults=True):
     score: Annotated[float, Meta(description="Cosine of the two embeddings, −1 to 1.")]
     verdict: Level | UnsetType = UNSET
     probability: Probability | UnsetType = UNSET
-    rests_on: RestsOn | UnsetType = UNSET
+    rests_on: Basis | UnsetType = UNSET
     edits: Edits | UnsetType = UNSET
     explain: Explanation | UnsetType = UNSET
     notes: Annotated[
