@@ -2,11 +2,11 @@
 
 import { call, Problem } from "./api.js";
 import { announce, button, div, h, nameOf, percent, put, small, showStatus } from "./dom.js";
-import { prepare } from "./picture.js";
+import { base64, prepare } from "./picture.js";
 import { queryPanel } from "./query.js";
 import { choices, idLink, link } from "./state.js";
 import { thumbnail } from "./thumbnails.js";
-import { metadata, notice, sentence, trouble, verdictOf } from "./words.js";
+import { editsOf, metadata, notice, sentence, trouble, verdictOf } from "./words.js";
 
 const PAGE = 24, MAX_EXAMPLES = 20, SLOW_MS = 3000;
 const MAX_LINK = 30_000; // a query_id fits
@@ -56,6 +56,13 @@ export function searchView(config, { set, openProof, footer }) {
 		const { picture, id } = state.source, mine = pictures.get(picture);
 		if (mine) return h("img", { src: mine.url, alt: "Your picture", draggable: "false", width: mine.width, height: mine.height });
 		return id ? thumbnail(id, "The query picture", 512) : null;
+	}
+
+	/** The query's picture as POST /v1/compare takes it; null where there is none. */
+	async function comparable() {
+		const { picture, id } = state.source, mine = pictures.get(picture), { box } = state;
+		if (!mine && !id) return null;
+		return { ...(mine ? { image: await base64(mine.blob) } : { id }), ...(box && { box }) };
 	}
 
 	async function take(file) {
@@ -163,10 +170,10 @@ export function searchView(config, { set, openProof, footer }) {
 		const choice = (text, does, sign) => button(text, () => like(id, sign), { "aria-label": `${does} like ${name}` });
 		return shaped(payload,
 			h("div", { class: "picture" },
-				h("button", { type: "button", class: "open", "aria-label": `${name}: ${sentence(result)}`, onclick: () => openProof(results, n, pictureOf, like) }, thumbnail(id, "", 320)),
+				h("button", { type: "button", class: "open", "aria-label": `${name}: ${sentence(result)}`, onclick: () => openProof(results, n, { picture: pictureOf, source: comparable }, like) }, thumbnail(id, "", 320)),
 				h("span", { class: "score" }, score.toFixed(3), probability != null && ` · ${percent(probability)}`),
 				h("span", { class: "choose" }, choice("+", "More", 1), choice("−", "Less", -1))),
-			h("p", { class: `badge ${verdict}` }, h("b", {}, label), ` · ${sure}`),
+			h("p", { class: `badge ${verdict}` }, h("b", {}, label), ` · ${editsOf(result) || sure}`),
 			h("p", { class: "small" }, [name, ...metadata(payload).map(([, value]) => value)].join(" · ")));
 	}
 
