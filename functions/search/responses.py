@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from likeness.duplicates import Group
 from likeness.proof.proofs import Proof
+from likeness.proof.verdicts import Basis
 from likeness.queries import Answer, Comparison, Hit
 from likeness.records import Box, ObjectRef, Point, State
 
@@ -139,9 +140,10 @@ def _result(
 
 
 def _add_verdict(answer: search_schemas.Result | search_schemas.Comparison, proof: Proof) -> None:
-    edits: Any = [edit.value for edit in proof.pixels.edits] if proof.pixels else []
     answer.verdict, answer.rests_on = proof.verdict.level.value, proof.rests_on.value
     answer.probability = round(proof.verdict.probability, 4)
+    pixels = None if proof.rests_on is Basis.BYTES else proof.pixels  # equal files have no edits
+    edits: Any = [edit.value for edit in pixels.edits] if pixels else []
     answer.edits = edits
 
 

@@ -141,7 +141,7 @@ class Gallery:
                 return store.read(ref, state.etag, self.limits.max_bytes).data
         except ConfigurationError:
             pass  # access denied: the caller chose the key, and for them it is as good as absent
-        raise NotIndexed(f"the bucket has no object {ref.key} to search with")
+        raise NotIndexed(f"the bucket has no object {ref.key}")
 
     def _in_state(self, state: State, filter: Mapping[str, Any] | None) -> dict[str, Any]:
         in_state = {"key": "state", "match": {"value": state.value}}

@@ -14,7 +14,7 @@ from msgspec import Struct, structs
 from likeness import regions
 from likeness.embedding import Embedder, TextEmbedder
 from likeness.errors import IndexOfOtherModel, IndexRefused, InputError, ObjectChanged
-from likeness.features import features_of_point
+from likeness.features import ImageFeatures, features_of_point
 from likeness.gallery import Gallery
 from likeness.pixel_verification import (
     MAX_SETTLED,
@@ -168,8 +168,8 @@ class Searcher:
         """
         watch = Stopwatch()
         (one, query), (other, target) = (
-            self._sources.resolve_picture(source, box, watch)
-            for source, box in zip((first, second), boxes, strict=True)
+            self._compared(name, source, box, watch)
+            for name, source, box in zip(("first", "second"), (first, second), boxes, strict=True)
         )
         cosine = float(one.vector @ other.vector)
         # of both images the descriptors that the index keeps: their order must not matter
@@ -183,6 +183,15 @@ class Searcher:
         if query and target:
             proof = self._verifier.settle(Pair(proof, query, target), loaded)
         return Comparison(cosine, proof, _notes({"first": query, "second": target}, loaded))
+
+    def _compared(
+        self, name: str, source: Source, box: Box | None, watch: Stopwatch
+    ) -> tuple[ImageFeatures, Picture | None]:
+        """An error says which of the two it is about."""
+        try:
+            return self._sources.resolve_picture(source, box, watch)
+        except InputError as error:
+            raise type(error)(f"{name}: {error}") from error
 
     def check_query_token(self, token: str) -> None:
         """Raises InvalidRequest for what is not a `query_id`, ModelMismatch for another model's."""
