@@ -69,6 +69,8 @@ def test_a_precise_search_compares_the_pixels_of_what_it_suspects(service: Servi
     assert {result["rests_on"] for result in others} == {"index"}
     assert answer["took_ms"]["pixels"] > 0
     assert answer["skipped"] == []
+    logged = json.loads(service.recorded[-1])["shown"]
+    assert [result.get("rests_on") for result in logged[:2]] == ["pixels", None]
 
 
 def test_a_fast_search_reads_nothing_and_claims_less(service: Service) -> None:
