@@ -16,6 +16,7 @@ from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import Page, Request, Route, expect
 
+from console.demo import sample_images
 from tests.page.site import (
     Site,
     Visit,
@@ -453,6 +454,20 @@ def test_a_result_without_pixels_is_compared_when_it_is_opened(visit: Visit) -> 
         page.keyboard.press("ArrowLeft")
     page.keyboard.press("ArrowRight")
     expect(page.get_by_role("dialog")).to_contain_text(re.compile("Compared by *pixels"))
+
+
+def test_what_pixels_said_still_holds_when_only_the_filter_changes(visit: Visit) -> None:
+    """The second search is by the query_id, which has no pixels."""
+    page = visit()
+    drop(page, sample_images.jpeg(item("photos/coffee.jpg").image, quality=85))
+    wait_for_answer(page)
+    copied = page.locator(".answer .badge").first
+    expect(copied).to_contain_text("Copy")
+    with page.expect_response("**/v1/search*") as searched:
+        page.get_by_label("Diverse results").check()
+    assert searched.value.json()["results"][0]["rests_on"] == "index"
+    wait_for_answer(page)
+    expect(copied).to_contain_text("Copy")
 
 
 def answering(page: Page, edits: tuple[str, ...] | list[str] = (), **explain: object) -> None:

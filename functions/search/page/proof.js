@@ -11,7 +11,7 @@ const STAGES = { cosine: "Overall similarity (cosine)", refinement: "Agreement w
 const dialog = $("#proof");
 let results, query, like, at, redraw;
 
-/** (results, which, {picture() → the query's <img> or null, source() → it as POST /v1/compare takes it, or null}, like(id, sign)) */
+/** (results, which, {picture() → the query's <img> or null, source() → it as POST /v1/compare takes it, or null, settled(result, which)}, like(id, sign)) */
 export function openProof(...given) {
 	let n;
 	[results, n, query, like] = given;
@@ -39,7 +39,9 @@ function show(n) {
 	title.focus();
 	draw(body, result);
 	settle(result).then((changed) => {
-		if (!changed || !body.isConnected) return;
+		if (!changed) return;
+		query.settled(result, n);
+		if (!body.isConnected) return;
 		title.textContent = sentence(result);
 		edits.textContent = editsOf(result);
 		announce(`${sentence(result)}. ${editsOf(result)}`);
@@ -49,13 +51,12 @@ function show(n) {
 
 /** A search compares the pixels of its first results only; this one is looked at. */
 async function settle(result) {
-	if (result.rests_on !== "index" || result.settled) return false;
+	if (result.rests_on !== "index") return false;
 	const first = await query.source();
 	if (!first) return false;
 	const { explain, verdict, probability, rests_on, edits } = await call("v1/compare", { json: { first, second: { id: result.id } }, quiet: true }).catch(() => ({}));
 	if (rests_on !== "pixels") return false;
-	Object.assign(result, { verdict, probability, rests_on, edits, settled: true });
-	result.explain = { ...explain, scores: result.explain?.scores };
+	Object.assign(result, { verdict, probability, rests_on, edits, explain: { ...explain, scores: result.explain?.scores } });
 	return true;
 }
 
