@@ -74,10 +74,11 @@ async def compare(service: Service, request: Request) -> Response:
         await request_parsing.parse_source(image, service) for image in (body.first, body.second)
     ]
     boxes = request_parsing.parse_box(body.first.box), request_parsing.parse_box(body.second.box)
-    model, (cosine, proof) = await service.run(
-        lambda searcher: (searcher.model, searcher.compare(first, second, boxes))
+    deadline = deadline_s(request)
+    model, compared = await service.run(
+        lambda searcher: (searcher.model, searcher.compare(first, second, boxes, deadline))
     )
-    return json_response(responses.comparison(request_id(request), model, cosine, proof))
+    return json_response(responses.comparison(request_id(request), model, compared))
 
 
 async def image(service: Service, request: Request) -> Response:

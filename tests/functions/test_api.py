@@ -134,7 +134,7 @@ def test_a_raw_image_finds_the_similar_image(service: Service) -> None:
     assert answer["model"] == service.embedder.fingerprint
     assert answer["request_id"]
     assert answer["next_offset"] == 3
-    stages = {"decode", "embed", "search", "rerank", "total", "cold_start"}
+    stages = {"decode", "embed", "search", "rerank", "pixels", "total", "cold_start"}
     assert stages == set(answer["took_ms"])
     assert answer["skipped"] == answer["regions"] == []
     first = answer["results"][0]
