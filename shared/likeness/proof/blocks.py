@@ -31,6 +31,9 @@ _DETAILED = 0.1
 _MARGIN = 0.012
 _MIN_TEXTURE = 2.5  # standard deviation in grey levels from which a block can be compared
 _SURE = 0.6  # correlation from which a block's place corrects the alignment
+# By so much another place must be better: along an edge all places are alike.
+_CLEARLY_BETTER = 0.05
+_ITERATIONS = 6
 _NORMALISED_CONTRAST = 4.0  # grey levels: contrast below this is not raised further
 # Pixels by which one picture is displaced to see what agrees by chance.
 _DISPLACED = ((0, 20), (20, 0), (0, 52), (52, 0))
@@ -192,10 +195,15 @@ def _corrected(grid: _Grid, homography: Matrix, block: int, reach: int) -> Matri
     centres = (np.stack([x, y], axis=1) + 0.5) * block
     source = transformed(grid.to_one, centres)
     goals = transformed(grid.to_other, centres + moved[sure])
-    weights = np.sqrt(correlation[sure].astype(np.float64))
     fit = fit_homography if len(x) >= 24 else fit_affine
-    apart = np.hypot(*(transformed(fit(source, goals, weights), source) - goals).T)
-    return fit(source, goals, weights * (apart < 2.5 * max(1.0, float(np.median(apart)))))
+    pixel = np.sqrt(abs(np.linalg.det(grid.to_other[:2, :2])))
+    weights, found = np.ones(len(x)), homography
+    # Blocks that differ are found anywhere: Cauchy weights, as in iterated least squares
+    for _ in range(_ITERATIONS):
+        found = fit(source, goals, weights)
+        apart = np.hypot(*(transformed(found, source) - goals).T) / pixel
+        weights = 1 / (1 + apart**2)
+    return found
 
 
 def _blocks(grid: _Grid, homography: Matrix, side: int) -> Blocks:
@@ -247,9 +255,9 @@ def _best_places(one: Floats, other: Floats, block: int, reach: int) -> tuple[Fl
     mine = one[: rows * block, : columns * block]
     mean, deviation = _means(mine, block), _deviations(mine, block)
     padded = np.pad(other, reach, mode="edge") if reach else other
-    best = np.full((rows, columns), -1, np.float32)
+    best = middle = np.full((rows, columns), -1, np.float32)
     moved = np.zeros((rows, columns, 2), np.float32)
-    # the middle first: of equal places it is taken
+    # the middle first, then what is nearer
     for dy, dx in sorted(
         np.ndindex(2 * reach + 1, 2 * reach + 1),
         key=lambda at: (at[0] - reach) ** 2 + (at[1] - reach) ** 2,
@@ -258,9 +266,10 @@ def _best_places(one: Floats, other: Floats, block: int, reach: int) -> tuple[Fl
         covariance = _means(mine * theirs, block) - mean * _means(theirs, block)
         scale = deviation * _deviations(theirs, block)
         found = covariance / np.maximum(scale, 1e-3)
-        better = found > best
-        best[better] = found[better]
-        moved[better] = dx - reach, dy - reach
+        if (dy, dx) == (reach, reach):
+            middle = found
+        moved[(found > best) & (found > middle + _CLEARLY_BETTER)] = dx - reach, dy - reach
+        best = np.maximum(best, found)
     return best, moved
 
 
