@@ -326,7 +326,9 @@ def test_annotations_are_stored_once_and_only_on_the_version_that_was_compared(
     prepared.annotate(MODEL, [plain, *annotated])
     assert [stored(prepared, key).compared for key in "abc"] == [True, True, False]
     assert [len(stored(prepared, key).partners) for key in "abc"] == [0, 1, 0]
-    assert stored(prepared, "b") == msgspec.structs.replace(annotated[0], vector=None, compared=True)
+    assert stored(prepared, "b") == msgspec.structs.replace(
+        annotated[0], vector=None, compared=True
+    )
     prepared.annotate(MODEL, [with_matches(plain, matched)])  # a second function, later
     assert stored(prepared, "a").partners == ()
     assert sorted(keys(prepared, unit(1))) == ["a", "b", "c"]

@@ -40,7 +40,7 @@ from likeness.adapters.qdrant_layout import (
 from likeness.adapters.qdrant_points import (
     BULKY,
     PayloadChange,
-    annotations,
+    annotating_changes,
     from_payload,
     note_payload,
     note_point_id,
@@ -183,7 +183,7 @@ class EmbeddedIndex:
             shard.update(operation)
 
     def annotate(self, model: str, points: Sequence[Point]) -> None:
-        self._change(model, annotations(points))
+        self._change(model, annotating_changes(points))
 
     def regroup(self, model: str, regroupings: Sequence[Regrouping]) -> None:
         self._change(model, chain.from_iterable(map(regrouping_changes, regroupings)))

@@ -32,7 +32,7 @@ from likeness.adapters.qdrant_layout import (
 from likeness.adapters.qdrant_limits import UNLIMITED, StrictLimits
 from likeness.adapters.qdrant_points import (
     PayloadChange,
-    annotations,
+    annotating_changes,
     from_payload,
     regrouping_changes,
     response_parsing,
@@ -235,13 +235,16 @@ class QdrantIndex:
         _check_completed(response.result)
 
     def annotate(self, model: str, points: Sequence[Point]) -> None:
-        self._change(model, [c for part in self._parts(model, points) for c in annotations(part)])
+        self._change(
+            model, [c for part in self._parts(model, points) for c in annotating_changes(part)]
+        )
 
     def regroup(self, model: str, regroupings: Sequence[Regrouping]) -> None:
         parts = [
             structs.replace(each, joining=joining)
             for each in regroupings
             for joining in self._parts(model, each.joining) or [()]
+            if joining or each.merged
         ]
         self._change(model, [change for part in parts for change in regrouping_changes(part)])
 
@@ -262,7 +265,7 @@ class QdrantIndex:
                 ordering=qdrant.WriteOrdering.MEDIUM,
                 update_operations=encoded,
             )
-        for result in response.result or [None]:
+        for result in response.result or (None,):
             _check_completed(result)
 
     def delete_tombstones(self, model: str, ids: Sequence[str], before_s: float) -> None:

@@ -99,23 +99,26 @@ def to_payload(point: Point) -> dict[str, Any]:
         payload[_COLOURS] = base64.b64encode(point.colours).decode()
     if point.content:
         payload["content"] = list(point.content)
-    if point.partners:
-        payload["partners"] = msgspec.to_builtins(point.partners)
-    if point.original:
-        payload["original"] = point.original
-    if point.group:
-        payload["group"] = point.group
     if point.tenant:
         payload["tenant"] = point.tenant
-    if point.variants:
-        payload["variants"] = msgspec.to_builtins(point.variants)
-    if point.variant_original:
-        payload["variant_original"] = point.variant_original
-    if point.variant_group:
-        payload["variant_group"] = point.variant_group
-    if not point.compared:
-        payload["compared"] = 0  # a number: the engine in a folder cannot match false
-    return payload
+    return payload | _relations(point)
+
+
+def _relations(point: Point) -> dict[str, Any]:
+    """What is known of duplicates and variants."""
+    fields = {
+        "partners": msgspec.to_builtins(point.partners),
+        "variants": msgspec.to_builtins(point.variants),
+        **_membership(point, Relation.DUPLICATE),
+        **_membership(point, Relation.VARIANT),
+    }
+    # a number: the engine in a folder cannot match false
+    pending = {} if point.compared else {"compared": 0}
+    return {name: value for name, value in fields.items() if value} | pending
+
+
+def _membership(point: Point, relation: Relation) -> dict[str, str | None]:
+    return dict(zip(_MEMBERSHIP[relation], point.membership(relation), strict=True))
 
 
 def to_vectors(point: Point) -> dict[str, list[Any]]:
@@ -219,7 +222,7 @@ class PayloadChange(NamedTuple):
     filter: dict[str, Any]
 
 
-def annotations(points: Sequence[Point]) -> list[PayloadChange]:
+def annotating_changes(points: Sequence[Point]) -> list[PayloadChange]:
     """The matches of points that are stored in this version and were not compared before: one
     change for all without any, and one for each of the others.
     """
@@ -240,12 +243,9 @@ def _annotation(points: Sequence[Point]) -> PayloadChange:
 def regrouping_changes(wanted: Regrouping) -> list[PayloadChange]:
     """Two changes: of the original, and of the other images."""
     group, original = _MEMBERSHIP[wanted.relation]
-    moved: dict[str, Any] = {
-        "should": [
-            {"key": group, "match": {"any": list(wanted.merged)}},
-            *(_without_group(point, group) for point in wanted.joining),
-        ]
-    }
+    members = {"key": group, "match": {"any": list(wanted.merged)}}
+    joining = [_without_group(point, group) for point in wanted.joining]
+    moved: dict[str, Any] = {"should": [members, *joining] if wanted.merged else joining}
     itself = {"has_id": [wanted.original.id]}
     return [
         PayloadChange(
