@@ -15,7 +15,6 @@ from msgspec.structs import replace
 
 from console.evaluation.edits import EDITS
 from likeness.duplicates import Announce, Duplicates, Group, no_announcement
-from likeness.embedding import Embedder
 from likeness.errors import (
     IndexForbidden,
     IndexFull,
@@ -26,7 +25,7 @@ from likeness.errors import (
     Unavailable,
 )
 from likeness.filters import Schema
-from likeness.indexing import Indexer, IndexerConfig, Outcome, Result
+from likeness.indexing import Result
 from likeness.ports import VectorIndex
 from likeness.records import (
     Hint,
@@ -36,8 +35,8 @@ from likeness.records import (
     State,
     Version,
 )
-from tests.calibrations import BUNDLES, calibration_of
-from tests.fake_bucket import FakeBucket
+from tests.calibrations import BUNDLES
+from tests.indexed_bucket import World
 from tests.indexes import open_index
 from tests.pictures import jpeg, picture, png
 
@@ -45,58 +44,6 @@ from tests.pictures import jpeg, picture, png
 FIXED_FILTERS, BUNDLED = BUNDLES
 OTHER_MODEL = "f" * 16
 OTHER_SCHEMA = Schema.declare({"brand": "keyword"})  # with it everything is indexed again
-
-
-class World:
-    """A bucket, and the index that is made of it."""
-
-    def __init__(self, folder: Path, model: Path) -> None:
-        self.folder = folder
-        self.index = open_index(folder)
-        self.bucket = FakeBucket("photos")
-        self.embedder = Embedder(model)
-        self.calibration = calibration_of(self.embedder.spec)
-        self.duplicates = Duplicates(self.index)
-        self._indexers: dict[Schema, Indexer] = {}
-
-    def indexer(self, schema: Schema | None = None, **other: Any) -> Indexer:
-        config = IndexerConfig(schema or Schema(), calibration=self.calibration, parallel=1)
-        parts = {"store": self.bucket, "index": self.index, **other}
-        return Indexer(embedder=self.embedder, config=config, **parts)
-
-    def put(self, key: str, data: bytes) -> None:
-        """Put an object, and index it in a batch of its own."""
-        self.bucket.put(key, data)
-        self.deliver(key)
-
-    def remove(self, key: str) -> None:
-        self.bucket.remove(key)
-        self.deliver(key)
-
-    def deliver(self, *keys: str, schema: Schema | None = None, **other: Any) -> list[Outcome]:
-        hints = [Hint(self.bucket.ref(key)) for key in keys]
-        return list(self.indexer(schema, **other).reconcile(hints).values())
-
-    def point(self, key: str) -> Point:
-        point_id = self.id(key)
-        return self.index.retrieve_with_vectors([point_id])[point_id]
-
-    def id(self, key: str) -> str:
-        return self.bucket.ref(key).point_id
-
-    def matches(self, key: str) -> dict[str, str]:
-        """The verdicts of an object's duplicates, by their keys."""
-        return {match.key: match.verdict for match in self.point(key).partners}
-
-    def groups(self) -> list[tuple[str | None, list[str]]]:
-        """For each group, the key of its original (None without one) and those of its copies."""
-        groups, cursor = self.duplicates.groups(200)
-        assert cursor is None
-        keys = [
-            (group.original and group.original.ref.key, sorted(p.ref.key for p in group.copies))
-            for group in groups
-        ]
-        return sorted(keys, key=lambda group: group[1])
 
 
 Worlds = Callable[[Path], World]
