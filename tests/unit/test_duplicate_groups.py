@@ -31,8 +31,8 @@ from tests.pictures import jpeg, png
 from tests.reconciliation import Gate, Gated, Worker
 
 MODEL = "0123456789abcdef"
-# 43 and 252 fail where stragglers are not looked for. About one in a hundred of such schedules leaves
-# a group split that two functions moved at the same moment: its next comparison joins it again.
+# 43 and 252 fail where stragglers are not looked for. One in a hundred of such schedules leaves a
+# group split that two functions moved at the same moment; its next comparison joins it again.
 SHARDED_SEEDS = (*range(20), 43, 252)
 UP = np.array([1, 0], np.float32)
 

@@ -1,0 +1,208 @@
+"""What the gate does when pictures cannot be had, when functions die, and with turned pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from likeness.drift import Difference, DriftConfig, DriftDetector
+from likeness.errors import (
+    ConfigurationError,
+    ImageTooLarge,
+    IndexUnavailable,
+    ObjectChanged,
+    StoreUnavailable,
+)
+from likeness.filters import Schema
+from likeness.indexing import Outcome, Result
+from likeness.ports import VectorIndex
+from likeness.records import ObjectBody, ObjectRef, Point
+from likeness.settings import Limits
+from likeness.sync import settings_digest
+from tests.calibrations import BUNDLES
+from tests.indexed_bucket import World
+from tests.pictures import encoded, jpeg, picture, png
+
+
+@pytest.fixture(params=BUNDLES, ids=lambda folder: folder.name)
+def world(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[World]:
+    made = World(tmp_path / "index", request.param)
+    yield made
+    made.index.close()
+
+
+class Partners:
+    """Where the pictures of suspected duplicates are read: `answer` is raised or returned."""
+
+    def __init__(self, world: World, answer: Exception | bytes | None = None) -> None:
+        self.read_keys: list[str] = []
+        self._bucket = world.bucket
+        self._answer = answer
+
+    def head(self, ref: ObjectRef) -> Any:
+        raise AssertionError("only contents are read")
+
+    def read(self, ref: ObjectRef, etag: str, max_bytes: int) -> ObjectBody:
+        self.read_keys.append(ref.key)
+        if isinstance(self._answer, Exception):
+            raise self._answer
+        if self._answer is not None:
+            return ObjectBody(self._answer)
+        return self._bucket.read(ref, etag, max_bytes)
+
+
+class Counting:
+    """An index that counts the calls of each method, and fails one of them once."""
+
+    def __init__(self, index: VectorIndex, fails_at: str = "") -> None:
+        self.calls: list[str] = []
+        self._index = index
+        self._fails_at = fails_at
+
+    def for_model(self, model: str) -> Counting:
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._index, name)
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            self.calls.append(name)
+            if name == self._fails_at:
+                self._fails_at = ""
+                raise IndexUnavailable("the connection broke")
+            return method(*arguments, **options)
+
+        return call
+
+
+def test_only_the_pictures_of_suspected_duplicates_are_read(world: World) -> None:
+    for key, data in {"a.png": png(1), "b.png": png(2), "same.png": png(3)}.items():
+        world.put(key, data)
+    partners = Partners(world)
+    for key, data in {"c.jpg": jpeg(1), "again.png": png(3)}.items():
+        world.bucket.put(key, data)
+    world.deliver("c.jpg", "again.png", partners=partners)
+    assert partners.read_keys == ["a.png"]
+    assert world.matches("c.jpg") == {"a.png": "copy"}
+    assert world.matches("again.png") == {"same.png": "exact"}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        ObjectChanged("a.png"),
+        ImageTooLarge("a.png"),
+        ConfigurationError("S3 refused access"),
+        b"no picture",
+        png(1)[:-300],
+    ],
+    ids=["changed", "too large", "denied", "not decodable", "truncated"],
+)
+def test_a_pair_whose_partner_cannot_be_had_is_no_duplicate_and_is_indexed_all_the_same(
+    world: World, answer: Exception | bytes
+) -> None:
+    world.put("a.png", png(1))
+    world.put("same.jpg", jpeg(1))
+    world.bucket.put("b.jpg", jpeg(1))
+    [outcome] = world.deliver("b.jpg", partners=Partners(world, answer))
+    assert (outcome.result, outcome.error) == (Result.INDEXED, None)
+    assert world.matches("b.jpg") == {"same.jpg": "exact"}  # equal bytes need no picture
+    assert world.point("b.jpg").compared
+
+
+def test_a_bucket_that_does_not_answer_fails_the_image_alone_and_the_retry_finds_the_duplicate(
+    world: World,
+) -> None:
+    world.put("a.png", png(1))
+    for key, data in {"b.jpg": jpeg(1), "c.png": png(2)}.items():
+        world.bucket.put(key, data)
+    broken = Partners(world, StoreUnavailable("S3 is not answering"))
+    results = {each.ref.key: each for each in world.deliver("b.jpg", "c.png", partners=broken)}
+    assert isinstance(results["b.jpg"].error, StoreUnavailable)
+    assert results["c.png"].error is None
+    assert [world.point(key).compared for key in ("b.jpg", "c.png")] == [False, True]
+    [again] = world.deliver("b.jpg")
+    assert again.error is None
+    assert world.matches("b.jpg") == {"a.png": "copy"}
+
+
+@pytest.mark.parametrize("fails_at", ["nearest", "regroup", "annotate"])
+def test_what_a_function_left_uncompared_is_compared_by_the_next_without_another_write(
+    world: World, fails_at: str
+) -> None:
+    world.put("a.png", png(1))
+    world.bucket.put("b.jpg", jpeg(1))
+    [failed] = world.deliver("b.jpg", index=Counting(world.index, fails_at))
+    assert isinstance(failed.error, IndexUnavailable)
+    written = world.point("b.jpg")
+    assert not written.compared
+    retried = Counting(world.index)
+    announced: list[Point] = []
+    [outcome] = world.deliver("b.jpg", index=retried, announce=announced.extend)
+    assert (outcome.result, outcome.error) == (Result.INDEXED, None)
+    assert "write" not in retried.calls
+    assert world.point("b.jpg").version == written.version
+    assert world.matches("b.jpg") == {"a.png": "copy"}
+    assert world.groups() == [("a.png", ["b.jpg"])]
+    assert [point.ref.key for point in announced] == ["b.jpg"]
+
+
+def test_drift_finds_an_image_that_was_left_uncompared(world: World) -> None:
+    world.put("a.png", png(1))
+    world.put("b.png", png(2))
+    world.bucket.put("c.jpg", jpeg(1))
+    world.deliver("c.jpg", index=Counting(world.index, "annotate"))
+    found: list[Difference] = []
+    config = DriftConfig("photos", "", settings_digest(Schema(), Limits()))
+    report = DriftDetector(world.bucket, world.index, config, found.extend).run()
+    assert (report.changed, [each.ref.key for each in found]) == (1, ["c.jpg"])
+    world.deliver(*(each.ref.key for each in found))
+    assert DriftDetector(world.bucket, world.index, config, found.extend).run().drift == 0
+    assert world.groups() == [("a.png", ["c.jpg"])]
+
+
+def test_without_a_calibration_an_image_that_was_left_uncompared_is_written_again(
+    world: World,
+) -> None:
+    world.bucket.put("a.png", png(1))
+    world.deliver("a.png", index=Counting(world.index, "annotate"))
+    world.calibration = None  # type: ignore[assignment]
+    [outcome] = world.deliver("a.png")
+    assert outcome.error is None
+    assert world.point("a.png").compared
+
+
+def test_a_batch_of_new_images_takes_five_calls_and_two_more_with_duplicates(world: World) -> None:
+    world.put("a.png", png(1))
+    for key, data in {"b.png": png(2), "c.png": png(3)}.items():
+        world.bucket.put(key, data)
+    index = Counting(world.index)
+    world.deliver("b.png", "c.png", index=index)
+    plain = ["retrieve_payloads", "write", "nearest", "annotate", "retrieve_payloads"]
+    assert index.calls[1:] == plain  # after `prepare`
+    world.bucket.put("d.jpg", jpeg(1))
+    index = Counting(world.index)
+    world.deliver("d.jpg", index=index)
+    assert index.calls[1:] == [*plain[:3], "regroup", "retrieve_payloads", *plain[3:]]
+
+
+@pytest.mark.parametrize("transposition", list(Image.Transpose), ids=lambda each: each.name)
+def test_a_turned_or_mirrored_copy_is_suspected_and_its_picture_read(
+    world: World, transposition: Image.Transpose
+) -> None:
+    """What the pixels then say is the proof's own matter."""
+    for seed in range(4):
+        world.put(f"{seed}.png", png(seed, 224, 224))
+    partners = Partners(world)
+    turned = picture(2, 224, 224).transpose(transposition)
+    world.bucket.put("turned.jpg", encoded(turned, "JPEG", quality=90))
+    assert succeeded(world.deliver("turned.jpg", partners=partners))
+    assert "2.png" in partners.read_keys
+
+
+def succeeded(outcomes: Sequence[Outcome]) -> bool:
+    return all(outcome.error is None for outcome in outcomes)
