@@ -102,19 +102,19 @@ def duplicate_group(group: Group, relation: Relation) -> schemas.DuplicateGroup:
     # of two images, the one that was indexed last names the other
     named = {match.id: match for point in members for match in point.matches(relation)}
 
-    def member(point: Point) -> schemas.Member:
-        found = next(iter(point.matches(relation)), named.get(point.id))
-        return _member(point, found)
+    def copy(point: Point) -> schemas.Member:
+        closest = next(iter(point.matches(relation)), named.get(point.id))
+        return _member(point, closest)
 
     return schemas.DuplicateGroup(
         id=group.id,
-        original=member(group.original) if group.original else None,
-        copies=[member(point) for point in group.copies],
+        original=_member(group.original) if group.original else None,
+        copies=[copy(point) for point in group.copies],
         more=group.more,
     )
 
 
-def _member(point: Point, match: DuplicateMatch | None) -> schemas.Member:
+def _member(point: Point, match: DuplicateMatch | None = None) -> schemas.Member:
     member = schemas.Member(id=point.id, key=point.ref.key)
     if match:
         member.verdict, member.probability = match.verdict, match.probability

@@ -31,7 +31,9 @@ Probability = Annotated[
 
 
 class Member(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """An image of a group; verdict and probability compare it with its closest match."""
+    """An image of a group. Verdict and probability compare a copy with its closest match; the
+    original has none.
+    """
 
     id: str
     key: str

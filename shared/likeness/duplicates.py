@@ -88,11 +88,12 @@ class Duplicates:
             raise NotIndexed(f"no image with the id {image}")
         if self._of(point).original is None or self._of(point).group != group:
             raise InvalidRequest(f"{image} is no copy of the group {group}")
+        note = {"group": group, "image": image, "sha256": point.sha256}
         if duplicate:
-            for note in [each for each in self._dismissals() if each["image"] == image]:
-                self._index.delete_note(self._dismissal, _note_id(note))
+            earlier = [each for each in self._dismissals() if each["image"] == image]
+            for note_id in {_note_id(each) for each in [note, *earlier]}:
+                self._index.delete_note(self._dismissal, note_id)
         else:
-            note = {"group": group, "image": image, "sha256": point.sha256}
             self._index.put_note(self._dismissal, _note_id(note), note)
 
     def _of(self, point: Point) -> Membership:
