@@ -542,6 +542,29 @@ def test_a_dismissal_is_kept_when_the_image_is_indexed_again(four: World) -> Non
     assert four.groups() == [("a.png", ["b.jpg", "d.jpg"])]
 
 
+def test_a_dismissal_is_kept_when_an_older_image_becomes_the_original(world: World) -> None:
+    world.bucket.put("first.png", png(1))
+    for key, data in {"a.png": png(1), "b.jpg": jpeg(1), "c.png": png(1)}.items():
+        world.put(key, data)
+    before = world.point("c.png").group
+    decide(world, "c.png", False)
+    world.deliver("first.png")
+    assert world.point("c.png").group != before
+    assert world.groups() == [("first.png", ["a.png", "b.jpg"])]
+    decide(world, "c.png", True)
+    assert world.groups() == [("first.png", ["a.png", "b.jpg", "c.png"])]
+
+
+def test_a_dismissal_of_an_earlier_version_holds_for_its_group_and_can_be_taken_back(
+    four: World,
+) -> None:
+    group, image = four.point("c.png").group, four.id("c.png")
+    four.index.put_note("not-duplicate", f"{group} {image}", {"group": group, "image": image})
+    assert four.groups() == [("a.png", ["b.jpg", "d.jpg"])]
+    decide(four, "c.png", True)
+    assert four.groups() == [("a.png", ["b.jpg", "c.png", "d.jpg"])]
+
+
 def test_a_dismissal_does_not_apply_to_another_group(four: World) -> None:
     decide(four, "c.png", False)
     four.put("other.png", png(2))
