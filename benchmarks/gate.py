@@ -111,7 +111,7 @@ def measure(files: list[bytes], calibration: Calibration | None) -> dict[str, di
         index = EmbeddedIndex(Path(folder), Layout("bench", Schema()))
         indexer = Indexer(
             bucket,
-            CountedIndex(index, counts),  # type: ignore[arg-type]
+            CountedIndex(index, counts),
             embedder,
             IndexerConfig(calibration=calibration, parallel=1),
             partners=CountedBucket(bucket, counts),

@@ -61,7 +61,10 @@ class World:
         groups, cursor = Duplicates(self.index, relation).groups(200)
         assert cursor is None
         keys = [
-            (group.original and group.original.ref.key, sorted(p.ref.key for p in group.copies))
+            (
+                group.original.ref.key if group.original else None,
+                sorted(p.ref.key for p in group.copies),
+            )
             for group in groups
         ]
         return sorted(keys, key=lambda group: group[1])

@@ -54,11 +54,11 @@ _CLOSEST_FIRST = list(Level)
 
 
 class NewImage(Struct, frozen=True):
-    """An image as its point was written, with the network's input and the pixels."""
+    """An image as its point was written, with the network's input and the file."""
 
     point: Point
     prepared: Prepared
-    pixels: ProofImage
+    data: bytes
 
 
 class _Match(NamedTuple):
@@ -113,7 +113,7 @@ class DuplicateDetector:
     ) -> tuple[list[tuple[NewImage, list[_Match]]], dict[ObjectRef, StoreUnavailable]]:
         in_turns = self._turned_features(images)
         neighbours = iter(self._neighbours(images, in_turns))
-        self._pictures.keep((image.point, image.pixels) for image in images)
+        self._pictures.start({image.point.sha256: image.data for image in images})
         until_s = self._clock() + _PROOF_S
         found, failed = [], dict[ObjectRef, StoreUnavailable]()
         for image, views in zip(images, in_turns, strict=True):
@@ -185,16 +185,21 @@ class DuplicateDetector:
         # the id makes the order of ties the same each time
         suspected.sort(key=lambda each: (-each[0].verdict.probability, each[1].id))
         suspected = suspected[:_MAX_MATCHES]
-        pictures = self._pictures.read([other for _, other in suspected])
+        pictures = self._pictures.read([image.point, *(other for _, other in suspected)])
+        own = next(pictures) if suspected else None
         for proof, other in suspected:
             if self._clock() > until_s:
                 return
-            picture = next(pictures)
-            verdict = self._verdict(proof, image.pixels, picture) if picture else proof.verdict
+            verdict = self._verdict(proof, own, next(pictures))
             if verdict.level in _RELATIONS:
                 yield _Match(verdict, other)
 
-    def _verdict(self, proof: Proof, picture: ProofImage, other: ProofImage) -> Verdict:
+    def _verdict(
+        self, proof: Proof, picture: ProofImage | None, other: ProofImage | None
+    ) -> Verdict:
+        """What the pixels say; where they cannot be had, what the index says."""
+        if not picture or not other:
+            return proof.verdict
         try:
             return proof.settled(picture, other, self._calibration).verdict
         # arithmetic that fails on one odd picture must not keep it out of the index

@@ -34,7 +34,6 @@ from likeness.filters import Schema
 from likeness.partner_pictures import PartnerPictures
 from likeness.ports import ObjectReader, VectorIndex
 from likeness.preprocessing import Prepared
-from likeness.proof.pixel_proof import ProofImage
 from likeness.proof.verdicts import Calibration
 from likeness.records import (
     WHOLE,
@@ -121,7 +120,7 @@ class _DecodedImage(Struct, frozen=True):
     prepared: Prepared
     info: ImageInfo
     texts: Mapping[str, str]
-    pixels: ProofImage
+    data: bytes
 
 
 Outcomes = dict[ObjectRef, Outcome]
@@ -158,7 +157,7 @@ class Indexer:
         self._collection_ready = False
         spec, calibration = embedder.spec, config.calibration
         self._patch_dim = spec.patches.dim if spec.patches and config.keep_patches else None
-        pictures = PartnerPictures(partners or store, embedder, config.limits, self._pool)
+        pictures = PartnerPictures(partners or store, config.limits, spec.preprocessing, self._pool)
         own = index.for_model(embedder.fingerprint)
         self._duplicates = (
             DuplicateDetector(own, embedder, calibration, pictures, stage) if calibration else None
@@ -304,7 +303,7 @@ class Indexer:
                     rejected.append(self._rejected(each.snapshot, error))
                 else:
                     point = self._live(each, features, row)
-                    images.append(NewImage(point, each.prepared, each.pixels))
+                    images.append(NewImage(point, each.prepared, each.data))
         return images, rejected
 
     def _read(self, snapshot: _Snapshot) -> tuple[_Snapshot, ObjectBody | ImageError | None]:
@@ -330,7 +329,7 @@ class Indexer:
         image, info = self._embedder.decode(body.data, self._config.limits)
         texts = {**body.tags, **snapshot.state.metadata}
         prepared = self._embedder.preprocess(image)
-        return _DecodedImage(snapshot, prepared, info, texts, ProofImage(image))
+        return _DecodedImage(snapshot, prepared, info, texts, body.data)
 
     def _live(self, image: _DecodedImage, features: BatchFeatures, row: int) -> Point:
         meta, invalid = self._config.schema.parse(image.texts)

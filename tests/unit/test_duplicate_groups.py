@@ -73,7 +73,7 @@ class Graph:
         index.annotate(MODEL, [point])
 
     def arrival(self, index: VectorIndex, point: Point) -> Callable[[Gate], None]:
-        return lambda gate: self.arrive(Gated(index, gate), point)  # type: ignore[arg-type]
+        return lambda gate: self.arrive(Gated(index, gate), point)
 
     def expected(self) -> dict[str, tuple[str | None, str | None]]:
         """For each image, its group and original."""
@@ -145,7 +145,7 @@ def test_no_image_stays_in_a_group_that_was_merged_shard_by_shard(index: VectorI
 
         def arrival(point: Point, graph: Graph = graph) -> Callable[[Gate], None]:
             sharded = partial(Sharded, index, ids=sorted(graph.ids))
-            return lambda gate: graph.arrive(sharded(gate=gate), point)  # type: ignore[arg-type]
+            return lambda gate: graph.arrive(sharded(gate=gate), point)
 
         interleave([arrival(point) for point in chance.sample(graph.images, 8)], chance)
         assert_grouped(index, graph)

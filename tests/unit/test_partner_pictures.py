@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from likeness.embedding import Embedder
 from likeness.partner_pictures import PartnerPictures
 from likeness.proof.pixel_proof import ProofImage
 from likeness.records import (
@@ -22,9 +21,8 @@ from likeness.records import (
     Version,
 )
 from likeness.settings import Limits
-from tests.calibrations import BUNDLES
 from tests.fake_bucket import FakeBucket
-from tests.pictures import picture, png
+from tests.pictures import png
 
 
 class Bucket:
@@ -51,11 +49,6 @@ class Bucket:
         return self._inner.read(ref, etag, max_bytes)
 
 
-@pytest.fixture(scope="module")
-def embedder() -> Embedder:
-    return Embedder(BUNDLES[0])
-
-
 def points(bucket: FakeBucket, count: int) -> list[Point]:
     found = []
     for n in range(count):
@@ -67,42 +60,40 @@ def points(bucket: FakeBucket, count: int) -> list[Point]:
 
 
 def widths(pictures: Sequence[ProofImage | None]) -> list[int | None]:
-    return [each and each.image.width for each in pictures]
+    return [each.image.width if each else None for each in pictures]
 
 
 @pytest.mark.parametrize("parallel", [None, 8])
-def test_pictures_come_in_the_order_of_their_points_four_at_a_time(
-    embedder: Embedder, parallel: int | None
-) -> None:
+def test_pictures_come_in_the_order_of_their_points_four_at_a_time(parallel: int | None) -> None:
     bucket = FakeBucket()
     wanted = points(bucket, 10)
     bucket.remove("3.png")
     store = Bucket(bucket)
     pool = ThreadPoolExecutor(parallel) if parallel else None
-    found = list(PartnerPictures(store, embedder, Limits(), pool).read(wanted))
+    found = list(PartnerPictures(store, Limits(), 2, pool).read(wanted))
     assert widths(found) == [20, 21, 22, None, 24, 25, 26, 27, 28, 29]
     assert store.most == (4 if parallel else 1)
 
 
-def test_no_picture_is_read_before_it_is_asked_for_and_none_twice(embedder: Embedder) -> None:
+def test_no_picture_is_read_before_it_is_asked_for_and_none_twice() -> None:
     bucket = FakeBucket()
     wanted = points(bucket, 8)
     store = Bucket(bucket)
-    pictures = PartnerPictures(store, embedder, Limits())
-    pictures.keep([(wanted[1], ProofImage(picture(1, 33, 15)))])
+    pictures = PartnerPictures(store, Limits(), 2)
+    pictures.start({"sha of 1": png(1, 33, 15)})
     assert widths([next(pictures.read(wanted))]) == [20]
     assert store.read_keys == ["0.png", "2.png", "3.png"]  # one of this batch needs no reading
     assert widths(list(pictures.read(wanted[:4]))) == [20, 33, 22, 23]
     assert len(store.read_keys) == 3
-    pictures.keep([])
+    pictures.start({})
     assert widths(list(pictures.read(wanted[:2]))) == [20, 21]
 
 
-def test_only_the_last_pictures_are_kept(embedder: Embedder) -> None:
+def test_only_the_last_pictures_are_kept() -> None:
     bucket = FakeBucket()
     wanted = points(bucket, 40)
     store = Bucket(bucket)
-    pictures = PartnerPictures(store, embedder, Limits())
+    pictures = PartnerPictures(store, Limits(), 2)
     assert None not in widths(list(pictures.read(wanted)))
     list(pictures.read(wanted[-4:]))
     assert len(store.read_keys) == 40
