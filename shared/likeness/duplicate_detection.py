@@ -7,7 +7,7 @@ the same moment, at least one finds the other's image.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -52,6 +52,8 @@ _RELATIONS = {
 }
 _CLOSEST_FIRST = list(Level)
 
+Settle = Callable[[Proof, ProofImage, ProofImage, Calibration], Proof]
+
 
 class NewImage(Struct, frozen=True):
     """An image as its point was written, with the network's input and the file."""
@@ -59,6 +61,13 @@ class NewImage(Struct, frozen=True):
     point: Point
     prepared: Prepared
     data: bytes
+
+
+class _Neighbours(NamedTuple):
+    """The nearest other images of an image as it is, and of the turned ones."""
+
+    upright: Sequence[Point]
+    turned: Sequence[Point]
 
 
 class _Match(NamedTuple):
@@ -77,9 +86,10 @@ class DuplicateDetector:
         pictures: PartnerPictures,
         stage: StageTimer = untimed,
         clock: Callable[[], float] = time.monotonic,
+        settle: Settle = Proof.settled,
     ) -> None:
         """`index`: its readers see the embedder's collection. `stage` is entered for each timed
-        step: embed, qdrant, proof.
+        step: embed, qdrant, proof. `settle` gives the proof that the pixels give.
         """
         self._index = index
         self._embedder = embedder
@@ -87,6 +97,7 @@ class DuplicateDetector:
         self._pictures = pictures
         self._stage = stage
         self._clock = clock
+        self._settle = settle
         self._ranker = Ranker(embedder.spec, calibration)
         self._groups = DuplicateGroups(index, embedder.fingerprint)
         self._turns = turns(embedder.spec.input)
@@ -112,14 +123,13 @@ class DuplicateDetector:
         self, images: Sequence[NewImage]
     ) -> tuple[list[tuple[NewImage, list[_Match]]], dict[ObjectRef, StoreUnavailable]]:
         in_turns = self._turned_features(images)
-        neighbours = iter(self._neighbours(images, in_turns))
+        all_neighbours = self._neighbours(images, in_turns)
         self._pictures.start({image.point.sha256: image.data for image in images})
         until_s = self._clock() + _PROOF_S
         found, failed = [], dict[ObjectRef, StoreUnavailable]()
-        for image, views in zip(images, in_turns, strict=True):
-            upright, others = next(neighbours), next(neighbours)
+        for image, views, neighbours in zip(images, in_turns, all_neighbours, strict=True):
             with self._stage("proof"):
-                proofs = self._proofs(image, views, upright, others)
+                proofs = self._proofs(image, views, neighbours)
                 try:
                     found.append((image, list(self._matches(image, proofs, until_s))))
                 except StoreUnavailable as error:
@@ -141,8 +151,10 @@ class DuplicateDetector:
 
     def _neighbours(
         self, images: Sequence[NewImage], in_turns: Sequence[Sequence[ImageFeatures]]
-    ) -> list[list[Candidate]]:
-        """Two for each image, all in one call: of the image as it is, and of the turned ones."""
+    ) -> list[_Neighbours]:
+        """Found in one call, and read in another: each view finds a page of its own with a margin,
+        and what is not compared would be three quarters of the answer.
+        """
         queries = []
         for image, views in zip(images, in_turns, strict=True):
             assert image.point.vector is not None
@@ -151,23 +163,29 @@ class DuplicateDetector:
                 ([view.vector for view in views] or [image.point.vector], _TURNED_NEIGHBOURS),
             ):
                 others = _other_images(image.point)
-                queries.append(NearestQuery(vectors, limit, filter=others, full=True))
+                queries.append(NearestQuery(vectors, limit, filter=others))
         with self._stage("qdrant"):
-            return self._index.nearest(queries)
+            found = iter(self._index.nearest(queries))
+            pages = [(next(found), next(found)) for _ in images]
+            ids = {each.point.id for both in pages for page in both for each in page}
+            read = self._index.retrieve_with_vectors(sorted(ids)) if ids else {}
+        return [
+            _Neighbours(*(_comparable(image.point, page, read) for page in both))
+            for image, both in zip(images, pages, strict=True)
+        ]
 
     def _proofs(
         self,
         image: NewImage,
         views: Sequence[ImageFeatures],
-        upright: Sequence[Candidate],
-        others: Sequence[Candidate],
+        neighbours: _Neighbours,
     ) -> list[tuple[Proof, Point]]:
         """What the index says of each neighbour: of several proofs the most promising one."""
         spec = self._embedder.spec
         best: dict[str, tuple[Proof, Point]] = {}
         for query, points in (
-            (features_of_point(image.point, spec), _comparable(image.point, upright)),
-            *_by_view(views, _comparable(image.point, others)),
+            (features_of_point(image.point, spec), neighbours.upright),
+            *_by_view(views, neighbours.turned),
         ):
             proofs = self._ranker.prove(query, [features_of_point(p, spec) for p in points])
             for proof, point in zip(proofs, points, strict=True):
@@ -201,15 +219,18 @@ class DuplicateDetector:
         if not picture or not other:
             return proof.verdict
         try:
-            return proof.settled(picture, other, self._calibration).verdict
+            return self._settle(proof, picture, other, self._calibration).verdict
         # arithmetic that fails on one odd picture must not keep it out of the index
         except (ArithmeticError, ValueError, MemoryError):
             return proof.verdict
 
 
-def _comparable(point: Point, neighbours: Sequence[Candidate]) -> list[Point]:
-    found = (neighbour.point for neighbour in neighbours)
-    return [other for other in found if other.tenant == point.tenant]
+def _comparable(point: Point, page: Sequence[Candidate], read: Mapping[str, Point]) -> list[Point]:
+    """The images that were found, as they were read: one may have been deleted in between."""
+    others = (read.get(found.point.id) for found in page)
+    return [
+        each for each in others if each and each.vector is not None and each.tenant == point.tenant
+    ]
 
 
 def _by_view(

@@ -176,18 +176,19 @@ def test_without_a_calibration_an_image_that_was_left_uncompared_is_written_agai
     assert world.point("a.png").compared
 
 
-def test_a_batch_of_new_images_takes_five_calls_and_two_more_with_duplicates(world: World) -> None:
+def test_a_batch_of_new_images_takes_six_calls_and_two_more_with_duplicates(world: World) -> None:
     world.put("a.png", png(1))
     for key, data in {"b.png": png(2), "c.png": png(3)}.items():
         world.bucket.put(key, data)
     index = Counting(world.index)
     world.deliver("b.png", "c.png", index=index)
-    plain = ["retrieve_payloads", "write", "nearest", "annotate", "retrieve_payloads"]
-    assert index.calls[1:] == plain  # after `prepare`
+    compared = ["retrieve_payloads", "write", "nearest", "retrieve_with_vectors"]
+    end = ["annotate", "retrieve_payloads"]
+    assert index.calls[1:] == [*compared, *end]  # after `prepare`
     world.bucket.put("d.jpg", jpeg(1))
     index = Counting(world.index)
     world.deliver("d.jpg", index=index)
-    assert index.calls[1:] == [*plain[:3], "regroup", "retrieve_payloads", *plain[3:]]
+    assert index.calls[1:] == [*compared, "regroup", "retrieve_payloads", *end]
 
 
 @pytest.mark.parametrize("transposition", list(Image.Transpose), ids=lambda each: each.name)
