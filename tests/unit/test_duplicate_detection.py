@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 from PIL import Image
 
 from likeness.drift import Difference, DriftConfig, DriftDetector
+from likeness.duplicate_detection import DuplicateDetector, NewImage
 from likeness.errors import (
     ConfigurationError,
     ImageTooLarge,
@@ -19,8 +21,11 @@ from likeness.errors import (
 )
 from likeness.filters import Schema
 from likeness.indexing import Outcome, Result
+from likeness.partner_pictures import PartnerPictures
 from likeness.ports import VectorIndex
-from likeness.records import ObjectBody, ObjectRef, Point
+from likeness.proof.proofs import Proof
+from likeness.proof.verdicts import Level, Verdict
+from likeness.records import ObjectBody, ObjectRef, Point, Relation, Version
 from likeness.settings import Limits
 from likeness.sync import settings_digest
 from tests.calibrations import BUNDLES
@@ -207,3 +212,94 @@ def test_a_turned_or_mirrored_copy_is_suspected_and_its_picture_read(
 
 def succeeded(outcomes: Sequence[Outcome]) -> bool:
     return all(outcome.error is None for outcome in outcomes)
+
+
+# With proofs of the test's own
+
+
+def compare(world: World, key: str, data: bytes, **options: Any) -> Point:
+    """Index an image, then compare it once more: with `settle` or `clock`."""
+    world.put(key, data)
+    stored = world.point(key)
+    image, _ = world.embedder.decode(data, Limits())
+    version = Version(stored.version.sequencer, stored.version.rev + 1)
+    bare = {"partners": (), "variants": (), "group": None, "original": None}
+    point = structs.replace(stored, version=version, compared=False, **bare)
+    model = world.embedder.fingerprint
+    index = world.index.for_model(model)
+    index.write(model, [point])
+    pictures = PartnerPictures(world.bucket, Limits(), world.embedder.spec.preprocessing)
+    detector = DuplicateDetector(index, world.embedder, world.calibration, pictures, **options)
+    new = NewImage(point, world.embedder.preprocess(image), data)
+    assert detector.compare([new]) == {}
+    return world.point(key)
+
+
+def settled_as(level: Level) -> Any:
+    def settle(proof: Proof, *others: Any) -> Proof:
+        return proof._replace(verdict=Verdict(level, 0.9), suspected=False)
+
+    return settle
+
+
+def test_a_variant_is_no_duplicate_and_has_a_group_of_its_own(world: World) -> None:
+    world.put("red.png", png(1))
+    point = compare(world, "blue.jpg", jpeg(1), settle=settled_as(Level.VARIANT))
+    assert point.partners == ()
+    assert [(each.key, each.verdict) for each in point.variants] == [("red.png", "variant")]
+    assert world.groups(Relation.VARIANT) == [("red.png", ["blue.jpg"])]
+    assert world.groups() == []
+
+
+def test_an_image_is_in_one_group_of_duplicates_and_another_of_variants(world: World) -> None:
+    world.put("red.png", png(1))
+    compare(world, "green.jpg", jpeg(1, quality=80), settle=settled_as(Level.VARIANT))
+    world.put("green again.jpg", jpeg(1, quality=80))
+    assert world.matches("green again.jpg")["green.jpg"] == "exact"
+    assert world.groups(Relation.VARIANT) == [("red.png", ["green.jpg"])]
+
+
+@pytest.mark.parametrize("level", [Level.SAME_ITEM, Level.SIMILAR, Level.NONE])
+def test_what_the_pixels_do_not_prove_is_no_duplicate(world: World, level: Level) -> None:
+    world.put("a.png", png(1))
+    point = compare(world, "b.jpg", jpeg(1), settle=settled_as(level))
+    assert (point.partners, point.variants, point.group, point.compared) == ((), (), None, True)
+
+
+@pytest.mark.parametrize("error", [ValueError, ArithmeticError, MemoryError])
+def test_a_proof_that_fails_does_not_stop_indexing(world: World, error: type[Exception]) -> None:
+    def settle(*arguments: Any) -> Proof:
+        raise error("a singular matrix")
+
+    world.put("a.png", png(1))
+    world.put("same.jpg", jpeg(1))
+    point = compare(world, "b.jpg", jpeg(1), settle=settle)
+    assert [each.key for each in point.partners] == ["same.jpg"]
+    assert point.compared
+
+
+def test_proofs_end_when_their_time_is_over(world: World) -> None:
+    for n in range(5):
+        world.put(f"{n}.jpg", jpeg(1, quality=70 + 2 * n))
+    now_s = [0.0]
+    settled: list[Proof] = []
+
+    def settle(proof: Proof, *others: Any) -> Proof:
+        now_s[0] += 8
+        settled.append(proof)
+        return settled_as(Level.COPY)(proof)  # type: ignore[no-any-return]
+
+    point = compare(world, "b.png", png(1), settle=settle, clock=lambda: now_s[0])
+    assert len(settled) == len(point.partners) == 3
+    assert point.compared
+
+
+def test_an_older_image_that_arrives_later_is_announced_as_the_original(world: World) -> None:
+    world.bucket.put("older.png", png(1))
+    world.put("newer.jpg", jpeg(1))
+    announced: list[Point] = []
+    world.deliver("older.png", announce=announced.extend)
+    [event] = announced
+    assert (event.ref.key, event.original) == ("older.png", None)
+    assert world.point("newer.jpg").original == event.id
+    assert world.groups() == [("older.png", ["newer.jpg"])]
