@@ -96,6 +96,12 @@ def test_only_the_pictures_of_suspected_duplicates_are_read(world: World) -> Non
     assert world.matches("again.png") == {"same.png": "exact"}
 
 
+@pytest.mark.fault(
+    "a suspected duplicate cannot be had for the proof by pixels: it changed, vanished, is denied "
+    "or damaged",
+    seen="the pair is no duplicate; the image is indexed",
+    heals="when either image is indexed again",
+)
 @pytest.mark.parametrize(
     "answer",
     [
@@ -119,6 +125,11 @@ def test_a_pair_whose_partner_cannot_be_had_is_no_duplicate_and_is_indexed_all_t
     assert world.point("b.jpg").compared
 
 
+@pytest.mark.fault(
+    "S3 does not answer while a suspected duplicate is read",
+    seen="nothing; the message stays in the queue",
+    heals="the retry compares the image, which is found by searches already",
+)
 def test_a_bucket_that_does_not_answer_fails_the_image_alone_and_the_retry_finds_the_duplicate(
     world: World,
 ) -> None:
@@ -135,6 +146,11 @@ def test_a_bucket_that_does_not_answer_fails_the_image_alone_and_the_retry_finds
     assert world.matches("b.jpg") == {"a.png": "copy"}
 
 
+@pytest.mark.fault(
+    "the function ends after an image was written and before it was compared with the others",
+    seen="the image is found, without its duplicates",
+    heals="the retry, or the drift function, compares it without writing it again",
+)
 @pytest.mark.parametrize("fails_at", ["nearest", "regroup", "annotate"])
 def test_what_a_function_left_uncompared_is_compared_by_the_next_without_another_write(
     world: World, fails_at: str

@@ -205,6 +205,11 @@ def test_images_form_the_same_groups_in_whatever_order_their_events_arrive(world
         world.index.clear()
 
 
+@pytest.mark.fault(
+    "duplicates are indexed by several functions at the same moment, call by call in random orders",
+    seen="nothing",
+    heals="an image is compared after it is written, and groups are read again once joined",
+)
 @pytest.mark.parametrize("seed", range(6))
 def test_twins_that_two_functions_index_at_the_same_moment_find_each_other(
     world: World, seed: int
