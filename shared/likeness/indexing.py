@@ -16,7 +16,8 @@ import msgspec
 from msgspec import Struct
 
 from likeness.descriptor_packing import pack
-from likeness.duplicate_detection import DuplicateDetector, NewImage
+from likeness.duplicate_candidates import NewImage
+from likeness.duplicate_detection import DuplicateDetector
 from likeness.duplicates import Announce, announced, no_announcement
 from likeness.embedding import BatchFeatures, Embedder, check_vector
 from likeness.errors import (

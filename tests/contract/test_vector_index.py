@@ -330,6 +330,7 @@ def test_annotations_are_stored_once_and_only_on_the_version_that_was_compared(
         annotated[0], vector=None, compared=True
     )
     prepared.annotate(MODEL, [with_matches(plain, matched)])  # a second function, later
+    prepared.annotate(MODEL, [])
     assert stored(prepared, "a").partners == ()
     assert sorted(keys(prepared, unit(1))) == ["a", "b", "c"]
 

@@ -11,7 +11,8 @@ from msgspec import structs
 from PIL import Image
 
 from likeness.drift import Difference, DriftConfig, DriftDetector
-from likeness.duplicate_detection import DuplicateDetector, NewImage
+from likeness.duplicate_candidates import NewImage
+from likeness.duplicate_detection import DuplicateDetector
 from likeness.errors import (
     ConfigurationError,
     ImageTooLarge,

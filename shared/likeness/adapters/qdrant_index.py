@@ -255,6 +255,8 @@ class QdrantIndex:
 
     def _change(self, model: str, changes: Sequence[PayloadChange]) -> None:
         """In one call. Its order is that of first writes: `strong` would need one fixed leader."""
+        if not changes:
+            return
         self.check_server()
         operations = [{"set_payload": change._asdict()} for change in changes]
         encoded: Any = msgspec.json.encode({"operations": operations})
