@@ -264,7 +264,7 @@ class Indexer:
         images, rejected = self._images([each for each in differing if each.state], outcomes)
         points += [*rejected, *(image.point for image in images)]
         stored = {each.ref for each in differing if self._lacks_comparison(each)}
-        if new := [point for point in points if point.ref not in stored]:
+        if new := [point for point in points if point.compared or point.ref not in stored]:
             with self._stage("qdrant"):
                 self._index.write(self.model, new)
         for point in points:
@@ -293,18 +293,25 @@ class Indexer:
                 rejected.append(self._rejected(snapshot, error))
             except (ConfigurationError, MemoryError) as error:
                 outcomes[snapshot.ref] = failed(snapshot.ref, error)
-        images = []
-        if decoded:
-            with self._stage("embed"):
-                features = self._embedder.extract([each.prepared.tensor for each in decoded])
-            for row, each in enumerate(decoded):
-                try:
-                    check_vector(features.vectors[row])
-                except ImageError as error:
-                    rejected.append(self._rejected(each.snapshot, error))
-                else:
-                    point = self._live(each, features, row)
-                    images.append(NewImage(point, each.prepared, each.data))
+        images, featureless = self._embedded(decoded)
+        return images, [*rejected, *featureless]
+
+    def _embedded(self, decoded: list[_DecodedImage]) -> tuple[list[NewImage], list[Point]]:
+        """Live images, and points of those in which the model sees nothing."""
+        images: list[NewImage] = []
+        rejected: list[Point] = []
+        if not decoded:
+            return images, rejected
+        with self._stage("embed"):
+            features = self._embedder.extract([each.prepared.tensor for each in decoded])
+        for row, each in enumerate(decoded):
+            try:
+                check_vector(features.vectors[row])
+            except ImageError as error:
+                rejected.append(self._rejected(each.snapshot, error))
+            else:
+                point = self._live(each, features, row)
+                images.append(NewImage(point, each.prepared, each.data))
         return images, rejected
 
     def _read(self, snapshot: _Snapshot) -> tuple[_Snapshot, ObjectBody | ImageError | None]:
@@ -356,7 +363,7 @@ class Indexer:
 
     def _point(self, snapshot: _Snapshot, state: State, **fields: Any) -> Point:
         stored = snapshot.point.version if snapshot.point else Version()
-        if self._lacks_comparison(snapshot):
+        if state is State.LIVE and self._lacks_comparison(snapshot):
             version = stored  # nothing is written
         elif snapshot.hint.sequencer > stored.sequencer:
             version = Version(snapshot.hint.sequencer)
