@@ -42,8 +42,11 @@ class World:
         self.deliver(key)
 
     def deliver(self, *keys: str, schema: Schema | None = None, **other: Any) -> list[Outcome]:
-        hints = [Hint(self.bucket.ref(key)) for key in keys]
+        hints = list(map(self.hint, keys))
         return list(self.indexer(schema, **other).reconcile(hints).values())
+
+    def hint(self, key: str) -> Hint:
+        return Hint(self.bucket.ref(key))
 
     def point(self, key: str) -> Point:
         point_id = self.id(key)

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
+from itertools import permutations
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
 
 from likeness.adapters.qdrant_points import PayloadChange, regrouping_changes
+from likeness.duplicate_detection import DuplicateDetector
 from likeness.duplicate_groups import DuplicateGroups, own_group_id
+from likeness.indexing import Indexer
+from likeness.partner_pictures import PartnerPictures
 from likeness.ports import VectorIndex
+from likeness.proof.pixel_proof import ProofImage
+from likeness.proof.proofs import Proof
+from likeness.proof.verdicts import Level, Verdict
 from likeness.records import (
     Hint,
     ImageInfo,
@@ -24,6 +32,7 @@ from likeness.records import (
     State,
     Version,
 )
+from likeness.settings import Limits
 from tests.calibrations import BUNDLES
 from tests.indexed_bucket import World
 from tests.indexes import open_index
@@ -244,3 +253,54 @@ def test_a_pair_between_two_groups_merges_them(world: World) -> None:
     own = world.index.for_model(world.embedder.fingerprint)
     DuplicateGroups(own, world.embedder.fingerprint).join({Relation.DUPLICATE: [between]})
     assert world.groups() == [("a.png", ["b.jpg", "c.png", "d.png", "e.jpg"])]
+
+
+# The real indexer, with pictures that are duplicates of some others only, as their widths say
+
+LINKS = {(100, 104), (104, 108), (112, 116)}
+JOINED = LINKS | {(108, 112)}
+
+
+def linked(links: set[tuple[int, int]]) -> Any:
+    def settle(proof: Proof, one: ProofImage, other: ProofImage, *_: Any) -> Proof:
+        widths = sorted((one.image.width, other.image.width))
+        level = Level.EDITED if tuple(widths) in links else Level.SAME_ITEM
+        return proof._replace(verdict=Verdict(level, 0.9))
+
+    return settle
+
+
+def linking(world: World, links: set[tuple[int, int]]) -> Indexer:
+    indexer = world.indexer()
+    index = world.index.for_model(world.embedder.fingerprint)
+    pictures = PartnerPictures(world.bucket, Limits(), world.embedder.spec.preprocessing)
+    indexer._duplicates = DuplicateDetector(
+        index, world.embedder, world.calibration, pictures, settle=linked(links)
+    )
+    return indexer
+
+
+@pytest.mark.parametrize(
+    ("links", "expected"),
+    [
+        (LINKS, [("104.png", ["100.png", "108.png"]), ("116.png", ["112.png"])]),
+        (JOINED, [("116.png", ["100.png", "104.png", "108.png", "112.png"])]),
+    ],
+    ids=["two groups", "one group"],
+)
+def test_overlapping_groups_are_the_same_in_every_order_of_events(
+    tmp_path: Path,
+    links: set[tuple[int, int]],
+    expected: list[tuple[str, list[str]]],
+) -> None:
+    world = World(tmp_path / "index", BUNDLES[0])
+    oldest_first = [116, 104, 100, 112, 108]
+    for width in oldest_first:
+        world.bucket.put(f"{width}.png", png(1, width, width * 3 // 4))
+    for order in Random(4).sample(list(permutations(oldest_first)), 24):
+        indexer, hints = linking(world, links), [world.hint(f"{width}.png") for width in order]
+        for at in range(0, len(hints), 2):
+            assert all(not each.error for each in indexer.reconcile(hints[at : at + 2]).values())
+        assert world.groups() == expected, order
+        world.index.clear()
+    world.index.close()
