@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -104,8 +105,6 @@ def _drawn() -> list[Pair]:
 
 
 def _decoded(data: bytes) -> Image.Image:
-    import io  # noqa: PLC0415
-
     return Image.open(io.BytesIO(data)).convert("RGB")
 
 

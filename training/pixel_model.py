@@ -253,7 +253,7 @@ def exported(model: HistGradientBoostingClassifier) -> BoostedTrees:
         trees.append(
             Tree(
                 tuple(np.where(leaf, -1, nodes["feature_idx"]).tolist()),
-                tuple(np.where(leaf, 0, nodes["num_threshold"]).tolist()),
+                tuple(float(f"{value:.6g}") for value in np.where(leaf, 0, nodes["num_threshold"])),
                 tuple(np.where(leaf, 0, nodes["left"]).tolist()),
                 tuple(np.where(leaf, 0, nodes["right"]).tolist()),
                 tuple(np.where(leaf, nodes["value"], 0).round(6).tolist()),

@@ -20,7 +20,7 @@ from likeness.errors import IndexMissing, InvalidRequest, ModelMismatch, Unsuppo
 from likeness.feedback import FeedbackEvent, FeedbackStore
 from likeness.filters import header_text
 from likeness.queries import MAX_QUERY_BYTES, ById, Source
-from likeness.records import ObjectRef, Page, State
+from likeness.records import ObjectRef, Page, Relation, State
 
 from . import request_parsing, responses, schemas, search_schemas, signals
 from .invocation import deadline_s, request_id
@@ -174,14 +174,14 @@ async def upload(service: Service, request: Request) -> Response:
 
 
 async def duplicates(service: Service, request: Request) -> Response:
-    options = parse_options(request, schemas.PageOptions)
+    options = parse_options(request, schemas.DuplicateOptions)
+    relation = Relation(options.relation)
+    found = Duplicates(service.gallery.index, relation)
     try:
-        groups, next_cursor = await asyncio.to_thread(
-            Duplicates(service.gallery.index).groups, options.limit, options.cursor
-        )
+        groups, next_cursor = await asyncio.to_thread(found.groups, options.limit, options.cursor)
     except IndexMissing:
         groups, next_cursor = [], None
-    listed = [responses.duplicate_group(group) for group in groups]
+    listed = [responses.duplicate_group(group, relation) for group in groups]
     return json_response(schemas.DuplicateGroups(groups=listed, next_cursor=next_cursor))
 
 

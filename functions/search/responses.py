@@ -14,7 +14,7 @@ from likeness.duplicates import Group
 from likeness.proof.proofs import Proof
 from likeness.proof.verdicts import Basis
 from likeness.queries import Answer, Comparison, Hit
-from likeness.records import Box, ObjectRef, Point, State
+from likeness.records import Box, DuplicateMatch, ObjectRef, Point, Relation, State
 
 from . import schemas, search_schemas
 
@@ -102,20 +102,27 @@ def status_url(ref: ObjectRef) -> str:
     return f"/v1/status?{urlencode({'key': ref.key})}"
 
 
-def duplicate_group(group: Group) -> schemas.DuplicateGroup:
+def duplicate_group(group: Group, relation: Relation) -> schemas.DuplicateGroup:
+    members = [*([group.original] if group.original else []), *group.copies]
+    # of two images, the one that was indexed last names the other
+    named = {match.id: match for point in members for match in point.matches(relation)}
+
+    def copy(point: Point) -> schemas.Member:
+        closest = next(iter(point.matches(relation)), named.get(point.id))
+        return _member(point, closest)
+
     return schemas.DuplicateGroup(
         id=group.id,
         original=_member(group.original) if group.original else None,
-        copies=[_member(point) for point in group.copies],
+        copies=[copy(point) for point in group.copies],
         more=group.more,
     )
 
 
-def _member(point: Point) -> schemas.Member:
+def _member(point: Point, match: DuplicateMatch | None = None) -> schemas.Member:
     member = schemas.Member(id=point.id, key=point.ref.key)
-    if point.partners:
-        member.verdict = point.partners[0].verdict
-        member.probability = point.partners[0].probability
+    if match:
+        member.verdict, member.probability = match.verdict, match.probability
     return member
 
 
