@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import colorsys
 import math
+import zlib
 from collections.abc import Callable, Mapping
 from functools import cache
 from typing import NamedTuple
@@ -40,7 +41,7 @@ class Family(NamedTuple):
 
 def drawn(family: str, number: int, content: int = 0) -> Image.Image:
     """Picture `number` of a family, RGB, 300 to 1,000 pixels a side. The same each time."""
-    key = list(FAMILIES).index(family)
+    key = zlib.crc32(family.encode())
     seeds = (key, number), (key, number, content + 1)
     return FAMILIES[family].draw(*(np.random.default_rng(seed) for seed in seeds)).convert("RGB")
 

@@ -30,7 +30,7 @@ from likeness.errors import ImageError
 from likeness.proof.verdicts import Level
 
 _NEAREST = 4
-_POOL = 60  # pictures of a family, at least, of which the nearest are hard negatives
+_POOL = 60  # pictures of a family, at least, that are held against their nearest
 _ACROSS = 4  # pairs of each family with another one
 _SAME_THUMBNAIL = 0.97  # correlation from which real pictures without labels may be the same
 
@@ -53,7 +53,7 @@ def write_pairs(
     writer = _FamilyWriter(
         family, work, list(pool), np.random.default_rng((seed, part, zlib.crc32(family.encode())))
     )
-    return [*writer.edits(count), *writer.variants(count), *writer.negatives(count)]
+    return [*writer.edits(count), *writer.variants(count), *writer.negatives()]
 
 
 class _FamilyWriter:
@@ -86,10 +86,10 @@ class _FamilyWriter:
                 original = self._original(picture)
                 yield Pair(original, file, self._family, "variant", Level.VARIANT)
 
-    def negatives(self, count: int) -> Iterator[Pair]:
+    def negatives(self) -> Iterator[Pair]:
         vectors, kept = _vectors(self._pool)
         cosines = vectors @ vectors.T
-        for n, picture in enumerate(kept[:count]):
+        for n, picture in enumerate(kept):
             others = [kept[m] for m in np.argsort(-cosines[n]) if m != n]
             different = [other for other in others[: 3 * _NEAREST] if self._differ(picture, other)]
             for other in different[:_NEAREST]:
