@@ -67,7 +67,7 @@ def text_page(design: Rng, _content: Rng) -> Image.Image:
     image, draw = _sheet(design, (440, 640), (600, 840))
     size = int(design.integers(9, 15))
     left = int(image.width * design.uniform(0.07, 0.15))
-    y = int(image.height * design.uniform(0.05, 0.12))
+    y = float(int(image.height * design.uniform(0.05, 0.12)))
     if design.random() < 0.6:
         _put(draw, (left, y), _title(design, 3), 2 * size)
         y += 4 * size
@@ -182,7 +182,7 @@ def chart(design: Rng, content: Rng) -> Image.Image:
     _put(draw, (width / 2, size), _title(design, 4), 1.3 * size, anchor="mt")
     box = (4 * size, 4 * size, width - 2 * size, height - 4 * size)
     colours = [_colour(design) for _ in range(int(design.integers(1, 5)))]
-    kind = design.integers(5)
+    kind = int(design.integers(5))
     if kind == 4:
         _pie(draw, box, design, content)
         return image
@@ -211,7 +211,10 @@ def map_sheet(design: Rng, _content: Rng) -> Image.Image:
             draw.line(road, _WHITE if width < 8 else (250, 215, 120), width)
     for _ in range(design.integers(6, 18)):
         _put(
-            draw, tuple(size * design.uniform(0, 0.9, 2)), _title(design, 1), design.integers(9, 16)
+            draw,
+            tuple(size * design.uniform(0, 0.9, 2)),
+            _title(design, 1),
+            int(design.integers(9, 16)),
         )
     return image
 
@@ -359,7 +362,9 @@ def product(design: Rng, content: Rng) -> Image.Image:
     ImageDraw.Draw(mask).polygon(_flat(outline), 255)
     body = Image.new("RGB", image.size, _colour(content))
     _pattern(ImageDraw.Draw(body), size, _colour(content), design)
-    light = np.linspace(*design.uniform([0.6, 0.9], [0.9, 1.2]), image.width)[None, :, None]
+    light = np.linspace(design.uniform(0.6, 0.9), design.uniform(0.9, 1.2), image.width)[
+        None, :, None
+    ]
     image.paste(_image(np.asarray(body) * light), mask=mask.filter(ImageFilter.GaussianBlur(1)))
     return image
 

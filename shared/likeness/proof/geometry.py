@@ -16,13 +16,15 @@ from numpy.typing import NDArray
 
 MATCHES = 64  # the strongest mutual matches of each candidate that are used
 _PROPOSERS = 12  # of these, the strongest whose pairs propose transforms: 66 pairs
-_SCALES = (0.3, 3.3)  # a proposed transform shrinks and enlarges no further
+_SCALE = 3.3  # a proposed transform shrinks and enlarges no further
+_FLATTEST = 0.01  # area of a transformed unit square that residuals are measured by, at least
 
 
 class Verification(NamedTuple):
     """The result of verifying K candidates.
 
-    score (K,): Σ weight · max(0, 1 − (residual / θ)²) of the best transform.
+    score (K,): Σ weight · max(0, 1 − (residual / θ)²) of the best transform. Residuals are measured
+    halfway between the scales of both images, so that either one may be the query.
     inliers (K,): matches within θ of it. affine (K, 2, 3): query position (x, y, 1) → candidate
     position, in cells. matches (K, M, 2): descriptor numbers of query and candidate, by falling
     weight; inlier (K, M): which of them agree.
@@ -121,11 +123,12 @@ def _proposals(
     The first is the identity, which also replaces degenerate and implausible proposals.
     """
     one, two = np.array([(0, 0), *combinations(range(min(_PROPOSERS, source.shape[1])), 2)]).T
-    base = source[:, two] - source[:, one]
+    base, image = source[:, two] - source[:, one], target[:, two] - target[:, one]
     plausible = (np.abs(base) > 1) & (weights[:, one] > 0) & (weights[:, two] > 0)
-    ratio = (target[:, two] - target[:, one]) / np.where(plausible, base, 1)
+    plausible &= np.abs(image) > 1
+    ratio = image / np.where(plausible, base, 1)
     size = np.abs(ratio)
-    plausible &= (size > _SCALES[0]) & (size < _SCALES[1])
+    plausible &= (size > 1 / _SCALE) & (size < _SCALE)
     turn = np.where(plausible, ratio, 1).astype(np.complex64)
     shift = np.where(plausible, target[:, one] - turn * source[:, one], 0)
     return turn, shift.astype(np.complex64)
@@ -143,7 +146,7 @@ def _agreement(
     apart = similar @ np.stack([source, np.ones_like(source), target], axis=1)
     agreement: NDArray[np.float32] = np.square(apart.real)
     agreement += np.square(apart.imag)
-    agreement *= np.float32(-1 / tolerance**2)
+    agreement *= (-1 / tolerance**2 / np.abs(turn))[..., None]
     agreement += 1
     np.maximum(agreement, 0, out=agreement)
     return agreement
@@ -172,6 +175,7 @@ def _score(
     """Soft inlier score (K,), and which matches are within the tolerance (K, M)."""
     x, y = source.real[:, None], source.imag[:, None]
     moved = affine[..., :1] * x + affine[..., 1:2] * y + affine[..., 2:]
-    residual = np.hypot(moved[:, 0] - target.real, moved[:, 1] - target.imag)
-    agreement = np.maximum(0, 1 - (residual / tolerance) ** 2)
+    squared = np.square(moved[:, 0] - target.real) + np.square(moved[:, 1] - target.imag)
+    scale = np.sqrt(np.maximum(_FLATTEST, np.abs(np.linalg.det(affine[..., :2]))))
+    agreement = np.maximum(0, 1 - squared / (tolerance**2 * scale[:, None]))
     return (agreement * weights).sum(axis=1), (agreement > 0) & (weights > 0)

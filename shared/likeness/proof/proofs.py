@@ -44,9 +44,7 @@ class Proof(NamedTuple):
     suspected: bool = False
     pixels: PixelProof | None = None
 
-    def settled(
-        self, query: ProofImage, target: ProofImage, calibration: Calibration
-    ) -> Proof:
+    def settled(self, query: ProofImage, target: ProofImage, calibration: Calibration) -> Proof:
         """The same with the verdict that the pixels give."""
         found = prove_pixels(query, target, calibration)
         if self.verdict.level is Level.EXACT:
