@@ -27,7 +27,7 @@ class Verification(NamedTuple):
     halfway between the scales of both images, so that either one may be the query.
     inliers (K,): matches within θ of it. affine (K, 2, 3): query position (x, y, 1) → candidate
     position, in cells. matches (K, M, 2): descriptor numbers of query and candidate, by falling
-    weight; inlier (K, M): which of them agree.
+    weight; inlier (K, M): which of them agree; weights (K, M): 0 for what is no match.
     """
 
     score: NDArray[np.float32]
@@ -35,6 +35,7 @@ class Verification(NamedTuple):
     affine: NDArray[np.float32]
     matches: NDArray[np.intp]
     inlier: NDArray[np.bool_]
+    weights: NDArray[np.float32]
 
     def subset(self, rows: NDArray[np.intp]) -> Verification:
         """The same for some of the candidates."""
@@ -44,6 +45,7 @@ class Verification(NamedTuple):
             self.affine[rows],
             self.matches[rows],
             self.inlier[rows],
+            self.weights[rows],
         )
 
 
@@ -56,16 +58,17 @@ def verify(
     floor: float = 0.5,
     tolerance: float = 1.25,
 ) -> Verification:
-    """Match one query with K candidates.
+    """Match one query with K candidates, or K queries with one candidate each.
 
-    query (n, D) and candidates (K, m, D): float32 unit rows; a row of zeros matches nothing.
-    query_at (n, 2), candidates_at (K, m, 2): positions in cells. `floor`: the cosine from which a
-    match counts; `tolerance`: θ, in cells.
+    query (n, D) or (K, n, D) and candidates (K, m, D): float32 unit rows; a row of zeros matches
+    nothing. query_at (n, 2) or (K, n, 2), candidates_at (K, m, 2): positions in cells. `floor`: the
+    cosine from which a match counts; `tolerance`: θ, in cells.
     """
     matches, weights = _mutual_matches(query, candidates, floor)
     every = np.arange(len(candidates))[:, None]
     # complex numbers: a similarity is z · p + t
-    source = _complex(query_at)[matches[..., 0]]
+    queries_at = np.broadcast_to(query_at, (len(candidates), *query_at.shape[-2:]))
+    source = _complex(queries_at)[every, matches[..., 0]]
     target = _complex(candidates_at)[every, matches[..., 1]]
     turn, shift = _proposals(source, target, weights)
     agreement = _agreement(turn, shift, source, target, tolerance)
@@ -85,22 +88,52 @@ def verify(
         np.where(better[:, None, None], refitted, similar).astype(np.float32),
         matches,
         inlier,
+        weights,
     )
+
+
+def distinctness(
+    query: NDArray[np.float32], candidates: NDArray[np.float32], found: Verification
+) -> NDArray[np.float32]:
+    """How much more alike the two of each match are than either is to the second best, (K, M).
+
+    In a page of text or a woven pattern everything matches everything, which proves little.
+    """
+    cosines = _cosines(query, candidates)
+    numbers, ranks = np.nonzero(found.weights)
+    of_query, of_candidate = found.matches[numbers, ranks].T
+    place = numbers, of_candidate, of_query
+    best = cosines[place]
+    cosines[place] = -1
+    second = np.maximum(
+        cosines.max(axis=2)[numbers, of_candidate], cosines.max(axis=1)[numbers, of_query]
+    )
+    margins = np.zeros_like(found.weights)
+    margins[numbers, ranks] = np.maximum(0, best - second)
+    return margins
+
+
+def _cosines(query: NDArray[np.float32], candidates: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(K, m, n)."""
+    if query.ndim == 3:
+        return candidates @ query.swapaxes(1, 2)
+    count, rows, dim = candidates.shape
+    return (candidates.reshape(-1, dim) @ query.T).reshape(count, rows, len(query))
 
 
 def _mutual_matches(
     query: NDArray[np.float32], candidates: NDArray[np.float32], floor: float
 ) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
     """Numbers (K, M, 2) and weights max(0, cos − floor) (K, M), by falling weight."""
-    count, rows, dim = candidates.shape
-    cosines = (candidates.reshape(-1, dim) @ query.T).reshape(count, rows, len(query))
+    cosines = _cosines(query, candidates)
+    count, rows, length = cosines.shape
     every = np.arange(count)[:, None]
     of_candidate = cosines.argmax(axis=2)
     strength = cosines[every, np.arange(rows), of_candidate]
     # max is several times as fast as argmax
     image, row = np.nonzero(strength == cosines.max(axis=1)[every, of_candidate])
-    of_query = np.zeros((count, len(query)), np.intp)
-    weights = np.zeros((count, len(query)), np.float32)
+    of_query = np.zeros((count, length), np.intp)
+    weights = np.zeros((count, length), np.float32)
     # of equal rows the first counts as the neighbour: it is written last
     image, row = image[::-1], row[::-1]
     place = image, of_candidate[image, row]
