@@ -52,12 +52,14 @@ _TRIES = 20
 
 class Edit(NamedTuple):
     """`make` takes an upright RGB image of any size, a function that returns another image (for
-    scenes) and a random generator; it returns the edited file.
+    scenes) and a random generator; it returns the edited file. upright: whether the edit shows the
+    image upright and alone, so that the index can suspect it.
     """
 
     name: str
     level: Level
     make: Make
+    upright: bool = True
 
 
 def _copied(
@@ -558,7 +560,7 @@ EDITS: tuple[Edit, ...] = (
     Edit("zoomed", Level.EDITED, partial(_changed, _zoomed, _GOOD)),
     Edit("rotated", Level.EDITED, partial(_changed, _rotated, _GOOD)),
     Edit("perspective", Level.EDITED, partial(_changed, _in_perspective, _GOOD)),
-    Edit("mirrored", Level.EDITED, partial(_changed, _mirrored, _GOOD)),
+    Edit("mirrored", Level.EDITED, partial(_changed, _mirrored, _GOOD), upright=False),
     Edit("recoloured", Level.EDITED, partial(_changed, _visibly_recoloured, _GOOD)),
     Edit("grey", Level.EDITED, partial(_changed, _grey, _GOOD)),
     Edit("text", Level.EDITED, partial(_changed, _captioned, _GOOD)),
@@ -568,13 +570,13 @@ EDITS: tuple[Edit, ...] = (
     Edit("tone", Level.EDITED, partial(_changed, _toned, _GOOD)),
     Edit("hue", Level.EDITED, partial(_changed, _hue_shifted, _GOOD)),
     Edit("watermark", Level.EDITED, partial(_changed, _watermarked, _GOOD)),
-    Edit("quarter turn", Level.EDITED, partial(_changed, _quarter_turned, _GOOD)),
-    Edit("half turn", Level.EDITED, partial(_changed, _half_turned, _GOOD)),
+    Edit("quarter turn", Level.EDITED, partial(_changed, _quarter_turned, _GOOD), upright=False),
+    Edit("half turn", Level.EDITED, partial(_changed, _half_turned, _GOOD), upright=False),
     Edit("blurred", Level.EDITED, partial(_changed, _blurred, _GOOD)),
     Edit("noisy", Level.EDITED, partial(_changed, _noisy, _GOOD)),
     Edit("strong", Level.EDITED, partial(_changed, _cropped_and_recoloured, _STRONG)),
-    Edit("in a scene", Level.EDITED, _placed),
-    Edit("screenshot", Level.EDITED, partial(_composed, _on_a_phone)),
-    Edit("collage", Level.EDITED, partial(_composed, _in_a_collage)),
-    Edit("photo of a screen", Level.EDITED, partial(_composed, _from_a_screen)),
+    Edit("in a scene", Level.EDITED, _placed, upright=False),
+    Edit("screenshot", Level.EDITED, partial(_composed, _on_a_phone), upright=False),
+    Edit("collage", Level.EDITED, partial(_composed, _in_a_collage), upright=False),
+    Edit("photo of a screen", Level.EDITED, partial(_composed, _from_a_screen), upright=False),
 )
