@@ -16,8 +16,6 @@ Floats = NDArray[np.float64]
 _RIDGE = 1e-2
 _STEPS = 100
 _HALVINGS = 30
-# The threshold is this far above the highest probability that must not be claimed.
-_MARGIN = 1e-9
 
 
 def fit(
@@ -107,17 +105,6 @@ def _balanced(close: NDArray[np.bool_]) -> Floats:
     """Both classes count the same, however many pairs each has."""
     share = np.where(close, 0.5 / max(1, close.sum()), 0.5 / max(1, (~close).sum()))
     return np.asarray(share * len(close))
-
-
-def threshold_for(false: Floats, max_rate: float, floor: float = 0.5) -> float:
-    """The lowest threshold, from `floor` up, that at most this share of the pairs reaches which are
-    not close: `false` (N,) are the probabilities claimed for them.
-    """
-    falling = np.sort(false)[::-1]
-    allowed = int(max_rate * len(falling))
-    if allowed >= len(falling):
-        return floor
-    return max(floor, float(falling[allowed]) + _MARGIN)
 
 
 def upper_bound(count: int, of: int, confidence: float = 0.95) -> float:
