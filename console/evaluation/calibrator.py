@@ -36,7 +36,7 @@ from .logistic_regression import fit, upper_bound
 # A level is loosened only if its claims about different things are surely rarer than this.
 _MAX_FALSE_RATES = {Level.SAME_ITEM: 0.01, Level.SIMILAR: 0.05}
 # Real pairs of one thing that are needed to say what the same item is; edits are no such pairs.
-_MIN_REAL_PAIRS = 100
+_MIN_REAL_PAIRS = 30
 # The share of edits that the index must suspect, in half of the families at least.
 _SUSPECTED = 0.98
 # What an edit counts beside a real pair, where a level is learnt from both.
@@ -117,7 +117,7 @@ def run(
         return track(numbers, "editing and comparing", console=out, transient=True)
 
     pairs = make_pairs(items, embedder, images, seed, progress, known or uncalibrated(model))
-    count = len(np.unique(pairs.image))
+    count = len(np.unique(pairs.image[pairs.edited]))
     show(held_out_result(pairs, model, known), count, out)
     if dry_run:
         out.print("nothing written")
