@@ -73,7 +73,8 @@ def facts_of(
     found = verified(*affines, score=score)
     cosines = np.full(len(affines), cosine, np.float32)
     margins = np.tile(MARGINS, (len(affines), 1))
-    return evidence(cosines, found, margins, SIDE, PICTURE[None], candidates)
+    varied = np.full(len(affines), 0.2, np.float32)
+    return evidence(cosines, found, margins, varied, SIDE, PICTURE[None], candidates)
 
 
 def look(
@@ -141,9 +142,8 @@ def test_a_negative_agrees_nowhere() -> None:
 def test_what_is_smooth_proves_nothing_however_alike_it_is() -> None:
     """Two skies: the same gradient, which the colours of many pictures have."""
     sky = layout(lambda x, y: np.stack([y, y, 0.5 + y / 2], axis=-1) + 0 * x[:, None])
-    found = evidence(
-        *(np.ones(1, np.float32), verified(IDENTITY), MARGINS[None], SIDE, sky[None], sky[None])
-    )
+    one = np.ones(1, np.float32)
+    found = evidence(one, verified(IDENTITY), MARGINS[None], one, SIDE, sky[None], sky[None])
     assert found.is_flat()[0]
     assert found.aligned[0] < 0.2
     assert found.in_place[0] < 0.2

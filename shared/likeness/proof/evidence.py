@@ -11,9 +11,10 @@ from likeness.descriptor_packing import cell_positions
 from likeness.proof.geometry import Verification
 from likeness.proof.photometry import compare_layouts
 
-PAIR_FEATURES = 7
+PAIR_FEATURES = 10
 _FULL_SCORE = 32.0  # 64 descriptors, each with the weight 1 − 0.5 of a perfect match
 _FULL_MARGIN = 16.0  # of the same, each a quarter more alike than any other
+_FULL_VARIETY = 0.25  # that of a photo full of different things
 # Layouts with less detail belong to a sky, a fog or a dark frame: those show nothing of their own.
 _FLAT = 0.012
 
@@ -22,15 +23,16 @@ class Evidence(NamedTuple):
     """Facts about K pairs of images, each (K,).
 
     geometry: soft inlier score. distinct: the sum of the margins by which the agreeing matches are
-    better than the second best; share: of the margins of all matches. overlap_first,
-    overlap_second: share of either frame that the other shows. The others are those of
-    `photometry.LayoutAgreement`.
+    better than the second best; share: of the margins of all matches. variety: that of
+    `geometry.variety`, of the image that has less. overlap_first, overlap_second: share of either
+    frame that the other shows. The others are those of `photometry.LayoutAgreement`.
     """
 
     cosine: NDArray[np.float32]
     geometry: NDArray[np.float32]
     distinct: NDArray[np.float32]
     share: NDArray[np.float32]
+    variety: NDArray[np.float32]
     overlap_first: NDArray[np.float32]
     overlap_second: NDArray[np.float32]
     aligned: NDArray[np.float32]
@@ -50,14 +52,16 @@ def evidence(
     cosines: NDArray[np.float32],
     verified: Verification,
     margins: NDArray[np.float32],
+    variety: NDArray[np.float32],
     side: int,
     first: NDArray[np.uint8],
     second: NDArray[np.uint8],
 ) -> Evidence:
     """Facts about K pairs, given their cosines (K,) and what geometry found.
 
-    margins (K, M): those of `geometry.distinctness`. side: cells along an edge of the local map;
-    first (1 or K, c, c, 3) and second (K, c, c, 3): layouts of any one size.
+    margins (K, M): those of `geometry.distinctness`; variety (K,): as in `Evidence`. side: cells
+    along an edge of the local map; first (1 or K, c, c, 3) and second (K, c, c, 3): layouts of any
+    one size.
     """
     cells = second.shape[1]
     # centres of the layout's cells, in cells of the local map
@@ -71,6 +75,7 @@ def evidence(
         verified.score,
         distinct,
         distinct / np.maximum(np.float32(1e-6), margins.sum(axis=1)),
+        variety,
         inside.mean(axis=1, dtype=np.float32),
         _coverage(verified.affine, side),
         *compare_layouts(first, second, in_layout, inside),
@@ -78,15 +83,24 @@ def evidence(
 
 
 def pair_features(facts: Evidence) -> NDArray[np.float64]:
-    """(K, PAIR_FEATURES), from 0 to about 1. More of each speaks for sameness, never against it."""
+    """(K, PAIR_FEATURES), from 0 to about 1. More of each speaks for sameness, never against it.
+
+    Three of them count for as much as there is variety in both images: where everything looks
+    alike, agreement is no sign of one thing.
+    """
+    nearness = -np.log10(np.clip(1 - facts.cosine, 0, 1) + 1e-3) / 3
+    varied = np.minimum(1, facts.variety / _FULL_VARIETY)
     columns = [
         np.maximum(0, facts.cosine),
-        -np.log10(np.clip(1 - facts.cosine, 0, 1) + 1e-3) / 3,
+        nearness,
         np.log1p(facts.geometry) / np.log1p(_FULL_SCORE),
         np.log1p(facts.distinct) / np.log1p(_FULL_MARGIN),
         facts.share,
         facts.aligned,
         facts.in_place,
+        nearness * varied,
+        np.log1p(facts.distinct * varied**2) / np.log1p(_FULL_MARGIN),
+        facts.aligned * varied,
     ]
     return np.stack(columns, axis=1).astype(np.float64)
 

@@ -113,6 +113,20 @@ def distinctness(
     return margins
 
 
+def variety(local: NDArray[np.float32]) -> NDArray[np.float32]:
+    """How unlike each other the descriptors of K images (K, m, D) are, (K,), 0 to 1.
+
+    The mean of 1 − cosine to the most alike other of the same image: little for a page of text or a
+    woven pattern, whose parts match those of any other such image.
+    """
+    known = np.einsum("kmd,kmd->km", local, local) > 0.5  # rows of zeros are none
+    cosines = local @ local.swapaxes(1, 2)
+    diagonal = np.arange(local.shape[1])
+    cosines[:, diagonal, diagonal] = -1
+    unlike = np.clip(1 - cosines.max(axis=2), 0, 1) * known
+    return np.asarray(unlike.sum(axis=1) / np.maximum(1, known.sum(axis=1)), np.float32)
+
+
 def _cosines(query: NDArray[np.float32], candidates: NDArray[np.float32]) -> NDArray[np.float32]:
     """(K, m, n)."""
     if query.ndim == 3:

@@ -14,7 +14,7 @@ from likeness.features import ImageFeatures, packed_descriptors
 from likeness.model import ModelSpec
 from likeness.preprocessing import COLOURS
 from likeness.proof.evidence import UNKNOWN_COLOURS, Evidence, evidence, pair_features
-from likeness.proof.geometry import Verification, distinctness, verify
+from likeness.proof.geometry import Verification, distinctness, variety, verify
 from likeness.proof.pixel_proof import PixelProof, ProofImage, prove_pixels
 from likeness.proof.verdicts import Basis, Calibration, IndexVerdict, Level, Verdict, judge
 from likeness.records import WHOLE, Box
@@ -67,7 +67,7 @@ class VerifiedPairs(NamedTuple):
     The order depends on what the two images are, not on which of them is the query: so a pair has
     the same facts and the same verdict both ways. `swapped` (K,): the query is the second.
     first_at, second_at (K, n, 2): positions of the descriptors, in cells of a map with `side` cells
-    along an edge. margins (K, M): of `geometry.distinctness`.
+    along an edge. margins (K, M): of `geometry.distinctness`; variety (K,): as in `Evidence`.
     """
 
     first: list[ImageFeatures]
@@ -78,6 +78,7 @@ class VerifiedPairs(NamedTuple):
     second_at: NDArray[np.float32]
     verification: Verification
     margins: NDArray[np.float32]
+    variety: NDArray[np.float32]
 
     def pair_features(self) -> NDArray[np.float64]:
         """The features that verdicts rest on: (K, PAIR_FEATURES)."""
@@ -89,6 +90,7 @@ class VerifiedPairs(NamedTuple):
             _cosines(self.first, self.second),
             self.verification,
             self.margins,
+            self.variety,
             self.side,
             np.stack([_layout(image) for image in self.first]),
             np.stack([_layout(image) for image in self.second]),
@@ -158,6 +160,7 @@ def verify_pairs(
     others = np.arange(1, len(images))
     one, two = np.where(swapped, others, 0), np.where(swapped, 0, others)
     found = verify(local[one], at[one], local[two], at[two])
+    each = variety(local)
     return VerifiedPairs(
         [images[row] for row in one],
         [images[row] for row in two],
@@ -167,6 +170,7 @@ def verify_pairs(
         at[two],
         found,
         distinctness(local[one], local[two], found),
+        np.minimum(each[0], each[1:]),
     )
 
 
