@@ -17,6 +17,7 @@ from likeness.descriptor_packing import cell_positions
 from likeness.errors import ModelBundleError
 from likeness.proof.evidence import PAIR_FEATURES, Evidence, evidence, pair_features
 from likeness.proof.geometry import Verification
+from likeness.proof.photometry import detail
 from likeness.proof.verdicts import (
     CALIBRATION,
     FITTED_LEVELS,
@@ -74,7 +75,8 @@ def facts_of(
     cosines = np.full(len(affines), cosine, np.float32)
     margins = np.tile(MARGINS, (len(affines), 1))
     varied = np.full(len(affines), 0.2, np.float32)
-    return evidence(cosines, found, margins, varied, SIDE, PICTURE[None], candidates)
+    mine = np.repeat(detail(PICTURE[None]), len(affines), axis=0)
+    return evidence(cosines, found, margins, varied, SIDE, mine, detail(candidates))
 
 
 def look(
@@ -143,7 +145,8 @@ def test_what_is_smooth_proves_nothing_however_alike_it_is() -> None:
     """Two skies: the same gradient, which the colours of many pictures have."""
     sky = layout(lambda x, y: np.stack([y, y, 0.5 + y / 2], axis=-1) + 0 * x[:, None])
     one = np.ones(1, np.float32)
-    found = evidence(one, verified(IDENTITY), MARGINS[None], one, SIDE, sky[None], sky[None])
+    smooth = detail(sky[None])
+    found = evidence(one, verified(IDENTITY), MARGINS[None], one, SIDE, smooth, smooth)
     assert found.is_flat()[0]
     assert found.aligned[0] < 0.2
     assert found.in_place[0] < 0.2

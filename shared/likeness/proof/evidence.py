@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -54,16 +55,16 @@ def evidence(
     margins: NDArray[np.float32],
     variety: NDArray[np.float32],
     side: int,
-    first: NDArray[np.uint8],
-    second: NDArray[np.uint8],
+    first: NDArray[np.float32],
+    second: NDArray[np.float32],
 ) -> Evidence:
     """Facts about K pairs, given their cosines (K,) and what geometry found.
 
     margins (K, M): those of `geometry.distinctness`; variety (K,): as in `Evidence`. side: cells
-    along an edge of the local map; first (1 or K, c, c, 3) and second (K, c, c, 3): layouts of any
-    one size.
+    along an edge of the local map; first and second (K, 3, c²): `photometry.detail` of layouts of
+    any one size.
     """
-    cells = second.shape[1]
+    cells = math.isqrt(second.shape[2])
     # centres of the layout's cells, in cells of the local map
     centres = (cell_positions(cells).T.astype(np.float64) + 0.5) * side / cells - 0.5
     mapped = _transformed(verified.affine, centres)

@@ -7,6 +7,7 @@ what remains counts for as much as there is of it.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +22,7 @@ class LayoutAgreement(NamedTuple):
 
     aligned: correlation of the detail where the frames overlap; in_place: of cells in the same
     place of either frame; both are 0 where nothing agrees, and small where there is little detail.
-    contrast: the standard deviation of the detail, of the image that has less.
+    contrast: the root mean square of the detail, of the image that has less.
     """
 
     aligned: NDArray[np.float32]
@@ -30,27 +31,29 @@ class LayoutAgreement(NamedTuple):
 
 
 def compare_layouts(
-    first: NDArray[np.uint8],
-    second: NDArray[np.uint8],
+    first: NDArray[np.float32],
+    second: NDArray[np.float32],
     positions: NDArray[np.float64],
     overlapping: NDArray[np.bool_],
 ) -> LayoutAgreement:
-    """Compare layouts (K, c, c, 3), or one (1, c, c, 3), with K others.
+    """Compare the `detail` (K, 3, c²) of layouts with that of K others.
 
     positions (K, 2, c²): where each cell's centre of the first lies in the second's layout, (x, y)
     in cells; overlapping (K, c²): whether that is inside the second's frame.
     """
-    mine, theirs = _detail(first), _detail(second)
-    aligned = _sampled(theirs, positions, first.shape[1])
+    shown = overlapping[:, None].astype(np.float32)
+    aligned = _sampled(second, positions, math.isqrt(second.shape[2])) * shown
+    cells = second.shape[2]
+    power = np.minimum(_product(first, first), _product(second, second))
     return LayoutAgreement(
-        _correlation(mine, aligned, overlapping),
-        _correlation(mine, theirs, np.ones_like(overlapping)),
-        np.minimum(mine.std(axis=(1, 2)), theirs.std(axis=(1, 2))),
+        _correlation(first * shown, aligned, shown.sum(axis=(1, 2))),
+        _correlation(first, second, np.float32(cells)),
+        np.sqrt(power / (3 * cells)),
     )
 
 
-def _detail(layouts: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """(K, c, c, 3) → (K, 3, c²): each cell less the mean of the 3 × 3 cells around it."""
+def detail(layouts: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Layouts (K, c, c, 3) → (K, 3, c²), −1 to 1: cells less the means of the 3 × 3 around."""
     # loops over cells are fast, loops over three colours are not
     planes = np.moveaxis(layouts, 3, 1).astype(np.float32) / np.float32(255)
     smooth = _smoothed(_smoothed(planes).swapaxes(2, 3)).swapaxes(2, 3)
@@ -84,17 +87,13 @@ def _sampled(
 
 
 def _correlation(
-    first: NDArray[np.float32], second: NDArray[np.float32], mask: NDArray[np.bool_]
+    first: NDArray[np.float32], second: NDArray[np.float32], cells: NDArray[np.float32] | np.float32
 ) -> NDArray[np.float32]:
-    """Correlation (K,), from 0 up, of detail (K, 3, P) over the masked cells (K, P)."""
-    shown = mask[:, None].astype(np.float32)
-    counts = np.maximum(1, shown.sum(axis=2, keepdims=True))
-    a, b = (
-        (each - (each * shown).sum(axis=2, keepdims=True) / counts) * shown
-        for each in (first, second)
-    )
-    covariance, variance_a, variance_b = (
-        np.einsum("kcp,kcp->k", x, y) for x, y in ((a, b), (a, a), (b, b))
-    )
-    noise = np.float32(3 * _NOISE**2) * counts[:, 0, 0]
-    return np.asarray(np.maximum(0, covariance) / (np.sqrt(variance_a * variance_b) + noise))
+    """Correlation (K,), from 0 up, of detail (K, 3, P), which has no mean, over so many cells."""
+    scale = np.sqrt(_product(first, first) * _product(second, second)) + 3 * _NOISE**2 * cells
+    return np.asarray(np.maximum(0, _product(first, second)) / np.maximum(scale, 1e-9), np.float32)
+
+
+def _product(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Inner products (K,)."""
+    return np.asarray(np.einsum("kcp,kcp->k", first, second), np.float32)

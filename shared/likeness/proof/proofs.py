@@ -15,6 +15,7 @@ from likeness.model import ModelSpec
 from likeness.preprocessing import COLOURS
 from likeness.proof.evidence import UNKNOWN_COLOURS, Evidence, evidence, pair_features
 from likeness.proof.geometry import Verification, distinctness, variety, verify
+from likeness.proof.photometry import detail
 from likeness.proof.pixel_proof import PixelProof, ProofImage, prove_pixels
 from likeness.proof.verdicts import Basis, Calibration, IndexVerdict, Level, Verdict, judge
 from likeness.records import WHOLE, Box
@@ -67,7 +68,8 @@ class VerifiedPairs(NamedTuple):
     The order depends on what the two images are, not on which of them is the query: so a pair has
     the same facts and the same verdict both ways. `swapped` (K,): the query is the second.
     first_at, second_at (K, n, 2): positions of the descriptors, in cells of a map with `side` cells
-    along an edge. margins (K, M): of `geometry.distinctness`; variety (K,): as in `Evidence`.
+    along an edge; first_detail, second_detail (K, 3, c²): of their layouts. margins (K, M): of
+    `geometry.distinctness`; variety (K,): as in `Evidence`.
     """
 
     first: list[ImageFeatures]
@@ -76,6 +78,8 @@ class VerifiedPairs(NamedTuple):
     side: int
     first_at: NDArray[np.float32]
     second_at: NDArray[np.float32]
+    first_detail: NDArray[np.float32]
+    second_detail: NDArray[np.float32]
     verification: Verification
     margins: NDArray[np.float32]
     variety: NDArray[np.float32]
@@ -92,11 +96,13 @@ class VerifiedPairs(NamedTuple):
             self.margins,
             self.variety,
             self.side,
-            np.stack([_layout(image) for image in self.first]),
-            np.stack([_layout(image) for image in self.second]),
+            self.first_detail,
+            self.second_detail,
         )
         pairs = zip(self.first, self.second, strict=True)
         known = np.array([_has_layout(one) and _has_layout(other) for one, other in pairs])
+        if known.all():
+            return facts
         return facts._replace(
             **{
                 name: np.where(known, getattr(facts, name), np.float32(value))
@@ -160,7 +166,7 @@ def verify_pairs(
     others = np.arange(1, len(images))
     one, two = np.where(swapped, others, 0), np.where(swapped, 0, others)
     found = verify(local[one], at[one], local[two], at[two])
-    each = variety(local)
+    each, details = variety(local), detail(np.stack([_layout(image) for image in images]))
     return VerifiedPairs(
         [images[row] for row in one],
         [images[row] for row in two],
@@ -168,6 +174,8 @@ def verify_pairs(
         side,
         at[one],
         at[two],
+        details[one],
+        details[two],
         found,
         distinctness(local[one], local[two], found),
         np.minimum(each[0], each[1:]),

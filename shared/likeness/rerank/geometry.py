@@ -21,30 +21,36 @@ _CLEAR_COSINE, _CLEAR_LEAD = 0.95, 0.1
 
 def add_geometry_scores(task: RankingTask, order: Order) -> StageResult | None:
     """The stage: verify the best, and add their weighted geometry scores."""
-    return _verified(task, order, DEPTH)
-
-
-def verify_shown(task: RankingTask, order: Order) -> StageResult | None:
-    """Verify what is shown, as proof alone: the order then does not depend on how much is shown."""
-    return _verified(task, order, 0)
-
-
-def _verified(task: RankingTask, order: Order, depth: int) -> StageResult | None:
     assert task.calibration
     if _is_vector_only(task.views[0]):
         return None
     ranked = order.rows()
-    reordered = ranked[: 0 if _has_clear_winner(task, ranked) else depth]
-    rows = ranked[: max(len(reordered), task.shown)]
+    if _has_clear_winner(task, ranked):
+        return verify_shown(task, order)
+    reordered = ranked[:DEPTH]
+    geometry = _scores(task, order, reordered)
+    score = order.score.copy()
+    score[reordered] += np.float32(task.calibration.geometry) * geometry[reordered]
+    return StageResult(Order(score, order.view), geometry, ranked[: max(DEPTH, task.shown)])
+
+
+def verify_shown(task: RankingTask, order: Order) -> StageResult | None:
+    """Verify what is shown, as proof alone: the order then does not depend on how much is shown."""
+    if _is_vector_only(task.views[0]):
+        return None
+    unscored = np.full(len(task.candidates), np.nan, np.float32)
+    return StageResult(order, unscored, order.rows()[: task.shown])
+
+
+def _scores(task: RankingTask, order: Order, rows: NDArray[np.intp]) -> NDArray[np.float32]:
+    """Geometry scores (K,) of these rows, NaN for the others."""
     geometry = np.full(len(task.candidates), np.nan, np.float32)
     for number, view in enumerate(task.views):
         of_view = rows[order.view[rows] == number]
         if len(of_view):
             candidates = [task.candidates[row] for row in of_view]
             geometry[of_view] = geometry_scores(view, candidates, task.spec)
-    score = order.score.copy()
-    score[reordered] += np.float32(task.calibration.geometry) * geometry[reordered]
-    return StageResult(Order(score, order.view), geometry, rows)
+    return geometry
 
 
 def _is_vector_only(view: ImageFeatures) -> bool:

@@ -83,6 +83,7 @@ class Ranker:
         rows = order.rows()
         proven = np.intersect1d(np.concatenate(verified), rows[:shown])
         proofs = self._proofs(task, order, proven)
+        _fill(scores.get("geometry"), proofs)
         return RankedCandidates(rows, order.score, cosine, order.view, scores, proofs, skipped)
 
     def _proofs(self, task: RankingTask, order: Order, shown: NDArray[np.intp]) -> dict[int, Proof]:
@@ -105,3 +106,10 @@ class Ranker:
     ) -> NDArray[np.float64]:
         """The features that verdicts rest on, for at least one candidate: (K, PAIR_FEATURES)."""
         return verify_pairs(query, candidates, self._spec).pair_features()
+
+
+def _fill(geometry: NDArray[np.float32] | None, proofs: dict[int, Proof]) -> None:
+    """What was proven without having been reordered has the geometry score of its proof."""
+    for row, proof in proofs.items():
+        if geometry is not None and np.isnan(geometry[row]):
+            geometry[row] = proof.geometry
