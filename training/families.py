@@ -152,7 +152,7 @@ def _drawn(family: str, number: int) -> Picture:
         return drawings.drawn(family, number, content)
 
     data = png(drawings.drawn(family, number))
-    return Picture(str(number), data, variant=variant if varied else None)
+    return Picture(str(number), data, str(number), variant=variant if varied else None)
 
 
 def _real(folder: Path, row: Row, listed: _Listed) -> Picture:

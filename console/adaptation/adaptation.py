@@ -180,10 +180,7 @@ def _calibrated(
             yield number
             progress.advance(task)
 
-    pixels = known or calibrator.uncalibrated(report.model)
-    pairs = calibration_pairs.make_pairs(
-        items, embedder, _CALIBRATED_WITH, options.seed, advancing, pixels
-    )
+    pairs = calibration_pairs.make_pairs(items, embedder, _CALIBRATED_WITH, options.seed, advancing)
     made_from = f"{Path(report.source).name}, adapted"
     calibration = calibrator.fit_calibration(pairs, embedder.fingerprint, made_from, known)
     return calibration, calibrator.held_out_result(pairs, embedder.fingerprint, known)

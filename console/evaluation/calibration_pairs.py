@@ -7,6 +7,7 @@ neighbours of the same family: what looks alike and differs is what verdicts mus
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -20,7 +21,7 @@ from likeness.features import ImageFeatures
 from likeness.images import decode
 from likeness.proof.pixel_proof import ProofImage, prove_pixels
 from likeness.proof.proofs import verify_pairs
-from likeness.proof.verdicts import Calibration, Level
+from likeness.proof.verdicts import Level
 from likeness.settings import Limits
 
 from .datasets import DatasetError, Item
@@ -45,20 +46,23 @@ class Pairs(NamedTuple):
     """N pairs, each field (N, …).
 
     rows (N, F): features; flat: whether an image has too little detail to prove anything; level: as
-    a number in ORDER; proven: the level that pixels prove, or NO_PROOF; image: the number of the
-    image; edit: its name or ""; upright: whether the index can suspect this edit; labelled: whether
-    the level is known from edit or labels.
+    a number in ORDER; proven: the level that pixels prove, or NO_PROOF, and with which score;
+    image: the number of the image; edit: its name or ""; upright: whether the index can suspect
+    this edit; labelled: whether the level is known from edit or labels; apart: whether the dataset
+    names two things or designs.
     """
 
     rows: NDArray[np.float64]
     flat: NDArray[np.bool_]
     level: NDArray[np.intp]
     proven: NDArray[np.intp]
+    score: NDArray[np.float64]
     image: NDArray[np.intp]
     edit: NDArray[np.str_]
     upright: NDArray[np.bool_]
     family: NDArray[np.str_]
     labelled: NDArray[np.bool_]
+    apart: NDArray[np.bool_]
 
     def where(self, mask: NDArray[np.bool_]) -> Pairs:
         return Pairs._make(values[mask] for values in self)
@@ -90,11 +94,23 @@ class _Row(NamedTuple):
     flat: bool
     level: int
     proven: int
+    score: float
     image: int
     edit: str
     upright: bool
     family: str
     labelled: bool
+    apart: bool
+
+
+class _PixelLevel(NamedTuple):
+    """What the pixels of a pair prove: a number in ORDER, or NO_PROOF, and its log-odds."""
+
+    level: int
+    score: float
+
+
+_UNPROVEN = _PixelLevel(NO_PROOF, -math.inf)
 
 
 def make_pairs(
@@ -103,24 +119,24 @@ def make_pairs(
     images: int,
     seed: int,
     progress: Progress,
-    pixels: Calibration | None = None,
+    pixels: bool = True,
 ) -> Pairs:
     """Pairs from at most `images` edited images, and from more that are compared as they are.
 
-    With a calibration, `pixels`, the pairs are also compared pixel by pixel. Raises DatasetError if
-    there are too few.
+    pixels: whether those of the edited images are also compared pixel by pixel. Raises DatasetError
+    if there are too few.
     """
     rng = np.random.default_rng(seed)
     chosen = [items[n] for n in rng.permutation(len(items))]
     samples, scenes = _read_samples(chosen, embedder, images * _UNEDITED)
     if len(samples) < MIN_IMAGES:
         raise DatasetError(f"only {len(samples)} images can be read: {MIN_IMAGES} are needed")
-    maker = _PairMaker(samples, scenes, embedder, rng, pixels)
+    maker = _PairMaker(samples, scenes, embedder, rng)
     rows: list[_Row] = []
     for number in progress(range(len(samples))):
-        rows += maker.natural(number)
+        rows += maker.natural(number, pixels and number < images)
         if number < images:
-            rows += maker.edited(number)
+            rows += maker.edited(number, pixels)
     return Pairs._make(map(np.array, zip(*rows, strict=True)))
 
 
@@ -131,48 +147,45 @@ class _PairMaker:
         scenes: Sequence[Image.Image],
         embedder: Embedder,
         rng: np.random.Generator,
-        pixels: Calibration | None,
     ) -> None:
         self._samples, self._scenes, self._embedder = samples, scenes, embedder
-        self._rng, self._pixels = rng, pixels
+        self._rng = rng
         self._vectors = np.stack([sample.features.vector for sample in samples])
         self._families = np.array([sample.family for sample in samples])
         self._designs = np.array([sample.item.design for sample in samples], object)
         self._instances = np.array([sample.item.instance for sample in samples], object)
 
-    def natural(self, number: int) -> list[_Row]:
+    def natural(self, number: int, pixels: bool) -> list[_Row]:
         """The image with its nearest others, some at random, and some known to be close."""
         sample = self._samples[number]
         others = list(dict.fromkeys([*self._partners(number), *self._others(number)]))
         if not others:
             return []
         found = self._verified(sample.features, others)
-        image = ProofImage(sample.image()) if self._pixels else None
+        image = ProofImage(sample.image()) if pixels else None
         rows = []
         for features, flat, other in zip(*found, others, strict=True):
-            level, labelled = level_between(sample.item, self._samples[other].item)
-            proven = self._proven(image, self._samples[other])
-            known = (ORDER[level], proven, number, "", True, sample.family, labelled)
-            rows.append(_Row(features, flat, *known))
+            target = self._samples[other]
+            level, labelled = level_between(sample.item, target.item)
+            proven = _proven(image, ProofImage(target.image())) if image else _UNPROVEN
+            known = (ORDER[level], *proven, number, "", True, sample.family, labelled)
+            rows.append(_Row(features, flat, *known, are_told_apart(sample.item, target.item)))
         return rows
 
-    def edited(self, number: int) -> list[_Row]:
+    def edited(self, number: int, pixels: bool) -> list[_Row]:
         """The image with each edit of it."""
         sample, rows = self._samples[number], list[_Row]()
-        target = ProofImage(sample.image()) if self._pixels else None
+        target = ProofImage(sample.image()) if pixels else None
         for edit in EDITS:
             data = edit.make(sample.image(), self._another, self._rng)
             try:
                 query = features_of_file(self._embedder, data)[1]
             except ImageError:
                 continue  # an edit may leave an image without detail
-            proven = NO_PROOF
-            if self._pixels and target:
-                image = decode(data, Limits(), START_SIDE)[0]
-                proven = _proven(ProofImage(image), target, self._pixels)
-            known = (ORDER[Level(edit.level)], proven, number, edit.name, edit.upright)
+            proven = _proven(_proof_image(data), target) if target else _UNPROVEN
+            known = (ORDER[Level(edit.level)], *proven, number, edit.name, edit.upright)
             [features], [flat] = self._verified(query, [number])
-            rows.append(_Row(features, flat, *known, sample.family, True))
+            rows.append(_Row(features, flat, *known, sample.family, True, False))
         return rows
 
     def _verified(
@@ -182,11 +195,6 @@ class _PairMaker:
         candidates = [self._samples[other].features for other in others]
         found = verify_pairs(query, candidates, self._embedder.spec)
         return found.pair_features(), found.evidence().is_flat().tolist()
-
-    def _proven(self, image: ProofImage | None, other: _Sample) -> int:
-        if not image or not self._pixels:
-            return NO_PROOF
-        return _proven(image, ProofImage(other.image()), self._pixels)
 
     def _another(self) -> Image.Image:
         return self._scenes[int(self._rng.integers(len(self._scenes)))]
@@ -213,9 +221,16 @@ class _PairMaker:
         return [*nearest.tolist(), *self._rng.permutation(rows)[:_RANDOM].tolist()]
 
 
-def _proven(query: ProofImage, target: ProofImage, calibration: Calibration) -> int:
-    verdict = prove_pixels(query, target, calibration).verdict
-    return ORDER[verdict.level] if verdict else NO_PROOF
+def _proof_image(data: bytes) -> ProofImage:
+    return ProofImage(decode(data, Limits(), START_SIDE)[0])
+
+
+def _proven(query: ProofImage, target: ProofImage) -> _PixelLevel:
+    verdict = prove_pixels(query, target).verdict
+    if not verdict:
+        return _UNPROVEN
+    chance = min(verdict.probability, 1 - 1e-15)
+    return _PixelLevel(ORDER[verdict.level], math.log(chance / (1 - chance)))
 
 
 def _read_samples(
@@ -247,6 +262,12 @@ def level_between(one: Item, other: Item) -> tuple[Level, bool]:
     if one.label and other.label:
         return (Level.SIMILAR if one.label == other.label else Level.NONE), True
     return Level.NONE, False
+
+
+def are_told_apart(one: Item, other: Item) -> bool:
+    """Whether the dataset says that these are two things, or two designs."""
+    pairs = (one.instance, other.instance), (one.design, other.design)
+    return all(a != b for a, b in pairs if a and b) and any(a and b for a, b in pairs)
 
 
 def _are_known(one: Item, other: Item) -> bool:

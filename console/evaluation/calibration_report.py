@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from likeness.proof.pixel_proof import PROVEN_LEVELS
 from likeness.proof.verdicts import (
     FITTED_LEVELS,
     Calibration,
@@ -107,8 +109,19 @@ def _judged(calibration: Calibration, pairs: Pairs) -> _Judged:
     found = judge(calibration, pairs.rows, pairs.flat)
     levels = np.array([ORDER[each.verdict.level] for each in found])
     suspected = np.array([each.suspected for each in found])
-    called = np.where(pairs.proven == NO_PROOF, levels, pairs.proven)
+    proven = _proven(pairs, calibration.pixels)
+    called = np.where(proven == NO_PROOF, levels, proven)
     return _Judged(pairs, called, probabilities(calibration, pairs.rows), suspected)
+
+
+def _proven(pairs: Pairs, stricter: Mapping[str, float]) -> NDArray[np.intp]:
+    """The levels that pixels prove (N,) with these thresholds, or NO_PROOF."""
+    proven = pairs.proven.copy()
+    lower = [*(ORDER[level] for level in PROVEN_LEVELS[1:]), NO_PROOF]
+    for level, instead in zip(PROVEN_LEVELS, lower, strict=True):
+        fails = pairs.score < stricter.get(level, -math.inf)
+        proven[(proven == ORDER[level]) & fails] = instead
+    return proven
 
 
 def _result(judged: _Judged) -> HeldOutResult:

@@ -6,7 +6,7 @@ loosened on so few that they cannot show it to be safe.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -18,7 +18,6 @@ from rich.progress import track
 
 from likeness.embedding import Embedder
 from likeness.errors import ModelBundleError
-from likeness.proof.evidence import PAIR_FEATURES
 from likeness.proof.verdicts import (
     CALIBRATION,
     FITTED_LEVELS,
@@ -28,13 +27,16 @@ from likeness.proof.verdicts import (
     load_calibration,
 )
 
-from .calibration_pairs import ORDER, Pairs, make_pairs
+from .calibration_pairs import NO_PROOF, ORDER, Pairs, make_pairs
 from .calibration_report import HeldOutResult, folds, measure, show
 from .datasets import load
 from .logistic_regression import fit, upper_bound
 
 # A level is loosened only if its claims about different things are surely rarer than this.
 _MAX_FALSE_RATES = {Level.SAME_ITEM: 0.01, Level.SIMILAR: 0.05}
+# The pixel proof's thresholds rise until no larger share of known different pairs reaches a level.
+_MAX_FALSE_PROOFS = {Level.COPY: 0.0005, Level.EDITED: 0.005, Level.VARIANT: 0.02}
+_MARGIN = 1e-3  # log-odds above the highest score that must not be claimed
 # Real pairs of one thing that are needed to say what the same item is; edits are no such pairs.
 _MIN_REAL_PAIRS = 30
 # The share of edits that the index must suspect, in half of the families at least.
@@ -57,11 +59,17 @@ def fit_calibration(
         else:
             levels[level] = _unless_looser(_fit_level(pairs, level, prior), prior, pairs, level)
     suspicion = _fit_suspicion(pairs, known.suspicion if known else None)
+    pixels = _stricter(pairs, known.pixels if known else {})
     if known:
         return msgspec.structs.replace(
-            known, model=model, levels=levels, suspicion=suspicion, made_from=made_from
+            known,
+            model=model,
+            levels=levels,
+            suspicion=suspicion,
+            pixels=pixels,
+            made_from=made_from,
         )
-    return Calibration(model, levels, suspicion, made_from=made_from)
+    return Calibration(model, levels, suspicion, pixels=pixels, made_from=made_from)
 
 
 def held_out_result(pairs: Pairs, model: str, known: Calibration | None = None) -> HeldOutResult:
@@ -91,12 +99,6 @@ def starting_point(bundle: Path, model: str) -> Calibration | None:
         return None  # of another model or version: a new one replaces it
 
 
-def uncalibrated(model: str) -> Calibration:
-    """Claims nothing."""
-    never = LevelModel((0.0,) * PAIR_FEATURES, -10.0)
-    return Calibration(model, dict.fromkeys((level.value for level in FITTED_LEVELS), never), never)
-
-
 def run(
     dataset: Path,
     split: str | None,
@@ -116,7 +118,7 @@ def run(
     def progress(numbers: Iterable[int]) -> Iterable[int]:
         return track(numbers, "editing and comparing", console=out, transient=True)
 
-    pairs = make_pairs(items, embedder, images, seed, progress, known or uncalibrated(model))
+    pairs = make_pairs(items, embedder, images, seed, progress)
     count = len(np.unique(pairs.image[pairs.edited]))
     show(held_out_result(pairs, model, known), count, out)
     if dry_run:
@@ -163,6 +165,23 @@ def _fit_suspicion(pairs: Pairs, prior: LevelModel | None) -> LevelModel:
         for family in np.unique(used.family[close])
     ]
     return msgspec.structs.replace(fitted, threshold=float(np.median(lowest)))
+
+
+def _stricter(pairs: Pairs, known: Mapping[str, float]) -> dict[str, float]:
+    """Thresholds of the pixel proof above its own, where these pairs show that they must be.
+
+    Only pairs that the dataset tells apart count: others may be duplicates that nobody has named.
+    """
+    apart = pairs.where(pairs.apart & (pairs.level > ORDER[Level.VARIANT]))
+    thresholds = dict(known)
+    for level, rate in _MAX_FALSE_PROOFS.items():
+        claimed = (apart.proven != NO_PROOF) & (apart.proven <= ORDER[level])
+        falling = np.sort(apart.score[claimed])[::-1]
+        allowed = int(rate * len(apart.score))
+        if allowed < len(falling):
+            least = float(falling[allowed]) + _MARGIN
+            thresholds[level.value] = max(least, thresholds.get(level.value, least))
+    return thresholds
 
 
 def _equal_groups(groups: NDArray[np.str_], weights: NDArray[np.float64]) -> NDArray[np.float64]:

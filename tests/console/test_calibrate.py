@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from typer.testing import CliRunner
 
 from console.app import app
@@ -104,12 +105,31 @@ def test_what_was_learnt_from_half_holds_on_the_other_half(pairs: Pairs) -> None
 
 
 def test_what_pixels_prove_is_the_verdict(pairs: Pairs) -> None:
-    edited = calibrator.held_out_result(pairs._replace(proven=pairs.level), "model")
+    edited = calibrator.held_out_result(
+        pairs._replace(proven=pairs.level, score=np.full(len(pairs.level), 9.0)), "model"
+    )
     assert all(share == 1 for share in edited.edits.values())
     wrong = np.where(pairs.edited, NO_PROOF, ORDER[Level.EDITED])
-    claims = calibrator.held_out_result(pairs._replace(proven=wrong), "model")
+    claims = calibrator.held_out_result(
+        pairs._replace(proven=wrong, score=np.full(len(wrong), 9.0)), "model"
+    )
     assert claims.false_edited == 1
     assert claims.right[Level.EDITED] == 0
+
+
+def test_pixels_are_trusted_less_where_they_call_known_different_things_copies(
+    pairs: Pairs,
+) -> None:
+    proven = np.full(len(pairs.level), ORDER[Level.COPY])
+    scores = np.where(pairs.edited, 9.0, 3.0)
+    claims = pairs._replace(proven=proven, score=scores)
+    trusting = calibrator.fit_calibration(claims, "model", "")
+    assert trusting.pixels == {}  # they may be duplicates that nobody has named
+    known = claims._replace(apart=~pairs.edited)
+    stricter = calibrator.fit_calibration(known, "model", "")
+    assert all(3 < stricter.pixels[level] < 4 for level in (Level.COPY, Level.EDITED))
+    assert calibrator.held_out_result(known, "model").false_edited == 0
+    assert calibrator.held_out_result(known, "model").right[Level.COPY] == 1
 
 
 def test_each_family_is_judged_by_what_the_others_taught(pairs: Pairs) -> None:
@@ -151,7 +171,7 @@ def test_few_pairs_loosen_no_level(pairs: Pairs) -> None:
     calibration = calibrator.fit_calibration(pairs, "model", "")
     weights = calibration.suspicion.weights
     strict = LevelModel((0.0,) * len(weights), -9.0)
-    known = calibrator.uncalibrated("model")
+    known = replace(calibration, levels=dict.fromkeys(calibration.levels, strict))
     one_thing = pairs._replace(
         level=np.where(~pairs.edited & (pairs.image % 3 > 0), ORDER[Level.SAME_ITEM], pairs.level),
         labelled=np.ones(len(pairs.level), bool),

@@ -47,7 +47,7 @@ class Proof(NamedTuple):
 
     def settled(self, query: ProofImage, target: ProofImage, calibration: Calibration) -> Proof:
         """The same with the verdict that the pixels give."""
-        found = prove_pixels(query, target, calibration)
+        found = prove_pixels(query, target, calibration.pixels)
         if self.verdict.level is Level.EXACT:
             return self._replace(pixels=found.proof)
         verdict = found.verdict or _at_most_same_item(self.verdict)

@@ -85,7 +85,8 @@ class LevelModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """calibration.json: what the scores of one model, named by its fingerprint, are worth.
 
-    `suspicion` is the model of pairs that are variants or closer. `refinement` and `geometry` are
+    `suspicion` is the model of pairs that are variants or closer. `pixels`: thresholds of the pixel
+    proof by level, where they are higher than its own. `refinement` and `geometry` are
     the weights of the rerank stages of these names: the share of refined scores in the global
     score, and what each unit of the geometry score adds to it.
     """
@@ -95,6 +96,7 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     suspicion: LevelModel
     refinement: float = 0.5
     geometry: float = 0.1
+    pixels: Mapping[str, float] = {}
     made_from: str = ""
 
 
