@@ -156,7 +156,8 @@ model: .venv-training/.ready $(READY) ## ship a run of training/train.py as the 
 	@test -n "$(DATA)" -a -n "$(WORK)" -a -n "$(RUN)" || { echo "Name DATA, WORK and RUN: see training/README.md"; exit 1; }
 	@for step in export quantise parity; do $(TRAINING) training/$$step.py "$(DATA)" "$(WORK)" "$(RUN)"; done
 	@$(TRAINING) training/bundle.py "$(WORK)" "$(RUN)"
-	@$(BIN)/likeness calibrate "$(WORK)/calibration.csv" --split validation --pictures 400 --model layers/model
+	@PYTHONPATH=.:shared $(BIN)/python training/families.py "$(DATA)" "$(WORK)/families"
+	@$(BIN)/likeness calibrate "$(WORK)/families/pictures.csv" --pictures 600 --model layers/model
 	@$(MAKE) --no-print-directory evaluate
 	@$(TRAINING) training/bundle.py "$(WORK)" "$(RUN)" --evaluation $(EVALUATION)/evaluation.json
 	@LIKENESS_WRITE_GOLDEN=1 $(BIN)/python -m pytest -q tests/unit/test_embedding.py tests/unit/test_preprocessing.py

@@ -57,13 +57,12 @@ from likeness.images import decode
 from likeness.indexing import Indexer
 from likeness.proof.evidence import PAIR_FEATURES
 from likeness.proof.geometry import verify
-from likeness.proof.proofs import verify_candidates
+from likeness.proof.proofs import verify_pairs
 from likeness.proof.verdicts import (
     FITTED_LEVELS,
     Calibration,
     Level,
     LevelModel,
-    judge,
     load_calibration,
 )
 from likeness.records import Point
@@ -141,7 +140,7 @@ def calibrated(embedder: Embedder) -> Calibration:
     """The bundle's calibration, or an empty one of the same cost."""
     nothing = LevelModel((0.0,) * PAIR_FEATURES, 0.0)
     return load_calibration(MODEL, embedder.fingerprint) or Calibration(
-        embedder.fingerprint, {level.value: nothing for level in FITTED_LEVELS}
+        embedder.fingerprint, {level.value: nothing for level in FITTED_LEVELS}, nothing
     )
 
 
@@ -172,7 +171,7 @@ def works(
     task = RankingTask.of([query], with_patches, SHOWN, spec, calibration)
     order, cosines = Order.by_best_view(task.cosines), task.cosines[0]
     nearest = task.vectors[order.rows()]
-    verified = verify_candidates(query, candidates, spec)
+    verified = verify_pairs(query, candidates, spec)
     packed = [candidate.packed or b"" for candidate in candidates[:VERIFIED]]
     few, few_at = unpack(packed, side, dim)
     ranker, at = Ranker(spec, calibration), cell_positions(side)
@@ -184,7 +183,7 @@ def works(
         **{name: partial(stage.run, task, order) for name, stage in timed_stages().items()},
         "geometry_ms_per_50": lambda: verify(query.local, at, *unpack(packed, side, dim)),
         "verify_ms_per_50": lambda: verify(query.local, at, few, few_at),
-        "verdicts_ms": lambda: judge(calibration, verified.pair_features(cosines)),
+        "verdicts_ms": lambda: verified.proofs(calibration),
         "query_expansion_ms": lambda: expand(query.vector, nearest),
         "diversity_ms": lambda: diversify(cosines, task.vectors, CANDIDATES, 0.5),
     }

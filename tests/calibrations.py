@@ -18,7 +18,7 @@ from likeness.embedding import Embedder
 from likeness.feature_extraction import extract_features
 from likeness.features import ImageFeatures
 from likeness.model import ModelSpec, load_spec
-from likeness.proof.verdicts import FITTED_LEVELS, Calibration, Level
+from likeness.proof.verdicts import FITTED_LEVELS, Calibration
 from likeness.rerank.ranker import Ranker
 from likeness.settings import Limits
 from tests.pictures import encoded, picture
@@ -30,7 +30,6 @@ _OTHERS = 4  # that each is held against
 # Far from the seeds that tests take for their own pictures.
 _FIRST = 90_000
 _TAKEN = ("jpeg", "smaller", "cropped", "recoloured", "text", "in a scene")
-_ORDER = {level: n for n, level in enumerate((*FITTED_LEVELS, Level.NONE))}
 
 
 def calibration_of(spec: ModelSpec) -> Calibration:
@@ -51,22 +50,20 @@ def _fitted(folder: Path) -> Calibration:
     rng = np.random.default_rng(0)
     drawn = [picture(_FIRST + n, 320, 240) for n in range(PICTURES)]
     seen = [_look(encoded(image), embedder) for image in drawn]
-    rows, levels = [], []
+    rows, close = [], []
     for n, image in enumerate(drawn):
         others = [seen[(n + step) % PICTURES] for step in range(1, _OTHERS + 1)]
         for edit in EDITS:
             if edit.name in _TAKEN:
                 data = edit.make(image, lambda: picture(int(rng.integers(_FIRST)), 320, 240), rng)
                 rows.append(ranker.pair_features(_look(data, embedder), [seen[n], *others]))
-                levels.append((_ORDER[edit.level], *[_ORDER[Level.NONE]] * _OTHERS))
-    features, order = np.concatenate(rows), np.concatenate(levels)
+                close.append((True, *[False] * _OTHERS))
     # nothing here is just similar: what is called that is the same item at least
+    fitted = fit(np.concatenate(rows), np.concatenate(close))
     return Calibration(
         embedder.fingerprint,
-        {
-            level: fit(features, order <= n, max_false_rate=0.0)
-            for n, level in enumerate(FITTED_LEVELS)
-        },
+        {level.value: fitted for level in FITTED_LEVELS},
+        fitted,
         made_from="drawn pictures",
     )
 

@@ -55,8 +55,8 @@ def descriptors(seed: int) -> Floats:
 
 
 def layout(seed: int) -> bytes:
-    """Smooth colours, as images have them."""
-    small = np.random.default_rng(seed).integers(0, 256, (3, 3, 3), np.uint8)
+    """Smooth colours with some detail, as images have them."""
+    small = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), np.uint8)
     size = (COLOURS, COLOURS)
     return Image.fromarray(small).resize(size, Image.Resampling.BICUBIC).tobytes()
 

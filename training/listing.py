@@ -13,17 +13,14 @@ from __future__ import annotations
 import argparse
 import csv
 import hashlib
-import os
 from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 COLUMNS = ("path", "source", "label", "instance", "part")
 VALIDATION_SHARE = 0.1
-GRADIENTS = 200  # drawn for the calibration
 # Of `varied`, by the hash of a source's name: percent that judge, percent that validate.
 _TEST_PERCENT, _VALIDATION_PERCENT = 15, 10
 # Sources with several pictures of one thing, or with rooms, are few: these are assigned by name.
@@ -68,37 +65,6 @@ def read(work: Path, part: str | None = None) -> list[Photo]:
     with (work / "photos.csv").open(encoding="utf-8", newline="") as file:
         photos = [Photo(**row) for row in csv.DictReader(file)]
     return [photo for photo in photos if part in (None, photo.part)]
-
-
-def write_calibration(photos: list[Photo], data: Path, work: Path) -> None:
-    """WORK/calibration.csv: the validation pictures as `likeness calibrate` reads them, and
-    GRADIENTS.
-
-    A network makes the pictures that it was trained on too easy. A contributor's garments are not
-    one thing, whatever the split says: each photo is its own. Gradients are what photos are not:
-    without them, any two are called copies.
-    """
-    folder = work / "gradients"
-    folder.mkdir(exist_ok=True)
-    gradients = []
-    for number in range(GRADIENTS):
-        rng = np.random.default_rng((1, number))
-        cells = rng.integers(0, 256, (*rng.integers(2, 9, 2), 3), np.uint8)
-        size = tuple(int(side) for side in rng.integers(72, 400, 2))
-        path = folder / f"{number:03}.png"
-        Image.fromarray(cells).resize(size, Image.Resampling.BICUBIC).save(path)
-        gradients.append((path.relative_to(work), "", "", "validation"))
-    with (work / "calibration.csv").open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(("path", "label", "instance", "split"))
-        writer.writerows(gradients)
-        for photo in photos:
-            if photo.part != "validation":
-                continue
-            path = os.path.relpath(data / photo.path, work)
-            label = "" if photo.label == photo.path else photo.label
-            several = photo.source != "clothing" and photo.instance != photo.path
-            writer.writerow((path, label, photo.instance if several else "", photo.part))
 
 
 def clothing(folder: Path, rng: np.random.Generator) -> list[Photo]:
@@ -193,7 +159,6 @@ def main() -> None:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         writer.writerows(photos)
-    write_calibration(photos, arguments.data, arguments.work)
     for source in dict.fromkeys(photo.source for photo in photos):
         for part in ("train", "validation", "test"):
             listed = [p for p in photos if (p.source, p.part) == (source, part)]

@@ -10,13 +10,14 @@ from msgspec import Struct
 from rich.progress import Progress
 
 from likeness.embedding import Embedder
-from likeness.errors import ConfigurationError, ModelBundleError
+from likeness.errors import ConfigurationError
 from likeness.model import ModelSpec, load_spec
 from likeness.ports import VectorIndex
-from likeness.proof.verdicts import Calibration, load_calibration
+from likeness.proof.verdicts import Calibration
 
 from ..bundles import adapted_bundle
-from ..evaluation import calibrator
+from ..evaluation import calibration_pairs, calibrator
+from ..evaluation.calibration_report import HeldOutResult
 from ..evaluation.datasets import Item
 from . import guards, results, selection, training_set
 from .results import Adaptation, Scored
@@ -59,7 +60,7 @@ def adapt(
     # verdicts are calibrated with the user's own images, which the shipped ones are not
     own = [*training.items, *(general.items if options.general else ())]
     if options.target:
-        guards.check_calibratable(own, calibrator.MIN_IMAGES)
+        guards.check_calibratable(own, calibration_pairs.MIN_IMAGES)
     watched = _watched(training, general, embedder, options, progress)
     searches = training.searches(options.seed)
     task = progress.add_task("learning", total=selection.STEPS)
@@ -168,12 +169,9 @@ def _calibrated(
     items: Sequence[Item],
     options: Options,
     progress: Progress,
-) -> tuple[Calibration, calibrator.HeldOutResult]:
+) -> tuple[Calibration, HeldOutResult]:
     """Verdicts of the adapted network, and how they do on images held out."""
-    try:
-        known = load_calibration(options.model, report.model)
-    except ModelBundleError:
-        known = None
+    known = calibrator.starting_point(options.model, report.model)
     embedder = Embedder(folder)
     task = progress.add_task("calibrating", total=min(len(items), _CALIBRATED_WITH))
 
@@ -182,7 +180,7 @@ def _calibrated(
             yield number
             progress.advance(task)
 
-    pairs = calibrator.make_pairs(items, embedder, _CALIBRATED_WITH, options.seed, advancing)
+    pairs = calibration_pairs.make_pairs(items, embedder, _CALIBRATED_WITH, options.seed, advancing)
     made_from = f"{Path(report.source).name}, adapted"
     calibration = calibrator.fit_calibration(pairs, embedder.fingerprint, made_from, known)
     return calibration, calibrator.held_out_result(pairs, embedder.fingerprint, known)

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ..evaluation.calibrator import HeldOutResult
+from ..evaluation.calibration_report import HeldOutResult
 from ..evaluation.metrics import Estimate
 from .learning import Plan
 from .searching import Change

@@ -1,208 +1,84 @@
 """`likeness calibrate`: verdicts calibrated for one model on a user's own images.
 
-An image and an edit of it are a pair of a known level. Where the dataset names instances and
-labels, images of the same instance or label are further pairs. Each image is also compared with its
-nearest neighbours: similar images that are not the same are what verdicts must tell apart.
+The shipped calibration is where the fit starts from: few pairs move it little, and no level is
+loosened on so few that they cannot show it to be safe.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 import numpy as np
-from msgspec import Struct
 from numpy.typing import NDArray
-from PIL import Image
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import track
-from rich.table import Table
 
 from likeness.embedding import Embedder
-from likeness.errors import ImageError, ModelBundleError
-from likeness.features import ImageFeatures
-from likeness.images import decode
+from likeness.errors import ModelBundleError
 from likeness.proof.verdicts import (
     CALIBRATION,
     FITTED_LEVELS,
     Calibration,
     Level,
     LevelModel,
-    judge,
     load_calibration,
-    probabilities,
 )
-from likeness.rerank.ranker import Ranker
-from likeness.settings import Limits
 
-from .datasets import DatasetError, Item, load
-from .edits import EDITS, START_SIDE
-from .gallery import features_of_file
-from .logistic_regression import fit
-from .metrics import Reliability, reliability
+from .calibration_pairs import NO_PROOF, ORDER, Pairs, make_pairs
+from .calibration_report import HeldOutResult, folds, measure, show
+from .datasets import load
+from .logistic_regression import fit, upper_bound
 
-MIN_IMAGES = 20
-_NEAREST, _RANDOM = 3, 2
-# Two images above this cosine may be the same: they are no example of different images.
-_MAX_COSINE = 0.97
-# Largest shares of pairs of different things that may be called edited, or the same item.
-_MAX_FALSE_RATES = {Level.EDITED: 0.003, Level.SAME_ITEM: 0.01}
-_ORDER = {level: n for n, level in enumerate((*FITTED_LEVELS, Level.NONE))}
-
-
-class Pairs(NamedTuple):
-    """N pairs, each field (N, …): features (N, F), the level as a number in `_ORDER`, the number of
-    the image, the edit's name or "", and whether the level is known from edit or labels.
-    """
-
-    rows: NDArray[np.float64]
-    level: NDArray[np.intp]
-    image: NDArray[np.intp]
-    edit: NDArray[np.str_]
-    labelled: NDArray[np.bool_]
-
-    def where(self, mask: NDArray[np.bool_]) -> Pairs:
-        return Pairs(
-            self.rows[mask],
-            self.level[mask],
-            self.image[mask],
-            self.edit[mask],
-            self.labelled[mask],
-        )
-
-
-class HeldOutResult(Struct, frozen=True):
-    """How a calibration fitted on half of the images does on the pairs of the other half.
-
-    right: share of each level's pairs that are called so; edits: the same for each edit.
-    false_copy, false_edited: shares of pairs of different things called that or closer.
-    reliability: for each fitted level.
-    """
-
-    pairs: int
-    right: dict[str, float]
-    edits: dict[str, float]
-    false_copy: float
-    false_edited: float
-    reliability: dict[str, Reliability]
-
-
-class _Sample(NamedTuple):
-    """One image to calibrate with."""
-
-    item: Item
-    features: ImageFeatures
-
-    def image(self) -> Image.Image:
-        return decode(self.item.path.read_bytes(), Limits(), START_SIDE)[0]
-
-
-def make_pairs(
-    items: Sequence[Item],
-    embedder: Embedder,
-    images: int,
-    seed: int,
-    progress: Callable[[Iterable[int]], Iterable[int]],
-) -> Pairs:
-    """Pairs from at most `images` items. Raises DatasetError if there are too few."""
-    rng = np.random.default_rng(seed)
-    chosen = [items[n] for n in rng.permutation(len(items))]
-    samples, scenes = _read_samples(chosen, embedder, images)
-    if len(samples) < MIN_IMAGES:
-        raise DatasetError(f"only {len(samples)} images can be read: {MIN_IMAGES} are needed")
-    features = [sample.features for sample in samples]
-    vectors = np.stack([each.vector for each in features])
-    cosines = vectors @ vectors.T
-    ranker = Ranker(embedder.spec, None)
-    found: list[tuple[NDArray[np.float64], int, int, str, bool]] = []
-
-    def another() -> Image.Image:
-        return scenes[int(rng.integers(len(scenes)))]
-
-    def compare(query: ImageFeatures, number: int, edit: str, level: Level | None) -> None:
-        others = _others(query, number, features, cosines, rng)
-        rows = ranker.pair_features(query, [features[number], *(features[n] for n in others)])
-        if level:
-            found.append((rows[0], _ORDER[level], number, edit, True))
-        for n, row in zip(others, rows[1:], strict=True):
-            between, known = _level_between(samples[number].item, samples[n].item)
-            found.append((row, _ORDER[between], number, "", known))
-
-    for number in progress(range(len(samples))):
-        compare(features[number], number, "", None)
-        for edit in EDITS:
-            data = edit.make(samples[number].image(), another, rng)
-            try:
-                compare(features_of_file(embedder, data)[1], number, edit.name, Level(edit.level))
-            except ImageError:
-                continue  # an edit may leave an image without detail
-    rows, levels, numbers, names, labelled = map(np.array, zip(*found, strict=True))
-    return Pairs(rows, levels, numbers, names, labelled)
+# A level is loosened only if its claims about different things are surely rarer than this.
+_MAX_FALSE_RATES = {Level.SAME_ITEM: 0.01, Level.SIMILAR: 0.05}
+# The pixel proof's thresholds rise until no larger share of known different pairs reaches a level.
+_MAX_FALSE_PROOFS = {Level.COPY: 0.0005, Level.EDITED: 0.005, Level.VARIANT: 0.02}
+_MARGIN = 1e-3  # log-odds above the highest score that must not be claimed
+# Real pairs of one thing that are needed to say what the same item is; edits are no such pairs.
+_MIN_REAL_PAIRS = 30
+# The share of edits that the index must suspect, in half of the families at least.
+_SUSPECTED = 0.98
+# What an edit counts beside a real pair, where a level is learnt from both.
+_EDIT_SHARE = 0.2
+_PRIOR_STRENGTH, _RIDGE = 1.0, 1e-2
 
 
 def fit_calibration(
     pairs: Pairs, model: str, made_from: str, known: Calibration | None = None
 ) -> Calibration:
-    """Fit on all pairs. Without labels that say what is similar, that level is taken from
-    `known`; without that, it equals `same_item`.
-    """
+    """Fit on all pairs, from `known` as the prior."""
     levels: dict[str, LevelModel] = {}
-    for n, level in enumerate(FITTED_LEVELS):
-        used = np.ones(len(pairs.level), bool)
-        if level is Level.EDITED:
-            # an image pasted into a scene is the same photo: no example for either side
-            used = pairs.level != _ORDER[Level.SAME_ITEM]
-        if level is Level.SIMILAR:
-            used = pairs.labelled
-            if not (pairs.level[used] == n).any() or (pairs.level[used] <= n).all():
-                levels[level] = known.levels[level] if known else levels[Level.SAME_ITEM]
-                continue
-        levels[level] = fit(pairs.rows[used], pairs.level[used] <= n, _MAX_FALSE_RATES.get(level))
-    return Calibration(model, levels, made_from=made_from)
+    for level in FITTED_LEVELS:
+        prior = known.levels[level] if known else None
+        if not _has_real_pairs(pairs, level):
+            # without real pairs, the next closer level is the best guess for a new model
+            levels[level] = prior or levels.get(Level.SAME_ITEM) or _fit_level(pairs, level, None)
+        else:
+            levels[level] = _unless_looser(_fit_level(pairs, level, prior), prior, pairs, level)
+    suspicion = _fit_suspicion(pairs, known.suspicion if known else None)
+    pixels = _stricter(pairs, known.pixels if known else {})
+    if known:
+        return msgspec.structs.replace(
+            known,
+            model=model,
+            levels=levels,
+            suspicion=suspicion,
+            pixels=pixels,
+            made_from=made_from,
+        )
+    return Calibration(model, levels, suspicion, pixels=pixels, made_from=made_from)
 
 
 def held_out_result(pairs: Pairs, model: str, known: Calibration | None = None) -> HeldOutResult:
-    """Fit on the pairs of half of the images, test on the others."""
-    held_out = pairs.image % 2 == 1
-    calibration = fit_calibration(pairs.where(~held_out), model, "", known)
-    test = pairs.where(held_out)
-    called = np.array([_ORDER[verdict.level] for verdict in judge(calibration, test.rows)])
-    claimed = probabilities(calibration, test.rows)
-    same, different = test.edit != "", test.level > _ORDER[Level.SAME_ITEM]
-
-    def share(where: NDArray[np.bool_], right: NDArray[np.bool_]) -> float:
-        return round(float(right[where].mean()), 5) if where.any() else float("nan")
-
-    return HeldOutResult(
-        pairs=len(called),
-        right={
-            level: share(same & (test.level == _ORDER[level]), called == _ORDER[level])
-            for level in (Level.COPY, Level.EDITED, Level.SAME_ITEM)
-        },
-        edits={
-            str(name): share(test.edit == name, called == test.level)
-            for name in np.unique(test.edit[same])
-        },
-        false_copy=share(different, called <= _ORDER[Level.COPY]),
-        false_edited=share(different, called <= _ORDER[Level.EDITED]),
-        reliability={
-            level: reliability(claimed[chosen, n], test.level[chosen] <= n)
-            for n, level in enumerate(FITTED_LEVELS)
-            for chosen in [_balanced(test.level <= n)]
-        },
-    )
-
-
-def _balanced(close: NDArray[np.bool_]) -> NDArray[np.intp]:
-    """As many pairs of either class, because `fit` weighs both the same."""
-    rng = np.random.default_rng(0)
-    sides = np.flatnonzero(close), np.flatnonzero(~close)
-    least = min(len(side) for side in sides)
-    return np.concatenate([rng.choice(side, least, replace=False) for side in sides])
+    """What fits to the other families, or the other half of the images, do on each."""
+    parts = []
+    for held_out in folds(pairs):
+        calibration = fit_calibration(pairs.where(~held_out), model, "", known)
+        parts.append((calibration, pairs.where(held_out)))
+    return measure(parts)
 
 
 def write(calibration: Calibration, bundle: Path) -> Path:
@@ -213,6 +89,14 @@ def write(calibration: Calibration, bundle: Path) -> Path:
     draft.write_bytes(msgspec.json.format(msgspec.json.encode(calibration), indent=1) + b"\n")
     draft.replace(path)
     return path
+
+
+def starting_point(bundle: Path, model: str) -> Calibration | None:
+    """The calibration of the bundle, which a new one starts from; None if it has none for it."""
+    try:
+        return load_calibration(bundle, model)
+    except ModelBundleError:
+        return None  # of another model or version: a new one replaces it
 
 
 def run(
@@ -229,17 +113,14 @@ def run(
     items = load(dataset, split)
     embedder = Embedder(bundle)
     model = embedder.fingerprint
-    try:
-        known = load_calibration(bundle, model)
-    except ModelBundleError:
-        known = None  # of another model: a new one replaces it
+    known = starting_point(bundle, model)
 
     def progress(numbers: Iterable[int]) -> Iterable[int]:
         return track(numbers, "editing and comparing", console=out, transient=True)
 
     pairs = make_pairs(items, embedder, images, seed, progress)
-    count = len(np.unique(pairs.image))
-    _show(held_out_result(pairs, model, known), count, out)
+    count = len(np.unique(pairs.image[pairs.edited]))
+    show(held_out_result(pairs, model, known), count, out)
     if dry_run:
         out.print("nothing written")
         return
@@ -248,62 +129,77 @@ def run(
     out.print(f"[green]written[/green]  {escape(str(path))}")
 
 
-def _show(result: HeldOutResult, images: int, out: Console) -> None:
-    table = Table("", "called right", box=SIMPLE_HEAD)
-    for level, share in result.right.items():
-        table.add_row(level, f"{share:.1%}")
-    for name, share in sorted(result.edits.items(), key=lambda item: item[1]):
-        table.add_row(f"[dim]  {name}[/dim]", f"[dim]{share:.1%}[/dim]")
-    out.print(table)
-    out.print(f"{images} images, {result.pairs} pairs of the half that was held out")
-    out.print(
-        f"of different things, {result.false_copy:.2%} are called a copy or closer, "
-        f"{result.false_edited:.2%} edited or closer"
+def _has_real_pairs(pairs: Pairs, level: Level) -> bool:
+    """Whether enough pairs of unedited images are this close by their labels, and some are not."""
+    real = pairs.labelled & ~pairs.edited
+    close = pairs.level[real] <= ORDER[level]
+    return bool(close.sum() >= _MIN_REAL_PAIRS and not close.all())
+
+
+def _fit_level(pairs: Pairs, level: Level, prior: LevelModel | None) -> LevelModel:
+    used = pairs
+    if level is Level.SIMILAR and (pairs.labelled & ~pairs.edited).any():
+        used = pairs.where(pairs.labelled)
+    groups = np.char.add(used.family, np.where(used.edited, " edited", ""))
+    weights = np.where(used.edited, _EDIT_SHARE, 1.0)
+    return fit(
+        used.rows,
+        used.level <= ORDER[level],
+        _equal_groups(groups, weights),
+        prior,
+        _PRIOR_STRENGTH if prior else _RIDGE,
     )
-    errors = "  ".join(f"{level} {found.error:.3f}" for level, found in result.reliability.items())
-    out.print(f"expected calibration error  {errors}")
 
 
-def _read_samples(
-    chosen: Sequence[Item], embedder: Embedder, images: int
-) -> tuple[list[_Sample], list[Image.Image]]:
-    """Samples, and scenes to paste them into, which are none of the samples."""
-    samples: list[_Sample] = []
-    scenes: list[Image.Image] = []
-    for item in chosen:
-        try:
-            data = item.path.read_bytes()
-            if len(scenes) * 5 < len(samples) + 1:
-                scenes.append(embedder.decode(data, Limits())[0])
-            elif len(samples) < images:
-                samples.append(_Sample(item, features_of_file(embedder, data)[1]))
-            else:
-                break
-        except ImageError:
-            continue
-    return samples, scenes
+def _fit_suspicion(pairs: Pairs, prior: LevelModel | None) -> LevelModel:
+    """Pairs that are variants or closer, and upright, against what is not the same thing."""
+    close = pairs.level <= ORDER[Level.VARIANT]
+    used = pairs.where(pairs.upright & (pairs.level != ORDER[Level.SAME_ITEM]))
+    close = used.level <= ORDER[Level.VARIANT]
+    groups = np.char.add(used.family, np.where(close, " close", ""))
+    importance = _equal_groups(groups, np.ones(len(close)))
+    fitted = fit(used.rows, close, importance, prior, _PRIOR_STRENGTH if prior else _RIDGE)
+    chances = fitted.probability(used.rows)
+    lowest = [
+        float(np.quantile(chances[close & (used.family == family)], 1 - _SUSPECTED))
+        for family in np.unique(used.family[close])
+    ]
+    return msgspec.structs.replace(fitted, threshold=float(np.median(lowest)))
 
 
-def _others(
-    query: ImageFeatures,
-    number: int,
-    features: Sequence[ImageFeatures],
-    cosines: NDArray[np.float32],
-    rng: np.random.Generator,
-) -> list[int]:
-    """The nearest to the query and some at random, without the image itself and likely copies."""
-    excluded = (cosines[number] > _MAX_COSINE) | (np.arange(len(features)) == number)
-    near = np.where(excluded, -2, np.stack([each.vector for each in features]) @ query.vector)
-    allowed = np.flatnonzero(~excluded)
-    nearest = [int(n) for n in np.argsort(-near)[:_NEAREST] if not excluded[n]]
-    drawn = rng.choice(allowed, min(_RANDOM, len(allowed)), replace=False)
-    return list(dict.fromkeys([*nearest, *(int(n) for n in drawn)]))
+def _stricter(pairs: Pairs, known: Mapping[str, float]) -> dict[str, float]:
+    """Thresholds of the pixel proof above its own, where these pairs show that they must be.
+
+    Only pairs that the dataset tells apart count: others may be duplicates that nobody has named.
+    """
+    apart = pairs.where(pairs.apart & (pairs.level > ORDER[Level.VARIANT]))
+    thresholds = dict(known)
+    for level, rate in _MAX_FALSE_PROOFS.items():
+        claimed = (apart.proven != NO_PROOF) & (apart.proven <= ORDER[level])
+        falling = np.sort(apart.score[claimed])[::-1]
+        allowed = int(rate * len(apart.score))
+        if allowed < len(falling):
+            least = float(falling[allowed]) + _MARGIN
+            thresholds[level.value] = max(least, thresholds.get(level.value, least))
+    return thresholds
 
 
-def _level_between(one: Item, other: Item) -> tuple[Level, bool]:
-    """How close two images are by their labels, and whether the dataset has labels for both."""
-    if one.instance and one.instance == other.instance:
-        return Level.SAME_ITEM, True
-    if one.label and other.label:
-        return (Level.SIMILAR if one.label == other.label else Level.NONE), True
-    return Level.NONE, False
+def _equal_groups(groups: NDArray[np.str_], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Weights (N,) that give each group the same sum, times its pairs' own weight; N in all."""
+    _, member, counts = np.unique(groups, return_inverse=True, return_counts=True)
+    shares = weights / counts[member]
+    return np.asarray(shares * len(shares) / shares.sum())
+
+
+def _unless_looser(
+    fitted: LevelModel, prior: LevelModel | None, pairs: Pairs, level: Level
+) -> LevelModel:
+    """The fitted model, or the prior if it claims less of different things and they are too few to
+    show that the fitted one is safe.
+    """
+    if not prior:
+        return fitted
+    different = pairs.rows[(pairs.level > ORDER[level]) & ~pairs.edited]
+    before, after = (int((m.probability(different) >= m.threshold).sum()) for m in (prior, fitted))
+    safe = upper_bound(after, len(different)) <= _MAX_FALSE_RATES[level]
+    return fitted if after <= before or safe else prior

@@ -23,7 +23,8 @@ class DatasetError(RuntimeError):
 
 class Item(NamedTuple):
     """One image. label: its class; instance: the individual object that it shows; split: as in a
-    CSV; ignore: an instance in its background, which counts neither as right nor as wrong.
+    CSV; ignore: an instance in its background, which counts neither as right nor as wrong. family:
+    the kind of picture, such as photo or invoice; design: images of one are variants of each other.
     """
 
     path: Path
@@ -31,14 +32,17 @@ class Item(NamedTuple):
     instance: str | None
     split: str | None
     ignore: str | None = None
+    family: str | None = None
+    design: str | None = None
 
 
 def load(dataset: Path, split: str | None = None) -> list[Item]:
     """A folder of images, a folder for each class, or a CSV; with `split`, only its rows.
 
     A CSV has a header: path, relative to the CSV's folder, and any of label, instance (or product),
-    split, ignore; other columns are ignored. A single folder is not a class; if all folders are
-    named like splits (train/, test/), those inside them are the classes. Raises DatasetError.
+    split, ignore, family, design; other columns are ignored. A single folder is not a class; if all
+    folders are named like splits (train/, test/), those inside them are the classes. Raises
+    DatasetError.
     """
     if dataset.is_dir():
         items = _from_folder(dataset)
@@ -107,8 +111,10 @@ def _from_row(file: Path, line: int, row: Mapping[str, str | None]) -> Item:
     if not row["path"]:
         raise DatasetError(f"{file}, line {line}: no path")
     instance = row.get("instance") or row.get("product")
-    label, split, ignore = (row.get(name) or None for name in ("label", "split", "ignore"))
-    return Item(file.parent / row["path"], label, instance or None, split, ignore)
+    label, *others = (
+        row.get(name) or None for name in ("label", "split", "ignore", "family", "design")
+    )
+    return Item(file.parent / row["path"], label, instance or None, *others)
 
 
 def _check_files(file: Path, paths: Iterable[Path]) -> None:

@@ -264,7 +264,7 @@ def _verdicts(outcomes: list[QueryOutcome]) -> Verdicts:
     }
     right = {level: row.get(level, 0) / sum(row.values()) for level, row in confusion.items()}
     each = [judged for _, judged in pairs]
-    # `exact` needs no probability; an image pasted into a scene is neither edited nor different
+    # `exact` needs no probability
     claimed = [(j.probability, True) for level, j in pairs if level in (Level.COPY, Level.EDITED)]
     claimed += [(j.wrong_probability, False) for _, j in pairs if j.wrong_probability is not None]
     probabilities, true = zip(*claimed, strict=True)

@@ -16,7 +16,10 @@ from likeness.embedding import Embedder
 from likeness.errors import StoreUnavailable
 from likeness.features import features_of_point
 from likeness.gallery import Gallery
+from likeness.images import decode
 from likeness.ports import ObjectStore, VectorIndex
+from likeness.proof.pixel_proof import ProofImage
+from likeness.proof.proofs import Proof
 from likeness.proof.verdicts import FITTED_LEVELS, Calibration, Level, probabilities
 from likeness.queries import Answer, ById, ByImage, ByVector, Query, Source
 from likeness.query_tokens import decode_query_token
@@ -25,7 +28,9 @@ from likeness.rerank.profiles import Profile
 from likeness.rerank.ranker import Ranker
 from likeness.rerank.stage import Need
 from likeness.search import DEPTH, Searcher
+from likeness.settings import Limits
 
+from .edits import START_SIDE
 from .gallery import EvaluationGallery, features_of_file
 from .metrics import Ranking, rank
 from .queries import EvaluationQuery
@@ -40,8 +45,10 @@ Rankings = Mapping[str, Mapping[str, Ranking]]
 class QueryVerdicts(NamedTuple):
     """Verdicts on an edit's original, and on wrong results in their order.
 
-    probability: that the original is `edited` or closer, by the whole frame; wrong_probability: the
-    same for one of the first SHOWN wrong results, None if there is none.
+    Verdicts are those that the pixels give, for the original and for what the index suspects.
+    probability: what the index claims for the original being `same_item` or closer, by the whole
+    frame; wrong_probability: the same for one of the first SHOWN wrong results, None if there is
+    none.
     """
 
     verdict: Level
@@ -173,13 +180,29 @@ class QueryRunner:
         at_least = probabilities(
             self._calibration, self._ranker.pair_features(searched.frame, images)
         )
-        of_edited = at_least[:, FITTED_LEVELS.index(Level.EDITED)].tolist()
+        same = at_least[:, FITTED_LEVELS.index(Level.SAME_ITEM)].tolist()
+        image = _proof_image(data)
         return QueryVerdicts(
-            proof.verdict.level,
-            [proofs[point_id].verdict.level for point_id in wrong_ids],
-            of_edited[0],
-            of_edited[1] if len(of_edited) > 1 else None,
+            self._settled(proof, image, original).verdict.level,
+            [
+                self._settled(proofs[point_id], image, rows[point_id]).verdict.level
+                if proofs[point_id].suspected
+                else proofs[point_id].verdict.level
+                for point_id in wrong_ids
+            ],
+            same[0],
+            same[1] if len(same) > 1 else None,
         )
+
+    def _settled(self, proof: Proof, image: ProofImage, row: int) -> Proof:
+        """What the pixels of the query and of a row of the gallery give."""
+        assert self._calibration
+        other = _proof_image(self._gallery.items[row].path.read_bytes())
+        return proof.settled(image, other, self._calibration)
+
+
+def _proof_image(data: bytes) -> ProofImage:
+    return ProofImage(decode(data, Limits(), START_SIDE)[0])
 
 
 def _rankings(scores: Mapping[str, Scores], right: Masks, left_out: NDArray[np.bool_]) -> Rankings:

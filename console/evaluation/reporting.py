@@ -132,7 +132,9 @@ def _show_verdicts(verdicts: Verdicts, out: Console) -> None:
     out.print(table)
     for line in _false_claims(verdicts):
         out.print(line)
-    out.print(f"expected calibration error of “edited or closer”: {verdicts.reliability.error:.3f}")
+    out.print(
+        f"expected calibration error of “same item or closer”: {verdicts.reliability.error:.3f}"
+    )
 
 
 def _show_latency(evaluation: Evaluation, out: Console) -> None:
@@ -298,8 +300,9 @@ def _verdicts_section(verdicts: Verdicts) -> list[str]:
         f"<p class=note>{_DIFFERENT}</p>",
         "<h3>Reliability of the probabilities</h3>",
         _reliability(verdicts.reliability),
-        "<p class=note>Of “edited or closer”, for each query's original and one wrong result. On "
-        "the diagonal, a claim with 80 % is true in 80 of 100 cases; larger dots are more pairs. "
+        "<p class=note>Of “same item or closer”, for each query's original and one wrong result. "
+        "On the diagonal, a claim with 80 % is true in 80 of 100 cases; larger dots are more "
+        "pairs. "
         f"Expected calibration error: {verdicts.reliability.error:.3f}.</p>",
     ]
 

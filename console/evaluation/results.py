@@ -82,8 +82,8 @@ class Verdicts(Struct, frozen=True):
     """confusion: pairs of a query and its original, by true level and verdict. right: the share of
     each level's pairs. shown: false claims on the first SHOWN results, reranked: on all.
 
-    `reliability`: of the probability of being edited or closer, measured on each query's original
-    and one wrong result.
+    `reliability`: of the probability of being the same item or closer, measured on each query's
+    original and one wrong result.
     """
 
     confusion: Mapping[str, Mapping[str, int]]

@@ -39,6 +39,14 @@ def pack(
     return cells.astype(np.uint8).tobytes() + pairs.tobytes()
 
 
+def first_descriptors(packed: bytes, dim: int, keep: int = KEPT) -> bytes:
+    """The first `keep` of one image's packed descriptors of `dim` values, or all it has."""
+    count = len(packed) // (1 + dim // 2)
+    if count <= keep:
+        return packed
+    return packed[:keep] + packed[count : count + keep * dim // 2]
+
+
 def unpack(
     packed: list[bytes], side: int, dim: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

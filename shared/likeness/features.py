@@ -47,9 +47,13 @@ def features_of_point(point: Point, spec: ModelSpec) -> ImageFeatures:
 
 
 def packed_descriptors(view: ImageFeatures) -> bytes:
-    """All known local descriptors of a query, packed as its token carries them: a search by token
-    must find what the search by image found.
+    """All known local descriptors of a query, the most salient first, packed as its token carries
+    them: a search by token must find what the search by image found, and prove the same.
     """
     if view.local is None:
         return view.packed or b""
-    return pack(view.local, keep=len(view.local))
+    salience = np.zeros(len(view.local), np.float32)
+    if view.packed:
+        cells = view.packed[: len(view.packed) // (1 + view.local.shape[1] // 2)]
+        salience[list(cells)] = np.arange(len(cells), 0, -1)
+    return pack(view.local, salience, keep=len(view.local))

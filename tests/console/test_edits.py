@@ -74,7 +74,7 @@ def ids(edits: list[Edit] | tuple[Edit, ...]) -> list[str]:
 
 def test_no_name_stands_for_two_edits_and_every_level_has_one() -> None:
     assert len(BY_NAME) == len(EDITS)
-    assert {edit.level for edit in EDITS} == {Level.COPY, Level.EDITED, Level.SAME_ITEM}
+    assert {edit.level for edit in EDITS} == {Level.COPY, Level.EDITED}
 
 
 @pytest.mark.parametrize("name", ODD)
@@ -185,6 +185,78 @@ def test_a_mirrored_symmetric_picture_is_no_copy() -> None:
     whole.paste(ImageOps.mirror(half), (60, 0))
     for seed in SEEDS:
         assert difference(make("mirrored", whole, seed), whole).max() > CLEAR
+
+
+@pytest.mark.parametrize("edit", ["quarter turn", "half turn"])
+def test_a_turned_symmetric_picture_is_no_copy(edit: str) -> None:
+    rings = Image.radial_gradient("L").resize((120, 120)).convert("RGB")
+    for seed in SEEDS:
+        assert difference(make(edit, rings, seed), rings).max() > CLEAR
+
+
+def test_turning_back_gives_the_picture_back() -> None:
+    image = pictures()["chelsea"]
+    halved = make("half turn", image, 0).transpose(Image.Transpose.ROTATE_180)
+    assert difference(halved, image).mean() < SAME_COLOURS
+    quarters = [make("quarter turn", image, seed) for seed in SEEDS]
+    back = [
+        q.transpose(t)
+        for q in quarters
+        for t in (Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_270)
+    ]
+    closest = [difference(turned, image).mean() for turned in back]
+    assert sum(found < SAME_COLOURS for found in closest) == len(quarters)
+
+
+def test_a_crop_holds_its_share_of_what_the_picture_shows() -> None:
+    page = Image.new("RGB", (400, 400), "white")
+    page.paste(picture(14, 120, 120), (20, 20))
+    for seed in range(20):
+        assert (
+            difference(make("cropped", page, seed), Image.new("RGB", (1, 1), "white")).max() > CLEAR
+        )
+
+
+def test_bars_surround_the_whole_picture_on_two_sides() -> None:
+    image = picture(15, 200, 160)
+    for seed in SEEDS:
+        boxed = make("letterboxed", image, seed)
+        assert (boxed.width == 200) != (boxed.height == 160)
+        left, top = (boxed.width - 200) // 2, (boxed.height - 160) // 2
+        inside = boxed.crop((left, top, left + 200, top + 160))
+        assert difference(inside, image).mean() < SAME_COLOURS
+
+
+def test_a_hue_shift_changes_colours_and_leaves_brightness_to_the_hue() -> None:
+    image = pictures()["coffee"]
+    for seed in SEEDS:
+        shifted = np.asarray(make("hue", image, seed).convert("HSV"), int)
+        before = np.asarray(image.convert("HSV"), int)
+        assert np.abs(shifted[..., 2] - before[..., 2]).mean() < 8
+
+
+def test_one_of_a_collage_is_the_picture_itself() -> None:
+    image = picture(16, 160, 120)
+    for seed in SEEDS:
+        sheet = make("collage", image, seed)
+        cells = [
+            sheet.crop((x, y, x + sheet.width // 2, y + sheet.height // 2))
+            for x in (0, sheet.width // 2)
+            for y in (0, sheet.height // 2)
+        ]
+        found = sorted(float(difference(cell, image).mean()) for cell in cells)
+        assert found[0] < 20 < found[1]
+
+
+def test_a_screenshot_shows_the_picture_on_half_to_four_fifths_of_its_width() -> None:
+    red = Image.new("RGB", (300, 200), "red")
+    shares = []
+    for seed in range(20):
+        pixels = np.asarray(make("screenshot", red, seed), int)
+        columns = (pixels[..., 0] - pixels[..., 1] > 150).any(axis=0)
+        shares.append(float(columns.mean()))
+    assert 0.48 < min(shares) < 0.6
+    assert 0.7 < max(shares) < 0.82
 
 
 def test_a_frame_widens_the_picture_and_leaves_its_middle() -> None:

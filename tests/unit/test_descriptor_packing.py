@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from likeness.descriptor_packing import cell_positions, pack, unpack
+from likeness.descriptor_packing import cell_positions, first_descriptors, pack, unpack
 from likeness.proof.geometry import verify
 
 
@@ -26,6 +26,12 @@ def test_the_most_salient_spots_come_back_at_their_places() -> None:
     np.testing.assert_array_equal(at, cell_positions(14)[kept])
     assert (found * descriptors[kept]).sum(axis=1).min() > 0.98
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("kept", [0, 5, 64, 100, 196])
+def test_the_first_of_many_are_those_that_fewer_would_be(kept: int) -> None:
+    packed = pack(local(1), salience(1), keep=kept)
+    assert first_descriptors(packed, 64) == pack(local(1), salience(1), keep=min(kept, 64))
 
 
 def test_an_image_takes_2112_bytes() -> None:

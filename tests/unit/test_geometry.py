@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from likeness.descriptor_packing import cell_positions
-from likeness.proof.geometry import MATCHES, Verification, verify
+from likeness.proof.geometry import MATCHES, Verification, distinctness, variety, verify
 
 SIDE, DIM = 14, 64
 AT = cell_positions(SIDE)
@@ -161,3 +161,51 @@ def test_scores_are_finite_whatever_the_descriptors(
     assert np.isfinite(found.score).all()
     assert np.isfinite(found.affine).all()
     assert (found.score >= 0).all()
+
+
+def test_matches_are_distinct_by_what_the_second_best_lacks() -> None:
+    """Of three rows the first has a twin in the candidate, at a cosine of 0.9."""
+    query = np.eye(3, 8, dtype=np.float32)
+    twin = 0.9 * query[0] + math.sqrt(1 - 0.81) * np.eye(8, dtype=np.float32)[7]
+    candidate = np.concatenate([query, twin[None]]).astype(np.float32)[None]
+    at = np.arange(8, dtype=np.float32).reshape(4, 2)
+    found = verify(query, at[:3], candidate, at[None])
+    margins = distinctness(query, candidate, found)[0]
+    by_row = dict(zip(found.matches[0, :, 0].tolist(), margins.tolist(), strict=True))
+    assert [by_row[row] for row in range(3)] == pytest.approx([0.1, 1, 1], abs=1e-6)
+
+
+def test_what_matches_nothing_is_not_distinct() -> None:
+    query, candidate = descriptors(1), np.zeros((1, SIDE**2, DIM), np.float32)
+    found = verify(query, AT, candidate, AT[None])
+    assert not distinctness(query, candidate, found).any()
+
+
+def test_a_pattern_has_no_variety_and_strangers_have_much() -> None:
+    pattern = np.repeat(descriptors(1)[:1], 64, axis=0)
+    padded = np.concatenate([descriptors(2)[:32], np.zeros((32, DIM), np.float32)])
+    none, much, half, empty = variety(
+        np.stack([pattern, descriptors(2)[:64], padded, np.zeros((64, DIM), np.float32)])
+    )
+    assert none == pytest.approx(0, abs=1e-6)
+    assert much > 0.5
+    assert half == pytest.approx(variety(descriptors(2)[None, :32])[0])
+    assert empty == 0
+
+
+def test_one_pair_at_a_time_is_verified_as_one_query_with_several() -> None:
+    query, others = descriptors(1), np.stack([descriptors(1), descriptors(2)])
+    at = np.broadcast_to(AT, (2, *AT.shape))
+    together = verify(query, AT, others, at)
+    paired = verify(np.stack([query, query]), at, others, at)
+    np.testing.assert_allclose(paired.score, together.score, rtol=1e-5)
+    np.testing.assert_array_equal(paired.matches, together.matches)
+
+
+def test_either_of_two_pictures_may_be_the_query() -> None:
+    query = descriptors(3)
+    candidates, at = placed(query, 0.5, 0.4, (2.0, 1.0))
+    there = verify(query, AT, candidates, at)
+    back = verify(candidates[0], at[0], query[None], AT[None])
+    assert back.score[0] == pytest.approx(there.score[0], rel=0.02)
+    assert back.inliers[0] == there.inliers[0]

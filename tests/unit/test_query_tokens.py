@@ -26,7 +26,7 @@ from tests.image_features import DIM, VECTOR, made, spec, vector
 
 SPEC = spec()
 LEVELS = {level.value: LevelModel((1.0,) * PAIR_FEATURES, -1.0) for level in FITTED_LEVELS}
-RANKER = Ranker(SPEC, Calibration(SPEC.fingerprint, LEVELS))
+RANKER = Ranker(SPEC, Calibration(SPEC.fingerprint, LEVELS, LEVELS["similar"]))
 STORED = [made(seed, local=None, packed=made(seed).packed) for seed in range(4)]
 BOX, SEEN = Box(0.1, 0.2, 0.7, 0.9), Box(0.0, 0.125, 1.0, 0.875)
 VIEWS = [made(1), made(2, sha256=None, box=BOX, seen=SEEN)]

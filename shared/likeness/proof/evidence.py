@@ -1,7 +1,8 @@
-"""Evidence: what is known of a query and each candidate, and the features that verdicts rest on."""
+"""Evidence: what the index knows of a pair of images, and the features that verdicts rest on."""
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -9,100 +10,100 @@ from numpy.typing import NDArray
 
 from likeness.descriptor_packing import cell_positions
 from likeness.proof.geometry import Verification
-from likeness.proof.photometry import compare_colours
+from likeness.proof.photometry import compare_layouts
 
-_FACTS = 12
-PAIR_FEATURES = _FACTS + _FACTS * (_FACTS + 1) // 2
+PAIR_FEATURES = 10
 _FULL_SCORE = 32.0  # 64 descriptors, each with the weight 1 − 0.5 of a perfect match
+_FULL_MARGIN = 16.0  # of the same, each a quarter more alike than any other
+_FULL_VARIETY = 0.25  # that of a photo full of different things
+# Layouts with less detail belong to a sky, a fog or a dark frame: those show nothing of their own.
+_FLAT = 0.012
 
 
 class Evidence(NamedTuple):
-    """Facts about one query and K candidates, each (K,).
+    """Facts about K pairs of images, each (K,).
 
-    geometry: soft inlier score. inliers: matches that agree. shift: how far the corners of the
-    query's frame move, as a share of its side. overlap_query, overlap_target: share of either
-    frame that the other shows. The others are those of `photometry.ColourDifference`.
+    geometry: soft inlier score. distinct: the sum of the margins by which the agreeing matches are
+    better than the second best; share: of the margins of all matches. variety: that of
+    `geometry.variety`, of the image that has less. overlap_first, overlap_second: share of either
+    frame that the other shows. The others are those of `photometry.LayoutAgreement`.
     """
 
     cosine: NDArray[np.float32]
     geometry: NDArray[np.float32]
-    inliers: NDArray[np.float32]
-    shift: NDArray[np.float32]
-    overlap_query: NDArray[np.float32]
-    overlap_target: NDArray[np.float32]
-    colour_mean: NDArray[np.float32]
-    colour_p90: NDArray[np.float32]
-    colour_correlation: NDArray[np.float32]
-    unaligned_mean: NDArray[np.float32]
-    unaligned_max: NDArray[np.float32]
+    distinct: NDArray[np.float32]
+    share: NDArray[np.float32]
+    variety: NDArray[np.float32]
+    overlap_first: NDArray[np.float32]
+    overlap_second: NDArray[np.float32]
+    aligned: NDArray[np.float32]
+    in_place: NDArray[np.float32]
+    contrast: NDArray[np.float32]
+
+    def is_flat(self) -> NDArray[np.bool_]:
+        """Whether one image of a pair has too little detail to prove anything, (K,)."""
+        return np.asarray(self.contrast < _FLAT)
 
 
-# Used where the index keeps no colours: as different as colours can be.
-UNKNOWN_COLOURS = {
-    "colour_mean": 1,
-    "colour_p90": 1,
-    "colour_correlation": 0,
-    "unaligned_mean": 1,
-    "unaligned_max": 1,
-}
+# Used where the index keeps no colours: nothing agrees, and nothing says that they are flat.
+UNKNOWN_COLOURS = {"aligned": 0, "in_place": 0, "contrast": 1}
 
 
 def evidence(
     cosines: NDArray[np.float32],
     verified: Verification,
+    margins: NDArray[np.float32],
+    variety: NDArray[np.float32],
     side: int,
-    query_colours: NDArray[np.uint8],
-    colours: NDArray[np.uint8],
+    first: NDArray[np.float32],
+    second: NDArray[np.float32],
 ) -> Evidence:
-    """Facts about K candidates, given their cosines (K,) and what geometry found.
+    """Facts about K pairs, given their cosines (K,) and what geometry found.
 
-    side: cells along an edge of the local map; query_colours (c, c, 3) and colours (K, c, c, 3):
-    layouts of any one size.
+    margins (K, M): those of `geometry.distinctness`; variety (K,): as in `Evidence`. side: cells
+    along an edge of the local map; first and second (K, 3, c²): `photometry.detail` of layouts of
+    any one size.
     """
-    last = side - 0.5
-    corners = np.array([(-0.5, -0.5), (last, -0.5), (-0.5, last), (last, last)]).T
-    shift = np.abs(_transformed(verified.affine, corners) - corners).mean(axis=(1, 2)) / side
-    cells = len(query_colours)
+    cells = math.isqrt(second.shape[2])
     # centres of the layout's cells, in cells of the local map
     centres = (cell_positions(cells).T.astype(np.float64) + 0.5) * side / cells - 0.5
     mapped = _transformed(verified.affine, centres)
     inside = _within(mapped, side)
     in_layout = (mapped + 0.5) * cells / side - 0.5
+    distinct = (margins * verified.inlier).sum(axis=1)
     return Evidence(
         cosines,
         verified.score,
-        verified.inliers.astype(np.float32),
-        np.minimum(1, shift).astype(np.float32),
+        distinct,
+        distinct / np.maximum(np.float32(1e-6), margins.sum(axis=1)),
+        variety,
         inside.mean(axis=1, dtype=np.float32),
         _coverage(verified.affine, side),
-        *compare_colours(query_colours, colours, in_layout, inside),
+        *compare_layouts(first, second, in_layout, inside),
     )
 
 
 def pair_features(facts: Evidence) -> NDArray[np.float64]:
-    """(K, PAIR_FEATURES), each about 0 to 1: the facts and their products.
+    """(K, PAIR_FEATURES), from 0 to about 1. More of each speaks for sameness, never against it.
 
-    Few facts mean much alone: where geometry found nothing to align them by, equal colours are no
-    proof.
+    Three of them count for as much as there is variety in both images: where everything looks
+    alike, agreement is no sign of one thing.
     """
-    strength = np.log1p(facts.geometry) / np.log1p(_FULL_SCORE)
+    nearness = -np.log10(np.clip(1 - facts.cosine, 0, 1) + 1e-3) / 3
+    varied = np.minimum(1, facts.variety / _FULL_VARIETY)
     columns = [
-        facts.cosine,
-        -np.log10(np.maximum(0, 1 - facts.cosine) + 1e-3) / 3,
-        strength,
-        np.minimum(1, facts.inliers / 40),
-        np.sqrt(facts.shift),
-        facts.overlap_query,
-        facts.overlap_target,
-        np.minimum(1, 3 * facts.colour_mean),
-        np.minimum(1, 2 * facts.colour_p90),
-        np.maximum(0, facts.colour_correlation),
-        np.sqrt(np.minimum(1, 4 * facts.unaligned_mean)),
-        np.sqrt(np.minimum(1, facts.unaligned_max)),
+        np.maximum(0, facts.cosine),
+        nearness,
+        np.log1p(facts.geometry) / np.log1p(_FULL_SCORE),
+        np.log1p(facts.distinct) / np.log1p(_FULL_MARGIN),
+        facts.share,
+        facts.aligned,
+        facts.in_place,
+        nearness * varied,
+        np.log1p(facts.distinct * varied**2) / np.log1p(_FULL_MARGIN),
+        facts.aligned * varied,
     ]
-    scaled = np.stack(columns, axis=1).astype(np.float64)
-    one, other = np.triu_indices(_FACTS)
-    return np.concatenate([scaled, scaled[:, one] * scaled[:, other]], axis=1)
+    return np.stack(columns, axis=1).astype(np.float64)
 
 
 def _transformed(affine: NDArray[np.float32], points: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -116,7 +117,7 @@ def _within(points: NDArray[np.float64], side: int) -> NDArray[np.bool_]:
 
 
 def _coverage(affine: NDArray[np.float32], side: int) -> NDArray[np.float32]:
-    """Share (K,) of the candidate's cells that the query's frame is mapped onto."""
+    """Share (K,) of the second image's cells that the first one's frame is mapped onto."""
     linear, shift = np.split(affine.astype(np.float64), [2], axis=2)
     sound = np.abs(np.linalg.det(linear)) > 1e-3
     back = np.linalg.inv(np.where(sound[:, None, None], linear, np.eye(2)))

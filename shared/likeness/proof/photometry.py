@@ -1,60 +1,74 @@
-"""Photometry: how far the colours of two images differ, cell by cell of their layouts.
+"""Photometry: do two images' layouts of colours have the same detail?
 
-A layout is a small square grid of mean colours. One is compared with K others at once, aligned by
-the transforms that geometry found and, for comparison, as if nothing had moved.
+A layout is a small square grid of mean colours. Nearly all of what it holds is smooth: the light of
+a room, a white ground, the sky. That agrees between many different images, so it is taken off, and
+what remains counts for as much as there is of it.
 """
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+# Detail below this, as a share of full brightness, is noise, which cannot agree.
+_NOISE = 0.01
 
-class ColourDifference(NamedTuple):
-    """Colours of a query compared with those of K candidates, each (K,), from 0 to 1.
 
-    mean, p90: where the frames overlap, the mean difference and its 90th percentile; both are 1
-    where they do not. correlation: of the colours there, each channel less its mean. unaligned_mean
-    and unaligned_max: differences of cells in the same place of either frame.
+class LayoutAgreement(NamedTuple):
+    """The layouts of K pairs of images compared, each (K,), from 0 to 1.
+
+    aligned: correlation of the detail where the frames overlap; in_place: of cells in the same
+    place of either frame; both are 0 where nothing agrees, and small where there is little detail.
+    contrast: the root mean square of the detail, of the image that has less.
     """
 
-    mean: NDArray[np.float32]
-    p90: NDArray[np.float32]
-    correlation: NDArray[np.float32]
-    unaligned_mean: NDArray[np.float32]
-    unaligned_max: NDArray[np.float32]
+    aligned: NDArray[np.float32]
+    in_place: NDArray[np.float32]
+    contrast: NDArray[np.float32]
 
 
-def compare_colours(
-    query: NDArray[np.uint8],
-    candidates: NDArray[np.uint8],
+def compare_layouts(
+    first: NDArray[np.float32],
+    second: NDArray[np.float32],
     positions: NDArray[np.float64],
     overlapping: NDArray[np.bool_],
-) -> ColourDifference:
-    """Compare a layout (c, c, 3) with K others (K, c, c, 3).
+) -> LayoutAgreement:
+    """Compare the `detail` (K, 3, c²) of layouts with that of K others.
 
-    positions (K, 2, c²): where each cell's centre lies in the candidate's layout, (x, y) in cells;
-    overlapping (K, c²): whether that is inside the candidate's frame.
+    positions (K, 2, c²): where each cell's centre of the first lies in the second's layout, (x, y)
+    in cells; overlapping (K, c²): whether that is inside the second's frame.
     """
-    theirs, mine = _channels(candidates), _channels(query[None])[0]
-    aligned = _sampled(theirs, positions, len(query))
-    difference = np.abs(aligned - mine).mean(axis=1)
-    unaligned = np.abs(theirs - mine).mean(axis=1)
-    return ColourDifference(
-        _masked_mean(difference, overlapping),
-        _masked_p90(difference, overlapping),
-        _correlation(mine, aligned, overlapping),
-        unaligned.mean(axis=1, dtype=np.float32),
-        unaligned.max(axis=1),
+    shown = overlapping[:, None].astype(np.float32)
+    aligned = _sampled(second, positions, math.isqrt(second.shape[2])) * shown
+    cells = second.shape[2]
+    power = np.minimum(_product(first, first), _product(second, second))
+    return LayoutAgreement(
+        _correlation(first * shown, aligned, shown.sum(axis=(1, 2))),
+        _correlation(first, second, np.float32(cells)),
+        np.sqrt(power / (3 * cells)),
     )
 
 
-def _channels(layouts: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """(K, c, c, 3) → (K, 3, c²), 0 to 1: loops over cells are fast, loops over three are not."""
-    planes = np.moveaxis(layouts, 3, 1).reshape(len(layouts), 3, -1)
-    return planes.astype(np.float32) / np.float32(255)
+def detail(layouts: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Layouts (K, c, c, 3) → (K, 3, c²), −1 to 1: cells less the means of the 3 × 3 around."""
+    # loops over cells are fast, loops over three colours are not
+    planes = np.moveaxis(layouts, 3, 1).astype(np.float32) / np.float32(255)
+    smooth = _smoothed(_smoothed(planes).swapaxes(2, 3)).swapaxes(2, 3)
+    return np.asarray(planes - smooth).reshape(len(layouts), 3, -1)
+
+
+def _smoothed(planes: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The mean of each cell and its neighbours above and below. Edges go on as straight as they
+    come: an even slope has no detail there either.
+    """
+    above = 2 * planes[:, :, :1] - planes[:, :, 1:2]
+    below = 2 * planes[:, :, -1:] - planes[:, :, -2:-1]
+    longer = np.concatenate([above, planes, below], axis=2)
+    total = longer[:, :, :-2] + longer[:, :, 1:-1] + longer[:, :, 2:]
+    return np.asarray(total / np.float32(3))
 
 
 def _sampled(
@@ -72,32 +86,14 @@ def _sampled(
     return np.asarray((1 - down) * upper + down * lower, np.float32)
 
 
-def _masked_mean(values: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Row means of the masked values; 1, the largest difference, where a row has none."""
-    counts = mask.sum(axis=1)
-    means = (values * mask).sum(axis=1) / np.maximum(1, counts)
-    return np.where(counts > 0, means, 1).astype(np.float32)
-
-
-def _masked_p90(values: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.float32]:
-    ordered = np.sort(np.where(mask, values, -1), axis=1)
-    counts = mask.sum(axis=1)
-    # values outside the mask come first; the percentile's place is among the rest
-    place = values.shape[1] - counts + (0.9 * np.maximum(0, counts - 1)).astype(np.intp)
-    found = np.take_along_axis(ordered, np.minimum(place, values.shape[1] - 1)[:, None], axis=1)
-    return np.where(counts > 0, found[:, 0], 1).astype(np.float32)
-
-
 def _correlation(
-    query: NDArray[np.float32], aligned: NDArray[np.float32], mask: NDArray[np.bool_]
+    first: NDArray[np.float32], second: NDArray[np.float32], cells: NDArray[np.float32] | np.float32
 ) -> NDArray[np.float32]:
-    """Correlation (K,) of colours (3, P) and (K, 3, P) over the masked cells (K, P)."""
-    counts = np.maximum(1, mask.sum(axis=1, dtype=np.float32))[:, None, None]
-    shown = mask[:, None].astype(np.float32)
-    a = (query - (query * shown).sum(axis=2, keepdims=True) / counts) * shown
-    b = (aligned - (aligned * shown).sum(axis=2, keepdims=True) / counts) * shown
-    covariance, variance_a, variance_b = (
-        np.einsum("kcp,kcp->k", x, y) for x, y in ((a, b), (a, a), (b, b))
-    )
-    scale = np.maximum(np.sqrt(variance_a * variance_b), 1e-6)
-    return np.asarray(covariance / scale, np.float32)
+    """Correlation (K,), from 0 up, of detail (K, 3, P), which has no mean, over so many cells."""
+    scale = np.sqrt(_product(first, first) * _product(second, second)) + 3 * _NOISE**2 * cells
+    return np.asarray(np.maximum(0, _product(first, second)) / np.maximum(scale, 1e-9), np.float32)
+
+
+def _product(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Inner products (K,)."""
+    return np.asarray(np.einsum("kcp,kcp->k", first, second), np.float32)

@@ -9,14 +9,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from likeness.descriptor_packing import unpack
+from likeness.descriptor_packing import first_descriptors, unpack
 from likeness.features import ImageFeatures, packed_descriptors
 from likeness.model import ModelSpec
 from likeness.preprocessing import COLOURS
 from likeness.proof.evidence import UNKNOWN_COLOURS, Evidence, evidence, pair_features
-from likeness.proof.geometry import Verification, verify
+from likeness.proof.geometry import Verification, distinctness, variety, verify
+from likeness.proof.photometry import detail
 from likeness.proof.pixel_proof import PixelProof, ProofImage, prove_pixels
-from likeness.proof.verdicts import Basis, Calibration, Level, Verdict, judge
+from likeness.proof.verdicts import Basis, Calibration, IndexVerdict, Level, Verdict, judge
 from likeness.records import WHOLE, Box
 
 _LAYOUT = (COLOURS, COLOURS, 3)
@@ -61,67 +62,47 @@ def _at_most_same_item(verdict: Verdict) -> Verdict:
     return verdict
 
 
-class VerifiedCandidates(NamedTuple):
-    """A query verified against K candidates.
+class VerifiedPairs(NamedTuple):
+    """A query verified against K candidates, each pair in an order of its own.
 
-    query_at (n, 2), candidates_at (K, m, 2): positions of the descriptors, in cells of a map with
-    `side` cells along an edge.
+    The order depends on what the two images are, not on which of them is the query: so a pair has
+    the same facts and the same verdict both ways. `swapped` (K,): the query is the second.
+    first_at, second_at (K, n, 2): positions of the descriptors, in cells of a map with `side` cells
+    along an edge; first_detail, second_detail (K, 3, c²): of their layouts. margins (K, M): of
+    `geometry.distinctness`; variety (K,): as in `Evidence`.
     """
 
-    query: ImageFeatures
-    candidates: list[ImageFeatures]
+    first: list[ImageFeatures]
+    second: list[ImageFeatures]
+    swapped: NDArray[np.bool_]
     side: int
-    query_at: NDArray[np.float32]
-    candidates_at: NDArray[np.float32]
+    first_at: NDArray[np.float32]
+    second_at: NDArray[np.float32]
+    first_detail: NDArray[np.float32]
+    second_detail: NDArray[np.float32]
     verification: Verification
+    margins: NDArray[np.float32]
+    variety: NDArray[np.float32]
 
-    def subset(self, rows: NDArray[np.intp]) -> VerifiedCandidates:
-        """The same for some of the candidates."""
-        return self._replace(
-            candidates=[self.candidates[row] for row in rows],
-            candidates_at=self.candidates_at[rows],
-            verification=self.verification.subset(rows),
-        )
-
-    def pair_features(self, cosines: NDArray[np.float32]) -> NDArray[np.float64]:
+    def pair_features(self) -> NDArray[np.float64]:
         """The features that verdicts rest on: (K, PAIR_FEATURES)."""
-        return pair_features(self._evidence(cosines))
+        return pair_features(self.evidence())
 
-    def proofs(self, calibration: Calibration, cosines: NDArray[np.float32]) -> list[Proof]:
-        """One for each candidate."""
-        facts, found = self._evidence(cosines), self.verification
-        boxes = zip(*self._boxes(), strict=True)
-        verdicts = judge(calibration, pair_features(facts))
-        proofs = []
-        for row, (verdict, pair) in enumerate(zip(verdicts, boxes, strict=True)):
-            exact = self._is_exact(self.candidates[row])
-            suspected = not exact and verdict.level in (Level.COPY, Level.EDITED)
-            # bytes overrule the model
-            claimed = Verdict(Level.EXACT, 1.0) if exact else _at_most_same_item(verdict)
-            proven = bool(found.inliers[row]) and claimed.level not in (Level.SIMILAR, Level.NONE)
-            proofs.append(
-                Proof(
-                    claimed,
-                    float(found.score[row]),
-                    int(found.inliers[row]),
-                    float(facts.overlap_query[row]) if proven else 0.0,
-                    float(facts.overlap_target[row]) if proven else 0.0,
-                    pair if proven else None,
-                    Basis.BYTES if exact else Basis.INDEX,
-                    suspected,
-                )
-            )
-        return proofs
-
-    def _is_exact(self, candidate: ImageFeatures) -> bool:
-        """Whether both are whole images of the same bytes."""
-        same_bytes = self.query.sha256 is not None and self.query.sha256 == candidate.sha256
-        return same_bytes and self.query.box == candidate.box == WHOLE
-
-    def _evidence(self, cosines: NDArray[np.float32]) -> Evidence:
-        colours = np.stack([_layout(c) for c in self.candidates])
-        facts = evidence(cosines, self.verification, self.side, _layout(self.query), colours)
-        known = np.array([_has_layout(self.query) and _has_layout(c) for c in self.candidates])
+    def evidence(self) -> Evidence:
+        """What is known of each pair, in its own order."""
+        facts = evidence(
+            _cosines(self.first, self.second),
+            self.verification,
+            self.margins,
+            self.variety,
+            self.side,
+            self.first_detail,
+            self.second_detail,
+        )
+        pairs = zip(self.first, self.second, strict=True)
+        known = np.array([_has_layout(one) and _has_layout(other) for one, other in pairs])
+        if known.all():
+            return facts
         return facts._replace(
             **{
                 name: np.where(known, getattr(facts, name), np.float32(value))
@@ -129,27 +110,104 @@ class VerifiedCandidates(NamedTuple):
             }
         )
 
+    def proofs(self, calibration: Calibration) -> list[Proof]:
+        """One for each candidate."""
+        facts = self.evidence()
+        judged = judge(calibration, pair_features(facts), facts.is_flat())
+        boxes = zip(*self._boxes(), strict=True)
+        return [
+            self._proof(row, facts, found, of_first, of_second)
+            for row, (found, (of_first, of_second)) in enumerate(zip(judged, boxes, strict=True))
+        ]
+
+    def _proof(
+        self, row: int, facts: Evidence, found: IndexVerdict, of_first: Box, of_second: Box
+    ) -> Proof:
+        exact = _is_exact(self.first[row], self.second[row])
+        verdict = Verdict(Level.EXACT, 1.0) if exact else found.verdict  # bytes overrule the model
+        inliers = int(self.verification.inliers[row])
+        shown = bool(inliers) and verdict.level not in (Level.SIMILAR, Level.NONE)
+        overlaps = float(facts.overlap_first[row]), float(facts.overlap_second[row])
+        boxes = of_first, of_second
+        if self.swapped[row]:
+            overlaps, boxes = overlaps[::-1], boxes[::-1]
+        return Proof(
+            verdict,
+            float(self.verification.score[row]),
+            inliers,
+            *(overlaps if shown else (0.0, 0.0)),
+            boxes if shown else None,
+            Basis.BYTES if exact else Basis.INDEX,
+            found.suspected and not exact,
+        )
+
     def _boxes(self) -> tuple[list[Box], list[Box]]:
-        """The boxes of the matches that agree, in the query and in each candidate."""
-        of_query, of_candidate = np.moveaxis(self.verification.matches, 2, 0)
-        matched_at = self.candidates_at[np.arange(len(self.candidates))[:, None], of_candidate]
+        """The boxes of the matches that agree, in the first and in the second of each pair."""
         inlier = self.verification.inlier
-        queries = [self.query] * len(self.candidates)
+        every = np.arange(len(inlier))[:, None]
+        of_first, of_second = np.moveaxis(self.verification.matches, 2, 0)
         return (
-            _boxes_around(self.query_at[of_query], inlier, self.side, queries),
-            _boxes_around(matched_at, inlier, self.side, self.candidates),
+            _boxes_around(self.first_at[every, of_first], inlier, self.side, self.first),
+            _boxes_around(self.second_at[every, of_second], inlier, self.side, self.second),
         )
 
 
-def verify_candidates(
+def verify_pairs(
     query: ImageFeatures, candidates: Sequence[ImageFeatures], spec: ModelSpec
-) -> VerifiedCandidates:
-    """Match the query's local descriptors with those of at least one candidate."""
+) -> VerifiedPairs:
+    """Match the most salient descriptors of a query and of at least one candidate."""
+    side, dim = (spec.local.side, spec.local.dim) if spec.local else (1, 2)
+    images = [query, *candidates]
+    packed = [first_descriptors(i.packed or packed_descriptors(i), dim) for i in images]
+    local, at = _unpacked(packed, side, dim)
+    # rows of the first and the second of each pair; the query has row 0
+    keys = [_order_key(image, data) for image, data in zip(images, packed, strict=True)]
+    swapped = np.array([key < keys[0] for key in keys[1:]])
+    others = np.arange(1, len(images))
+    one, two = np.where(swapped, others, 0), np.where(swapped, 0, others)
+    found = verify(local[one], at[one], local[two], at[two])
+    each, details = variety(local), detail(np.stack([_layout(image) for image in images]))
+    return VerifiedPairs(
+        [images[row] for row in one],
+        [images[row] for row in two],
+        swapped,
+        side,
+        at[one],
+        at[two],
+        details[one],
+        details[two],
+        found,
+        distinctness(local[one], local[two], found),
+        np.minimum(each[0], each[1:]),
+    )
+
+
+def geometry_scores(
+    query: ImageFeatures, candidates: Sequence[ImageFeatures], spec: ModelSpec
+) -> NDArray[np.float32]:
+    """Soft inlier scores (K,) of all that is known of a query with each candidate, to rank by."""
     side, dim = (spec.local.side, spec.local.dim) if spec.local else (1, 2)
     local, at = _unpacked([c.packed or b"" for c in candidates], side, dim)
     [query_local], [query_at] = _unpacked([packed_descriptors(query)], side, dim)
-    found = verify(query_local, query_at, local, at)
-    return VerifiedCandidates(query, list(candidates), side, query_at, at, found)
+    return verify(query_local, query_at, local, at).score
+
+
+def _order_key(image: ImageFeatures, packed: bytes) -> tuple[bytes, bytes, bytes]:
+    return packed, image.colours or b"", image.vector.tobytes()
+
+
+def _cosines(
+    first: Sequence[ImageFeatures], second: Sequence[ImageFeatures]
+) -> NDArray[np.float32]:
+    """(K,), the same to the last bit both ways."""
+    one, two = (np.stack([image.vector for image in images]) for images in (first, second))
+    return np.asarray((one * two).sum(axis=1), np.float32)
+
+
+def _is_exact(first: ImageFeatures, second: ImageFeatures) -> bool:
+    """Whether both are whole images of the same bytes."""
+    same_bytes = first.sha256 is not None and first.sha256 == second.sha256
+    return same_bytes and first.box == second.box == WHOLE
 
 
 def _unpacked(

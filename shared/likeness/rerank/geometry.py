@@ -1,6 +1,7 @@
 """Geometry as a rerank stage: the best candidates are verified, and matches raise their scores.
 
-`proof.geometry` does the matching; what it finds is kept for the proofs of the rows shown.
+`proof.geometry` does the matching. The rows that are shown are proven apart from it, each pair the
+same way whichever of the two is the query.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from likeness.features import ImageFeatures
-from likeness.proof.proofs import verify_candidates
+from likeness.proof.proofs import geometry_scores
 from likeness.rerank.stage import Order, RankingTask, StageResult
 
 # So many of the best candidates are reordered: with more nothing is gained (decision 0032).
@@ -20,32 +21,36 @@ _CLEAR_COSINE, _CLEAR_LEAD = 0.95, 0.1
 
 def add_geometry_scores(task: RankingTask, order: Order) -> StageResult | None:
     """The stage: verify the best, and add their weighted geometry scores."""
-    return _verified(task, order, DEPTH)
-
-
-def verify_shown(task: RankingTask, order: Order) -> StageResult | None:
-    """Verify what is shown, as proof alone: the order then does not depend on how much is shown."""
-    return _verified(task, order, 0)
-
-
-def _verified(task: RankingTask, order: Order, depth: int) -> StageResult | None:
     assert task.calibration
     if _is_vector_only(task.views[0]):
         return None
     ranked = order.rows()
-    reordered = ranked[: 0 if _has_clear_winner(task, ranked) else depth]
-    rows = ranked[: max(len(reordered), task.shown)]
+    if _has_clear_winner(task, ranked):
+        return verify_shown(task, order)
+    reordered = ranked[:DEPTH]
+    geometry = _scores(task, order, reordered)
+    score = order.score.copy()
+    score[reordered] += np.float32(task.calibration.geometry) * geometry[reordered]
+    return StageResult(Order(score, order.view), geometry, ranked[: max(DEPTH, task.shown)])
+
+
+def verify_shown(task: RankingTask, order: Order) -> StageResult | None:
+    """Verify what is shown, as proof alone: the order then does not depend on how much is shown."""
+    if _is_vector_only(task.views[0]):
+        return None
+    unscored = np.full(len(task.candidates), np.nan, np.float32)
+    return StageResult(order, unscored, order.rows()[: task.shown])
+
+
+def _scores(task: RankingTask, order: Order, rows: NDArray[np.intp]) -> NDArray[np.float32]:
+    """Geometry scores (K,) of these rows, NaN for the others."""
     geometry = np.full(len(task.candidates), np.nan, np.float32)
-    verified = []
     for number, view in enumerate(task.views):
         of_view = rows[order.view[rows] == number]
         if len(of_view):
-            found = verify_candidates(view, [task.candidates[row] for row in of_view], task.spec)
-            geometry[of_view] = found.verification.score
-            verified.append((of_view, found))
-    score = order.score.copy()
-    score[reordered] += np.float32(task.calibration.geometry) * geometry[reordered]
-    return StageResult(Order(score, order.view), geometry, verified)
+            candidates = [task.candidates[row] for row in of_view]
+            geometry[of_view] = geometry_scores(view, candidates, task.spec)
+    return geometry
 
 
 def _is_vector_only(view: ImageFeatures) -> bool:

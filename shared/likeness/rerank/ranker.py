@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 
 from likeness.features import ImageFeatures
 from likeness.model import ModelSpec
-from likeness.proof.proofs import Proof, VerifiedCandidates, verify_candidates
+from likeness.proof.proofs import Proof, verify_pairs
 from likeness.proof.verdicts import Calibration
 from likeness.rerank.profiles import PROFILES, Profile
 from likeness.rerank.stage import Order, RankingTask, Stage
+
+_NONE = np.array([], np.intp)
 
 
 class RankedCandidates(NamedTuple):
@@ -69,7 +71,7 @@ class Ranker:
         task = RankingTask.of(views, candidates, shown, self._spec, self._calibration)
         order, cosine = Order.by_best_view(task.cosines), task.cosines.max(axis=0)
         scores, skipped = {"cosine": cosine}, list[str]()
-        verified: list[tuple[NDArray[np.intp], VerifiedCandidates]] = []
+        verified = [_NONE]
         for stage in stages if candidates else ():
             if not stage.is_possible(task):
                 continue
@@ -77,44 +79,37 @@ class Ranker:
                 skipped.append(stage.name)
             elif result := stage.run(task, order):
                 order, scores[stage.name] = result.order, result.scores
-                verified += result.verified
+                verified.append(_NONE if result.verified is None else result.verified)
         rows = order.rows()
-        proofs: dict[int, Proof] = {}
-        for verified_rows, found in verified:
-            proofs |= self._proofs(task, order, rows[:shown], verified_rows, found)
+        proven = np.intersect1d(np.concatenate(verified), rows[:shown])
+        proofs = self._proofs(task, order, proven)
+        _fill(scores.get("geometry"), proofs)
         return RankedCandidates(rows, order.score, cosine, order.view, scores, proofs, skipped)
 
-    def _proofs(
-        self,
-        task: RankingTask,
-        order: Order,
-        shown: NDArray[np.intp],
-        rows: NDArray[np.intp],
-        found: VerifiedCandidates,
-    ) -> dict[int, Proof]:
-        """The proofs of those verified `rows` that are shown, by row."""
-        places = np.flatnonzero(np.isin(rows, shown))
-        if not self._calibration or not len(places):
-            return {}
-        proven = rows[places]
-        cosines = task.cosines[order.view[proven], proven]
-        proofs = found.subset(places).proofs(self._calibration, cosines)
-        return dict(zip(proven.tolist(), proofs, strict=True))
+    def _proofs(self, task: RankingTask, order: Order, shown: NDArray[np.intp]) -> dict[int, Proof]:
+        """The proofs of these rows, each with the view it is nearest to, by row."""
+        proofs: dict[int, Proof] = {}
+        for number in np.unique(order.view[shown]):
+            of_view = shown[order.view[shown] == number].tolist()
+            found = self.prove(task.views[number], [task.candidates[row] for row in of_view])
+            proofs |= dict(zip(of_view, found, strict=bool(self._calibration)))
+        return proofs
 
     def prove(self, query: ImageFeatures, candidates: Sequence[ImageFeatures]) -> list[Proof]:
         """What the query and each candidate have in common; empty without a calibration."""
         if not candidates or not self._calibration:
             return []
-        verified = verify_candidates(query, candidates, self._spec)
-        return verified.proofs(self._calibration, _cosines(query, candidates))
+        return verify_pairs(query, candidates, self._spec).proofs(self._calibration)
 
     def pair_features(
         self, query: ImageFeatures, candidates: Sequence[ImageFeatures]
     ) -> NDArray[np.float64]:
         """The features that verdicts rest on, for at least one candidate: (K, PAIR_FEATURES)."""
-        verified = verify_candidates(query, candidates, self._spec)
-        return verified.pair_features(_cosines(query, candidates))
+        return verify_pairs(query, candidates, self._spec).pair_features()
 
 
-def _cosines(query: ImageFeatures, candidates: Sequence[ImageFeatures]) -> NDArray[np.float32]:
-    return np.array([c.vector for c in candidates], np.float32) @ query.vector
+def _fill(geometry: NDArray[np.float32] | None, proofs: dict[int, Proof]) -> None:
+    """What was proven without having been reordered has the geometry score of its proof."""
+    for row, proof in proofs.items():
+        if geometry is not None and np.isnan(geometry[row]):
+            geometry[row] = proof.geometry

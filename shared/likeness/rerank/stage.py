@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from likeness.features import ImageFeatures
 from likeness.model import ModelSpec
-from likeness.proof.proofs import VerifiedCandidates
 from likeness.proof.verdicts import Calibration
 
 
@@ -90,13 +89,13 @@ class Order(NamedTuple):
 class StageResult(NamedTuple):
     """The new order, and the stage's own scores (K,), NaN for candidates that it did not score.
 
-    verified: candidates that were verified, and their rows. Those that are shown get proofs, so a
-    stage that verifies what is shown comes last in its profile.
+    verified: rows of the candidates that were verified, if any. Those that are shown get proofs, so
+    a stage that verifies what is shown comes last in its profile.
     """
 
     order: Order
     scores: NDArray[np.float32]
-    verified: Sequence[tuple[NDArray[np.intp], VerifiedCandidates]] = ()
+    verified: NDArray[np.intp] | None = None
 
 
 class Stage(NamedTuple):
