@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from likeness import images
 from likeness.errors import ConfigurationError, ImageError, ObjectChanged
 from likeness.ports import ObjectReader
-from likeness.proof.pixel_proof import SIDE, ProofImage
+from likeness.proof.pixel_proof import ProofImage
+from likeness.proof_decoding import decode_for_proof
 from likeness.records import Point
 from likeness.settings import Limits
 
@@ -17,8 +16,6 @@ from likeness.settings import Limits
 _SIDE_BY_SIDE = 4
 # Pictures that are kept, of at most 0.8 MB each: images of one batch often have the same partners.
 _KEPT = 32
-# What decoders keep at least: images.decode makes it 1.5 times the short side.
-_SHORT_SIDE = math.ceil(SIDE / 1.5)
 
 
 class PartnerPictures:
@@ -76,7 +73,6 @@ class PartnerPictures:
         if data is None:
             return None
         try:
-            image, _ = images.decode(data, self._limits, _SHORT_SIDE, self._version)
-            return ProofImage(image)
+            return decode_for_proof(data, self._limits, self._version)
         except (ImageError, ConfigurationError, MemoryError):
             return None

@@ -15,13 +15,12 @@ from typing import NamedTuple
 import numpy as np
 from msgspec import Struct, structs
 from numpy.typing import NDArray
-from PIL import Image
 
-from likeness import images
 from likeness.errors import LikenessError
-from likeness.proof.pixel_proof import SIDE, PixelProof, ProofImage
+from likeness.proof.pixel_proof import PixelProof, ProofImage
 from likeness.proof.proofs import Proof
 from likeness.proof.verdicts import Calibration
+from likeness.proof_decoding import decode_for_proof
 from likeness.records import WHOLE, Box
 from likeness.settings import Limits
 
@@ -34,9 +33,6 @@ BUDGET_S = 0.4
 # Nobody waits longer than this for a better verdict on results that are already there.
 _MAX_WAIT_S = 2.0
 _PROOF_S = 0.1
-# What decoders keep at least, as images.decode has it: 1.5 times the short side.
-_SHORT_SIDE = math.ceil(SIDE / 1.5)
-_SMALLEST_SHARE = 0.1
 
 ReadFile = Callable[[], bytes]
 TimeLeft = Callable[[], float]
@@ -118,22 +114,9 @@ class PixelVerifier:
         try:
             data = picture.read()
             with decoding:
-                return self._decode(data, picture.box)
+                return decode_for_proof(data, self._limits, self._version, picture.box)
         except LikenessError as error:
             return error
-
-    def _decode(self, data: bytes, box: Box) -> ProofImage:
-        share = max(min(box.right - box.left, box.bottom - box.top), _SMALLEST_SHARE)
-        image, _ = images.decode(data, self._limits, math.ceil(_SHORT_SIDE / share), self._version)
-        return ProofImage(image if box == WHOLE else _part(image, box))
-
-
-def _part(image: Image.Image, box: Box) -> Image.Image:
-    """At least one pixel of it."""
-    width, height = image.size
-    left, top = min(int(box.left * width), width - 1), min(int(box.top * height), height - 1)
-    right, bottom = math.ceil(box.right * width), math.ceil(box.bottom * height)
-    return image.crop((left, top, max(right, left + 1), max(bottom, top + 1)))
 
 
 def _in_whole(pixels: PixelProof, query: Box, target: Box) -> PixelProof:
