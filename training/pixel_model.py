@@ -40,8 +40,11 @@ _NEGATIVES, _VARIANTS = 4.0, 12.0  # weights of pairs that are not so close
 _LEAST = 2.0  # log-odds below which nothing is claimed, however few of the pairs are
 # Pictures of one webcam, seconds apart: not marked as one thing, yet nobody calls them different.
 _SERIES = ("night photo",)
-# Files of `varied` that show one picture, though nothing marks them; seen by eye.
-_ONE_PICTURE = ({"06784", "08092"}, {"08106", "01451"})
+# Files of `varied` that show one picture, or a part of it, though nothing marks them; seen by eye.
+_ONE_PICTURE = (
+    *({"06784", "08092"}, {"08106", "01451"}),
+    *({"08889", "02764"}, {"08889", "06613"}, {"08889", "07473"}),
+)
 # What can only rise, and what can only lower the score.
 _RISING = (
     *("share", "agreeing", "quality", "inliers", "inlier_share", "covered_most"),
