@@ -37,7 +37,8 @@ _ORDER = {"copy": 0, "edited": 1, "variant": 2, "none": 3}
 _MAX_FALSE = {"copy": 0.0005, "edited": 0.002, "variant": 0.005}
 _FOLDS = 8
 _NEGATIVES, _VARIANTS = 4.0, 12.0  # weights of pairs that are not so close
-_LEAST = 2.0  # log-odds below which nothing is claimed, however few of the pairs are
+# Log-odds below which nothing is claimed, however few false claims there are among these pairs.
+_LEAST = {"copy": 0.0, "edited": 2.0, "variant": 2.0}
 # Pictures of one webcam, seconds apart: not marked as one thing, yet nobody calls them different.
 _SERIES = ("night photo",)
 # Files of `varied` that show one picture, or a part of it, though nothing marks them; seen by eye.
@@ -166,18 +167,17 @@ def _fit(pairs: Pairs, level: str, rows: Mask | None = None) -> HistGradientBoos
 
 
 def scores_of_families_left_out(pairs: Pairs) -> dict[str, Floats]:
-    """Log-odds (N,) of each level, −∞ where nothing agreed; a closer level's raise the others'."""
+    """Log-odds (N,) of each level, −∞ where nothing agreed."""
     families = sorted(set(pairs.family))
     usable = np.isfinite(pairs.facts[:, 0])
     scores: dict[str, Floats] = {}
-    closer = np.full(len(pairs.order), -np.inf)
     for level in PROVEN_LEVELS:
         found = np.full(len(pairs.order), -np.inf)
         for fold in range(_FOLDS):
             left_out = np.isin(pairs.family, families[fold::_FOLDS])
             test = left_out & usable
             found[test] = _fit(pairs, level, ~left_out).decision_function(pairs.facts[test])
-        closer = scores[level] = np.maximum(closer, found)
+        scores[level] = found
     return scores
 
 
@@ -188,15 +188,19 @@ def _thresholds(pairs: Pairs, scores: dict[str, Floats]) -> dict[str, float]:
         # what is not the same design; variants are few, and more alike than other pictures
         far = (pairs.order == _ORDER["none"]) & _is_known(pairs)
         false = np.sort(scores[level][far])[::-1]
-        thresholds[level] = max(_LEAST, float(false[int(_MAX_FALSE[level] * len(false))]) + 1e-6)
+        thresholds[level] = max(
+            _LEAST[level], float(false[int(_MAX_FALSE[level] * len(false))]) + 1e-6
+        )
     return thresholds
 
 
 def levels_of(scores: dict[str, Floats], thresholds: dict[str, float]) -> NDArray[np.intp]:
     """The level that each pair is called, as a number of `_ORDER`."""
     called = np.full(len(scores["copy"]), _ORDER["none"])
-    for level in reversed(PROVEN_LEVELS):
-        called[scores[level] >= thresholds[level]] = _ORDER[level]
+    reached = {level: scores[level] >= thresholds[level] for level in PROVEN_LEVELS}
+    called[reached["variant"]] = _ORDER["variant"]
+    called[reached["edited"]] = _ORDER["edited"]
+    called[reached["edited"] & reached["copy"]] = _ORDER["copy"]
     return called
 
 

@@ -16,7 +16,7 @@ from likeness.errors import NotIndexed, TruncatedImage
 from likeness.pixel_verification import BUDGET_S, Pair, Picture, PixelVerifier
 from likeness.proof.pixel_proof import ProofImage
 from likeness.proof.proofs import Proof
-from likeness.proof.verdicts import Basis, Calibration, Level, Verdict
+from likeness.proof.verdicts import Basis, Calibration, Level, LevelModel, Verdict
 from likeness.records import WHOLE, Box
 from likeness.settings import Limits
 from tests.pictures import encoded, picture, textured
@@ -27,7 +27,7 @@ LEFT = Box(0.0, 0.0, 0.5, 1.0)
 
 @pytest.fixture(scope="module")
 def verifier() -> PixelVerifier:
-    return PixelVerifier(Limits(), 2, Calibration("m", {}))
+    return PixelVerifier(Limits(), 2, Calibration("m", {}, LevelModel((), 0.0)))
 
 
 def of(data: bytes, box: Box = WHOLE) -> Picture:

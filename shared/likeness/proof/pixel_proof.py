@@ -44,7 +44,10 @@ _RECOLOURED, _MANY_CHANGED = 6.0, 0.1  # grey levels; share of the colours
 _BLURRED = 0.45  # natural logarithm of the ratio of sharpness
 _MAX_DIFFERENCES = 8
 _MIN_DIFFERENCE = 3  # blocks
-_PLAIN, _JUMP = 8.0, 12.0  # grey levels: of a border's spread, and between picture and surroundings
+_PLAIN, _JUMP = 8.0, 15.0  # grey levels: of a border's spread, and of an edge
+# Where an edge is looked for, as a share of the part's sides: beyond its frame, and twice inside.
+_INSETS = (-0.015, 0.012, 0.039)
+_MANY_JUMPS = 0.4  # share of a frame that is an edge
 
 
 class Edit(StrEnum):
@@ -164,12 +167,17 @@ def pixel_model() -> PixelModel:
 def judge_pixels(facts: PixelFacts, stricter: Mapping[str, float]) -> Verdict | None:
     """The closest level that the facts prove."""
     model = pixel_model()
-    score = float("-inf")
-    for level in PROVEN_LEVELS:
-        score = max(score, model.levels[level].score(facts))  # a copy is at least `edited` too
-        if score >= max(model.thresholds[level], stricter.get(level, score)):
-            return Verdict(level, float(1 / (1 + np.exp(-score))))
-    return None
+    scores = {level: model.levels[level].score(facts) for level in PROVEN_LEVELS}
+    reached = [
+        level
+        for level, score in scores.items()
+        if score >= max(model.thresholds[level], stricter.get(level, score))
+    ]
+    if Level.EDITED not in reached and Level.COPY in reached:
+        reached.remove(Level.COPY)  # what may be a variant is no copy
+    if not reached:
+        return None
+    return Verdict(reached[0], float(1 / (1 + np.exp(-scores[reached[0]]))))
 
 
 def _proof(
@@ -265,13 +273,14 @@ def _surroundings(outer: Image.Image, to_outer: NDArray[np.floating]) -> tuple[b
     to_outer (3, 3): fractions of the part → pixels of the whole.
     """
     pixels = np.asarray(outer.convert("L"), np.float32)
-    beyond, edge, inside = (_along_frame(pixels, to_outer, inset) for inset in (-0.03, 0.02, 0.07))
+    beyond, edge, inside = (_along_frame(pixels, to_outer, inset) for inset in _INSETS)
     known = np.isfinite(beyond) & np.isfinite(edge) & np.isfinite(inside)
     if known.sum() < 8:
         return False, False
     plain = float(np.abs(beyond[known] - np.median(beyond[known])).mean()) < _PLAIN
-    jump = float(np.abs(beyond - edge)[known].mean())
-    return plain, jump > _JUMP + 2 * float(np.abs(edge - inside)[known].mean())
+    jumps = float((np.abs(beyond - edge)[known] > _JUMP).mean())
+    within = float((np.abs(edge - inside)[known] > _JUMP).mean())
+    return plain, jumps > max(_MANY_JUMPS, 1.5 * within)
 
 
 def _along_frame(
