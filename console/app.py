@@ -16,6 +16,7 @@ from .commands import migrate, model
 from .commands.adapt import adapt
 from .commands.backfill import backfill
 from .commands.calibrate import calibrate
+from .commands.compare import compare
 from .commands.cost import cost
 from .commands.demo import demo
 from .commands.doctor import doctor
@@ -44,7 +45,7 @@ app = typer.Typer(
 )
 for panel, commands in (
     ("Run and try", (demo, serve, drop, doctor)),
-    ("Images", (upload, backfill, search, status, reconcile)),
+    ("Images", (upload, backfill, search, compare, status, reconcile)),
     ("Quality", (evaluate, calibrate, adapt, explain)),
     ("Cost", (cost,)),
 ):

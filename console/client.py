@@ -63,6 +63,11 @@ class Client:
         """Neighbours of an indexed image, without the image itself."""
         return self._call("GET", f"/v1/images/{image_id}/similar?{_query(options)}")
 
+    def compare(self, first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+        """What two images have in common; each as a picture of POST /v1/compare."""
+        body = json.dumps({"first": first, "second": second}).encode()
+        return self._call("POST", "/v1/compare", body, {"content-type": "application/json"})
+
     def status(self, key: str) -> dict[str, Any]:
         """Whether the object with this key was indexed."""
         return self._call("GET", f"/v1/status?{urlencode({'key': key})}")

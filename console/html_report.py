@@ -93,7 +93,7 @@ def _answer(
     return (
         f'<figure{hit}><img alt="{escape(key)}" src="{thumbnails[key]}">'
         f"<figcaption>{escape(key)}<br>{result['score']:.3f} "
-        f"<b>{verdict(result)}</b></figcaption></figure>"
+        f"<b>{verdict_and_edits(result)}</b></figcaption></figure>"
     )
 
 
@@ -102,6 +102,16 @@ def verdict(result: Mapping[str, Any]) -> str:
     if "verdict" not in result:
         return ""
     return f"{result['verdict'].replace('_', ' ')} {result['probability']:.0%}".replace("%", " %")
+
+
+def edits(result: Mapping[str, Any]) -> str:
+    """“cropped, part of”; empty where none is known."""
+    return ", ".join(name.replace("_", " ") for name in result.get("edits", []))
+
+
+def verdict_and_edits(result: Mapping[str, Any]) -> str:
+    """“edited 97 % · cropped, mirrored”."""
+    return " · ".join(filter(None, (verdict(result), edits(result))))
 
 
 def thumbnail(data: bytes) -> str:

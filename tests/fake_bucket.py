@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from likeness.errors import ImageTooLarge, ObjectChanged
+from likeness.errors import ImageTooLarge, ObjectChanged, StoreUnavailable
 from likeness.records import Hint, ListedObject, ObjectBody, ObjectRef, ObjectState
 
 
@@ -21,11 +21,14 @@ class Stored:
 
 
 class FakeBucket:
-    """`events` collects one hint for each change, in order; nothing delivers them."""
+    """`events` collects one hint for each change, in order; nothing delivers them. While it is
+    `down`, no object can be read.
+    """
 
     def __init__(self, name: str = "photos", versioned: bool = True) -> None:
         self.name = name
         self.versioned = versioned
+        self.down = False
         self.events: list[Hint] = []
         self._versions: dict[str, list[Stored]] = {}
         self._clock = itertools.count(1)
@@ -75,6 +78,8 @@ class FakeBucket:
         return self._current(ref).state
 
     def read(self, ref: ObjectRef, etag: str, max_bytes: int) -> ObjectBody:
+        if self.down:
+            raise StoreUnavailable("S3 answered with the error SlowDown")
         current = self._current(ref)
         if current.data is None or current.state is None or current.state.etag != etag:
             raise ObjectChanged(ref.key)

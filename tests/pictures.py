@@ -15,6 +15,17 @@ def picture(seed: int, width: int = 96, height: int = 72) -> Image.Image:
     return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
 
 
+def textured(seed: int, width: int = 320, height: int = 240) -> Image.Image:
+    """Blobs with rectangles all over: pixels can be compared everywhere."""
+    rng = np.random.default_rng(seed)
+    pixels = np.array(picture(seed, width, height))
+    for _ in range(120):
+        x, y = int(rng.integers(width)), int(rng.integers(height))
+        across, down = rng.integers(6, width // 8, 2).tolist()
+        pixels[y : y + down, x : x + across] = rng.integers(0, 256, 3, np.uint8)
+    return Image.fromarray(pixels)
+
+
 def encoded(image: Image.Image, format: str = "PNG", **options: object) -> bytes:
     out = io.BytesIO()
     image.save(out, format, **options)

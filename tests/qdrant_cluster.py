@@ -21,7 +21,7 @@ from urllib.parse import parse_qsl
 from tests.qdrant_engine import COLLECTION, Engine, Refused, alike
 from tests.qdrant_strict_mode import DEFAULT_LIMIT
 
-_WRITES = {"PUT /points", "POST /points/delete"}
+_WRITES = {"PUT /points", "POST /points/delete", "POST /points/batch"}
 _READS = {"POST /points", "POST /points/scroll", "POST /points/query/batch", "POST /facet"}
 
 

@@ -177,6 +177,11 @@ class Engine:
         selector = models.FilterSelector if "filter" in body else models.PointIdsList
         return _plain(self.client.delete(name, _valid(selector, body)))
 
+    def post_points_batch(self, name: str, body: Any) -> Any:
+        wanted = _valid(models.UpdateOperations, body)
+        done = self.client.batch_update_points(name, wanted.operations)
+        return _plain(done)
+
     def post_points_scroll(self, name: str, body: Any) -> Any:
         wanted = _valid(models.ScrollRequest, {"with_payload": True, **body})
         points, cursor = self.client.scroll(

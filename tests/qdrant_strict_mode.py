@@ -26,6 +26,10 @@ def check(config: Mapping[str, Any], schema: Mapping[str, Any], route: str, body
         _check_filter(config, "unindexed_filtering_update", schema, body.get("update_filter"))
     elif route == "POST /points/delete":
         _check_filter(config, "unindexed_filtering_update", schema, body.get("filter"))
+    elif route == "POST /points/batch":
+        for operation in body["operations"]:
+            [change] = operation.values()
+            _check_filter(config, "unindexed_filtering_update", schema, change.get("filter"))
     elif route == "POST /points/query/batch":
         _at_most(config, "search_max_batchsize", len(body["searches"]), "search batch size")
         for search in body["searches"]:

@@ -48,6 +48,7 @@ Models = Annotated[
 ]
 Bundle = Annotated[str, typer.Argument(help="A bundle's folder, or its name under --models.")]
 DEFAULT_MODELS = DEFAULT_DATA / "models"
+UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 BUNDLE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 

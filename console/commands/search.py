@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,9 +15,7 @@ from ..client import Client
 from ..local.data_folder import DEFAULT_DATA, LocalService
 from ..terminal import out
 from .connection import connect
-from .options import ApiKey, Data, Json, Url
-
-_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+from .options import UUID, ApiKey, Data, Json, Url
 
 
 def search(
@@ -38,7 +35,10 @@ def search(
     url: Url = None,
     api_key: ApiKey = None,
 ) -> None:
-    """Find the images most similar to one, with a verdict: copy, edited, same item …
+    """Find the images most similar to one, with a verdict: copy, edited, variant, same item …
+
+    The pixels of the first three suspected copies and edits are compared; behind their verdict is
+    what was done to them, such as cropped or mirrored. `likeness compare` says more about one.
 
     - `likeness search photo.jpg`
     - `likeness search products/mug.jpg --key --limit 3`
@@ -65,7 +65,7 @@ def _options(limit: int, filter_json: str | None) -> dict[str, Any]:
 def _search(client: Client, query: str, by_key: bool, options: Mapping[str, Any]) -> dict[str, Any]:
     if by_key:
         return client.search(key=query, **options)
-    if _UUID.fullmatch(query):
+    if UUID.fullmatch(query):
         return client.search(id=query, **options)
     if Path(query).is_file():
         return client.search_image(Path(query).read_bytes(), **options)
@@ -78,7 +78,8 @@ def _print_answer(answer: Mapping[str, Any]) -> None:
     table = Table("", "score", "verdict", "key", "payload")
     for rank, result in enumerate(answer["results"], 1):
         payload = "  ".join(f"{k}={v}" for k, v in result["payload"].items())
-        row = (f"{result['score']:.3f}", html_report.verdict(result), result["key"], payload)
+        verdict = html_report.verdict_and_edits(result)
+        row = (f"{result['score']:.3f}", verdict, result["key"], payload)
         table.add_row(str(rank), *map(escape, row))
     out.print(table if answer["results"] else "nothing found")
     if answer["skipped"]:

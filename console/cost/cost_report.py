@@ -15,6 +15,7 @@ from .pricing import (
     Architecture,
     Measurements,
     Run,
+    gate_usd,
     index_usd,
     month_usd,
     price_list,
@@ -88,6 +89,7 @@ def as_json(measured: Measurements) -> dict[str, Any]:
         "measured": measured.how,
         "prices": {"region": prices.region, "as_of": prices.as_of},
         "a_million": million,
+        "duplicate_gate": {a: gate_usd(measured, a) for a in ARCHITECTURES},
         "a_month": _month(measured),
         "calls": {
             "query": {"qdrant": measured.search_qdrant_calls},
@@ -104,6 +106,8 @@ def print_report(measured: Measurements, out: Console) -> None:
         if found:
             out.print(_settings_table(name, found))
             out.print(_items_table(name, best(found)[0]))
+            if name == "images":
+                out.print(_gate_table(measured))
     month = _month(measured)
     table = Table(
         "a month, even without requests", "$", title="Qdrant's node and the bucket are extra"
@@ -132,6 +136,14 @@ def _settings_table(name: str, found: Sequence[Cost]) -> Table:
         usd = (f"{cost.total[a]:.2f}" for a in ARCHITECTURES)
         row = (str(run.memory_mb), str(run.threads), f"{run.billed_ms:.1f}", *usd)
         table.add_row(*row, ", ".join(marks))
+    return table
+
+
+def _gate_table(measured: Measurements) -> Table:
+    parts = gate_usd(measured, "x86_64")
+    table = Table("of these, the duplicate gate", "$")
+    for part, usd in [*parts.items(), ("[bold]total[/bold]", sum(parts.values()))]:
+        table.add_row(part, f"{usd:.2f}")
     return table
 
 

@@ -22,12 +22,14 @@ _MONTH_S = 30 * 24 * 3600
 _LAMBDA_LOG_BYTES = 350
 # Reconciling one object takes a HeadObject, a GetObject and another HeadObject.
 _BUCKET_GETS = 3
+# The memory at which Lambda gives a function one processor.
+_PROCESSOR_MB = 1769
 # X-Ray's default sampling: one request a second, and this share of the others.
 _TRACED = 0.05
 # Numbers of resources in template.yaml; tests/console/test_cost.py counts them.
 SNAPSHOTS, ALARMS, SECRETS = 2, 18, 2
-# Custom metrics, if all are published: 27 of search, 20 of index, 5 others.
-_METRICS = 52
+# Custom metrics, if all are published: 28 of search, 21 of index, 5 others.
+_METRICS = 54
 
 
 class Price(Struct, frozen=True):
@@ -67,7 +69,9 @@ class Run(Struct, frozen=True):
 class Measurements(Struct, frozen=True):
     """What benchmarks/memory.py writes. Bytes are those of one answer, or logged for one.
 
-    The defaults are its results of 2026-11-22.
+    The defaults are its results of 2026-11-22. `gate_ms` is the processor time in which an image is
+    compared with the index in all orientations (`on` less `off` in benchmarks/gate.py), `pair_ms`
+    that of reading and proving a suspected duplicate; `pairs` is how many an image has.
     """
 
     how: str
@@ -79,6 +83,9 @@ class Measurements(Struct, frozen=True):
     search_qdrant_calls: float = 1
     index_qdrant_calls: float = 0.4
     batch: int = 10
+    gate_ms: float = 20.5
+    pair_ms: float = 25.0
+    pairs: float = 0.1
 
 
 @functools.cache
@@ -125,9 +132,25 @@ def index_usd(run: Run, measured: Measurements, architecture: Architecture) -> d
         # one message is sent for each image; a batch is received and deleted in one request
         "queue": (_MILLION + 2 * batches) * prices.usd("queue_request"),
         "bucket, reading": _MILLION * _BUCKET_GETS * prices.usd("bucket_get"),
+        "bucket, suspected duplicates": _MILLION * measured.pairs * prices.usd("bucket_get"),
         "bucket, uploads": _MILLION * prices.usd("bucket_put"),
         "logs": logged / _GB * prices.usd("logs_gb"),
         "traces": batches * _TRACED * prices.usd("trace"),
+    }
+
+
+def gate_usd(measured: Measurements, architecture: Architecture) -> dict[str, float]:
+    """Dollars by cost item for finding the duplicates of a million images, a part of `index_usd`.
+
+    With less memory than for one processor it takes longer, and costs the same.
+    """
+    proofs_ms = measured.pairs * measured.pair_ms
+    return {
+        "comparing, in all orientations": _MILLION
+        * lambda_usd(measured.gate_ms, _PROCESSOR_MB, architecture),
+        "proving suspected duplicates": _MILLION
+        * lambda_usd(proofs_ms, _PROCESSOR_MB, architecture),
+        "reading them": _MILLION * measured.pairs * price_list().usd("bucket_get"),
     }
 
 

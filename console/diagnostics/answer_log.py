@@ -125,6 +125,8 @@ def _results(line: Line) -> Table:
         verdict = result.get("verdict", "")
         if verdict:
             verdict += f" {100 * result['probability']:.0f} %"
+        if "rests_on" in result:
+            verdict += f", by {result['rests_on']}"
         ordered = _score(result.get("rerank_score"))
         table.add_row(str(rank), result["id"], _score(result["score"]), *scores, ordered, verdict)
     return table

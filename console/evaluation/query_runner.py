@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from likeness.embedding import Embedder
+from likeness.errors import StoreUnavailable
 from likeness.features import features_of_point
 from likeness.gallery import Gallery
 from likeness.images import decode
@@ -168,7 +169,7 @@ class QueryRunner:
         point, rows = self._gallery.points[original], self._gallery.row_of
         results = searched.answers[Profile.PRECISE].results
         proofs = {hit.point.id: hit.proof for hit in results if hit.proof}
-        proof = proofs.get(point.id) or self._searcher.compare(ByImage(data), ById(point.id))[1]
+        proof = proofs.get(point.id) or self._searcher.compare(ByImage(data), ById(point.id)).proof
         wrong_ids = [point_id for point_id in proofs if wrong[rows[point_id]]]
         # any of the shown ones, but the same in every run
         drawn = np.random.default_rng(original).permutation(wrong_ids[:SHOWN])[:1]
@@ -214,4 +215,5 @@ def _rankings(scores: Mapping[str, Scores], right: Masks, left_out: NDArray[np.b
 
 
 def no_store() -> ObjectStore:
-    raise AssertionError("no query names an object")
+    """For searches without the bucket: their verdicts rest on what the index stores."""
+    raise StoreUnavailable("this command reads no bucket")

@@ -19,7 +19,7 @@ from .events import is_queue_event, parse_event, parse_message
 
 Event = Mapping[str, Any]
 _METRIC_NAMES = {Result.UNCHANGED: "Skipped"}
-_STAGES_MS = {"embed": "EmbedMs", "qdrant": "QdrantMs"}
+_STAGES_MS = {"embed": "EmbedMs", "qdrant": "QdrantMs", "proof": "ProofMs"}
 
 
 class Handler:

@@ -116,7 +116,8 @@ def _kind(schema: dict[str, Any], required: bool) -> str:
     """Type, bounds, default: “integer 1 … 100, default 10”."""
     facts = [_type(schema)]
     if "maxItems" in schema and "prefixItems" not in schema:
-        facts.append(f"at most {schema['maxItems']}")
+        exact = schema.get("minItems") == schema["maxItems"]
+        facts.append(f"{'exactly' if exact else 'at most'} {schema['maxItems']}")
     if schema.get("as_json"):
         facts.append("as JSON")
     if required:

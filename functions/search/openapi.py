@@ -164,10 +164,10 @@ OPERATIONS = (
         "duplicates",
         "GET",
         "/v1/duplicates",
-        "Groups of duplicate images, detected at indexing.",
+        "Groups of duplicate images, or of variants, detected at indexing.",
         schemas.DuplicateGroups,
         (400, 503),
-        options=schemas.PageOptions,
+        options=schemas.DuplicateOptions,
     ),
     Operation(
         "decide",

@@ -20,7 +20,7 @@ from likeness.errors import IndexMissing, InvalidRequest, ModelMismatch, Unsuppo
 from likeness.feedback import FeedbackEvent, FeedbackStore
 from likeness.filters import header_text
 from likeness.queries import MAX_QUERY_BYTES, ById, Source
-from likeness.records import ObjectRef, Page, State
+from likeness.records import ObjectRef, Page, Relation, State
 
 from . import request_parsing, responses, schemas, search_schemas, signals
 from .invocation import deadline_s, request_id
@@ -74,10 +74,11 @@ async def compare(service: Service, request: Request) -> Response:
         await request_parsing.parse_source(image, service) for image in (body.first, body.second)
     ]
     boxes = request_parsing.parse_box(body.first.box), request_parsing.parse_box(body.second.box)
-    model, (cosine, proof) = await service.run(
-        lambda searcher: (searcher.model, searcher.compare(first, second, boxes))
+    deadline = deadline_s(request)
+    model, compared = await service.run(
+        lambda searcher: (searcher.model, searcher.compare(first, second, boxes, deadline))
     )
-    return json_response(responses.comparison(request_id(request), model, cosine, proof))
+    return json_response(responses.comparison(request_id(request), model, compared))
 
 
 async def image(service: Service, request: Request) -> Response:
@@ -173,14 +174,14 @@ async def upload(service: Service, request: Request) -> Response:
 
 
 async def duplicates(service: Service, request: Request) -> Response:
-    options = parse_options(request, schemas.PageOptions)
+    options = parse_options(request, schemas.DuplicateOptions)
+    relation = Relation(options.relation)
+    found = Duplicates(service.gallery.index, relation)
     try:
-        groups, next_cursor = await asyncio.to_thread(
-            Duplicates(service.gallery.index).groups, options.limit, options.cursor
-        )
+        groups, next_cursor = await asyncio.to_thread(found.groups, options.limit, options.cursor)
     except IndexMissing:
         groups, next_cursor = [], None
-    listed = [responses.duplicate_group(group) for group in groups]
+    listed = [responses.duplicate_group(group, relation) for group in groups]
     return json_response(schemas.DuplicateGroups(groups=listed, next_cursor=next_cursor))
 
 

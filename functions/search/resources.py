@@ -11,6 +11,7 @@ import functools
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING
 
 from likeness.embedding import TextEmbedder
@@ -21,10 +22,16 @@ if TYPE_CHECKING:
     from aws_lambda_powertools import Logger
 
 _LOG_BYTES = 16 * MIB
+_OPENING = Lock()
+
+
+def open_store() -> ObjectStore:
+    with _OPENING:  # a search reads several objects at once
+        return _open_store()
 
 
 @functools.cache
-def open_store() -> ObjectStore:
+def _open_store() -> ObjectStore:
     from likeness.adapters.s3 import S3Store  # noqa: PLC0415
 
     return S3Store()

@@ -12,8 +12,9 @@ from starlette.responses import Response
 
 from likeness.duplicates import Group
 from likeness.proof.proofs import Proof
-from likeness.queries import Answer, Hit
-from likeness.records import Box, ObjectRef, Point, State
+from likeness.proof.verdicts import Basis
+from likeness.queries import Answer, Comparison, Hit
+from likeness.records import Box, DuplicateMatch, ObjectRef, Point, Relation, State
 
 from . import schemas, search_schemas
 
@@ -53,13 +54,17 @@ def search_answer(
     )
 
 
-def comparison(
-    request_id: str, model: str, cosine: float, proof: Proof | None
-) -> search_schemas.Comparison:
-    answer = search_schemas.Comparison(request_id=request_id, model=model, score=round(cosine, 6))
-    if proof:
-        answer.verdict, answer.probability = _verdict(proof)
-        answer.explain = _explanation(proof, {"cosine": cosine, "geometry": proof.geometry})
+def comparison(request_id: str, model: str, compared: Comparison) -> search_schemas.Comparison:
+    answer = search_schemas.Comparison(
+        request_id=request_id,
+        model=model,
+        score=round(compared.cosine, 6),
+        notes=list(compared.notes),
+    )
+    if proof := compared.proof:
+        _add_verdict(answer, proof)
+        scores = {"cosine": compared.cosine, "geometry": proof.geometry}
+        answer.explain = _explanation(proof, scores)
     return answer
 
 
@@ -97,20 +102,27 @@ def status_url(ref: ObjectRef) -> str:
     return f"/v1/status?{urlencode({'key': ref.key})}"
 
 
-def duplicate_group(group: Group) -> schemas.DuplicateGroup:
+def duplicate_group(group: Group, relation: Relation) -> schemas.DuplicateGroup:
+    members = [*([group.original] if group.original else []), *group.copies]
+    # of two images, the one that was indexed last names the other
+    named = {match.id: match for point in members for match in point.matches(relation)}
+
+    def copy(point: Point) -> schemas.Member:
+        closest = next(iter(point.matches(relation)), named.get(point.id))
+        return _member(point, closest)
+
     return schemas.DuplicateGroup(
         id=group.id,
         original=_member(group.original) if group.original else None,
-        copies=[_member(point) for point in group.copies],
+        copies=[copy(point) for point in group.copies],
         more=group.more,
     )
 
 
-def _member(point: Point) -> schemas.Member:
+def _member(point: Point, match: DuplicateMatch | None = None) -> schemas.Member:
     member = schemas.Member(id=point.id, key=point.ref.key)
-    if point.partners:
-        member.verdict = point.partners[0].verdict
-        member.probability = point.partners[0].probability
+    if match:
+        member.verdict, member.probability = match.verdict, match.probability
     return member
 
 
@@ -122,7 +134,7 @@ def _result(
     if hit.rerank_score is not None:
         result.rerank_score = round(hit.rerank_score, 6)
     if hit.proof:
-        result.verdict, result.probability = _verdict(hit.proof)
+        _add_verdict(result, hit.proof)
         if options.explain:
             result.explain = _explanation(hit.proof, hit.stages)
     if options.with_payload:
@@ -134,8 +146,12 @@ def _result(
     return result
 
 
-def _verdict(proof: Proof) -> tuple[Any, float]:
-    return proof.verdict.level.value, round(proof.verdict.probability, 4)
+def _add_verdict(answer: search_schemas.Result | search_schemas.Comparison, proof: Proof) -> None:
+    answer.verdict, answer.rests_on = proof.verdict.level.value, proof.rests_on.value
+    answer.probability = round(proof.verdict.probability, 4)
+    pixels = None if proof.rests_on is Basis.BYTES else proof.pixels  # equal files have no edits
+    edits: Any = [edit.value for edit in pixels.edits] if pixels else []
+    answer.edits = edits
 
 
 def _explanation(proof: Proof, scores: Mapping[str, float]) -> search_schemas.Explanation:
@@ -143,13 +159,21 @@ def _explanation(proof: Proof, scores: Mapping[str, float]) -> search_schemas.Ex
     if proof.boxes:
         query, target = proof.boxes
         matches.append(search_schemas.Match(query=_sides(query), target=_sides(target)))
-    return search_schemas.Explanation(
+    explanation = search_schemas.Explanation(
         inliers=proof.inliers,
         overlap_query=round(100 * proof.overlap_query, 1),
         overlap_target=round(100 * proof.overlap_target, 1),
         matches=matches,
         scores={name: round(score, 6) for name, score in scores.items()},
     )
+    if pixels := proof.pixels:
+        explanation.transform = [float(f"{value:.6g}") for value in pixels.transform]
+        explanation.agreeing = round(100 * pixels.agreeing, 1)
+        explanation.differences = [
+            search_schemas.Difference(query=_sides(query), target=_sides(target))
+            for query, target in pixels.differences
+        ]
+    return explanation
 
 
 def _payload(point: Point) -> dict[str, Any]:

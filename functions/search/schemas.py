@@ -31,22 +31,24 @@ Probability = Annotated[
 
 
 class Member(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """An image of a group; verdict and probability compare it with the closest match that was
-    indexed before it.
+    """An image of a group. Verdict and probability compare a copy with its closest match; the
+    original has none.
     """
 
     id: str
     key: str
-    verdict: Annotated[str | UnsetType, Meta(description="exact, copy or edited.")] = UNSET
+    verdict: Annotated[str | UnsetType, Meta(description="exact, copy or edited; or variant.")] = (
+        UNSET
+    )
     probability: Probability | UnsetType = UNSET
 
 
 class DuplicateGroup(msgspec.Struct, kw_only=True):
-    """Images that are duplicates of each other."""
+    """Images that are duplicates, or variants, of each other."""
 
     id: str
     original: Annotated[
-        Member | None, Meta(description="The first one indexed; null after it was deleted.")
+        Member | None, Meta(description="The oldest object; null after it was deleted.")
     ]
     copies: list[Member]
     more: Annotated[bool, Meta(description="Whether there are more copies than listed.")]
@@ -61,8 +63,17 @@ class DuplicateGroups(msgspec.Struct, kw_only=True):
     next_cursor: str | None
 
 
-class PageOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    limit: Annotated[int, Meta(ge=1, le=200, description="Copies to examine for this page.")] = 50
+class DuplicateOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    relation: Annotated[
+        Literal["duplicate", "variant"],
+        Meta(
+            description="duplicate: the same image, of which all but one may be deleted. variant: "
+            "the same design in another colour or with other content."
+        ),
+    ] = "duplicate"
+    limit: Annotated[
+        int, Meta(ge=1, le=200, description="Images of groups to examine for this page.")
+    ] = 50
     cursor: Cursor = None
 
 

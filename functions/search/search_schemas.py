@@ -48,7 +48,8 @@ class SearchOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         Meta(
             description="precise: geometric verification reorders the first 50. fast: scores are "
             "refined, and geometry verifies only the results shown. none: ordered by cosine, "
-            "without verdicts."
+            "without verdicts. Only precise compares pixels: of the first three results that may "
+            "be copies or edits."
         ),
     ] = "precise"
     box: Annotated[
@@ -159,7 +160,20 @@ class Match(msgspec.Struct, kw_only=True):
     target: Sides
 
 
+class Difference(msgspec.Struct, kw_only=True):
+    """A region of each image where they differ, although both show the place: left, top, right,
+    bottom, as fractions of its size.
+    """
+
+    query: Sides
+    target: Sides
+
+
 class Explanation(msgspec.Struct, kw_only=True):
+    """What both images show. transform, agreeing and differences are found by comparing pixels,
+    and are missing where pixels were not compared or have nothing in common.
+    """
+
     inliers: Annotated[int, Meta(description="Matches that agree on one transformation.")]
     overlap_query: Annotated[
         float, Meta(description="Percentage of the query that the other image shows.")
@@ -171,14 +185,54 @@ class Explanation(msgspec.Struct, kw_only=True):
     scores: Annotated[
         dict[str, float], Meta(description="Score of each stage that examined this result.")
     ]
+    transform: Annotated[
+        Annotated[list[float], Meta(min_length=9, max_length=9)] | UnsetType,
+        Meta(
+            description="A homography, 3 × 3 row by row, from a place (x, y) in the query to the "
+            "place in the target that shows the same, both as fractions of width and height.",
+        ),
+    ] = UNSET
+    agreeing: Annotated[
+        float | UnsetType,
+        Meta(description="Percentage of what both show, where it has detail, that agrees."),
+    ] = UNSET
+    differences: list[Difference] = []
 
 
 Level = Annotated[
-    Literal["exact", "copy", "edited", "same_item", "similar", "none"],
+    Literal["exact", "copy", "edited", "variant", "same_item", "similar", "none"],
     Meta(
         description="exact: the same bytes. copy: re-encoded or rescaled. edited: cropped, "
-        "rotated, recoloured or overlaid. same_item: another photo of the same object. similar: "
-        "of the same kind. none: not similar."
+        "rotated, recoloured or overlaid. variant: the same design in another colour or with "
+        "other content. same_item: another photo of the same object. similar: of the same kind. "
+        "none: not similar. copy, edited and variant are only claimed after comparing pixels."
+    ),
+]
+Basis = Annotated[
+    Literal["bytes", "pixels", "index"],
+    Meta(
+        description="What the verdict rests on. bytes: the files are equal. pixels: the images "
+        "were laid over each other. index: only what the index stores was compared, so the "
+        "verdict is same_item at the closest."
+    ),
+]
+Edit = Literal[
+    "cropped",
+    "scaled",
+    "mirrored",
+    "turned",
+    "recoloured",
+    "blurred",
+    "recompressed",
+    "overlaid",
+    "bordered",
+    "part_of",
+]
+Edits = Annotated[
+    list[Edit],
+    Meta(
+        description="What was done to one image to make the other; only known where pixels were "
+        "compared."
     ),
 ]
 
@@ -192,6 +246,8 @@ class Result(msgspec.Struct, kw_only=True, omit_defaults=True):
     ] = UNSET
     verdict: Level | UnsetType = UNSET
     probability: Probability | UnsetType = UNSET
+    rests_on: Basis | UnsetType = UNSET
+    edits: Edits | UnsetType = UNSET
     payload: Annotated[
         dict[str, Any] | UnsetType, Meta(description="Declared metadata and image properties.")
     ] = UNSET
@@ -213,8 +269,8 @@ class SearchAnswer(msgspec.Struct, kw_only=True):
     took_ms: Annotated[
         dict[str, float | bool],
         Meta(
-            description="Milliseconds spent in decode, embed, search, rerank and in total; and "
-            "cold_start."
+            description="Milliseconds spent in decode, embed, search, rerank, pixels and in "
+            "total; and cold_start."
         ),
     ]
     query_id: Annotated[
@@ -235,4 +291,10 @@ class Comparison(msgspec.Struct, kw_only=True, omit_defaults=True):
     score: Annotated[float, Meta(description="Cosine of the two embeddings, −1 to 1.")]
     verdict: Level | UnsetType = UNSET
     probability: Probability | UnsetType = UNSET
+    rests_on: Basis | UnsetType = UNSET
+    edits: Edits | UnsetType = UNSET
     explain: Explanation | UnsetType = UNSET
+    notes: Annotated[
+        list[str],
+        Meta(description="Why pixels were not compared, where they were not: one for each image."),
+    ] = []

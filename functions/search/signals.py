@@ -16,6 +16,7 @@ import msgspec
 
 from likeness.answer_shift import EMPTY, UNJUDGED, band
 from likeness.feedback import FeedbackEvent
+from likeness.proof.verdicts import Basis
 from likeness.queries import Answer, ByExamples, ById, ByObject, Hit, Query, Source
 
 SERVICE = "search"
@@ -145,6 +146,8 @@ def _result(hit: Hit) -> dict[str, Any]:
     if hit.proof:
         verdict = hit.proof.verdict
         result |= {"verdict": verdict.level.value, "probability": round(verdict.probability, 4)}
+        if hit.proof.rests_on is not Basis.INDEX:  # as most do
+            result["rests_on"] = hit.proof.rests_on.value
     return result
 
 

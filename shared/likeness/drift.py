@@ -30,7 +30,7 @@ from likeness.feeding import batches, may_be_image
 from likeness.ports import ObjectListing, VectorIndex
 from likeness.records import CollectionInfo, ListedObject, ObjectRef, Point, State
 from likeness.settings import EVENT_LAG_S
-from likeness.sync import sync_fingerprint
+from likeness.sync import point_fingerprint, sync_fingerprint
 
 # Longer than a message lives: 4 days in the queue, 14 in the dead-letter queue.
 TOMBSTONE_S = 30 * 24 * 3600.0
@@ -217,9 +217,8 @@ class DriftDetector:
                 differing += self._differing(info.model, [point.ref for point in page.points])
             compared = [point for point in page.points if self._is_compared(point)]
             for point in compared:
-                assert point.object is not None
                 ids += _id_bytes(point.id)
-                fingerprints += sync_fingerprint(point.model, point.settings, point.object)
+                fingerprints += point_fingerprint(point)
             sample_keys += [point.ref.key for point in compared[:1]]
             self._on_progress("points", len(page.points))
             cursor = page.next_cursor

@@ -114,16 +114,23 @@ class Gallery:
         Raises NotIndexed where there is none, ObjectChanged where the object was replaced after it
         was indexed, an ImageError where it cannot be decoded within the limits.
         """
-        store = self.open_store()
-        if point.object is None or point.state is not State.LIVE:
+        if point.state is not State.LIVE:
             raise NotIndexed(f"{point.ref.key} was rejected: it has no thumbnail")
+        return thumbnail(self.read_indexed(point), self.limits, side)
+
+    def read_indexed(self, point: Point) -> bytes:
+        """The bytes of an object as it was indexed. Raises NotIndexed where there is none any more,
+        ObjectChanged where it was replaced since.
+        """
+        if point.object is None:
+            raise NotIndexed(f"no object is known for {point.ref.key}")
+        store = self.open_store()
         try:
-            body = store.read(point.ref, point.object.etag, self.limits.max_bytes)
+            return store.read(point.ref, point.object.etag, self.limits.max_bytes).data
         except ObjectChanged:
             if store.head(point.ref) is None:
                 raise NotIndexed(f"the bucket no longer has the object {point.ref.key}") from None
-            raise
-        return thumbnail(body.data, self.limits, side)
+            raise ObjectChanged(f"{point.ref.key} was replaced after it was indexed") from None
 
     def read(self, ref: ObjectRef) -> bytes:
         """The present bytes of an object. Raises NotIndexed where it cannot be read."""
@@ -134,7 +141,7 @@ class Gallery:
                 return store.read(ref, state.etag, self.limits.max_bytes).data
         except ConfigurationError:
             pass  # access denied: the caller chose the key, and for them it is as good as absent
-        raise NotIndexed(f"the bucket has no object {ref.key} to search with")
+        raise NotIndexed(f"the bucket has no object {ref.key}")
 
     def _in_state(self, state: State, filter: Mapping[str, Any] | None) -> dict[str, Any]:
         in_state = {"key": "state", "match": {"value": state.value}}

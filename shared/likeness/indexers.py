@@ -118,8 +118,7 @@ def open_indexers(
             keep_patches=settings.keep_patches,
             tenants=Tenants(settings.prefix) if settings.tenant_claim else None,
         )
-        # Duplicates are searched for in the model's own collection, wherever the alias points.
-        own = index.for_model(embedder.fingerprint)
-        return Indexer(cache, own, embedder, config, announce, stage=stage)
+        # Not from the cache: a batch's partners may be a hundred files.
+        return Indexer(cache, index, embedder, config, announce, stage=stage, partners=store)
 
     return Indexers(index, cache, list(map(open_indexer, settings.model_dirs, embedders)))

@@ -16,7 +16,9 @@ import msgspec
 from msgspec import Struct
 
 from likeness.descriptor_packing import pack
-from likeness.duplicates import Announce, DuplicateDetector, no_announcement
+from likeness.duplicate_candidates import NewImage
+from likeness.duplicate_detection import DuplicateDetector
+from likeness.duplicates import Announce, announced, no_announcement
 from likeness.embedding import BatchFeatures, Embedder, check_vector
 from likeness.errors import (
     ConfigurationError,
@@ -30,6 +32,7 @@ from likeness.errors import (
     Unavailable,
 )
 from likeness.filters import Schema
+from likeness.partner_pictures import PartnerPictures
 from likeness.ports import ObjectReader, VectorIndex
 from likeness.preprocessing import Prepared
 from likeness.proof.verdicts import Calibration
@@ -118,6 +121,7 @@ class _DecodedImage(Struct, frozen=True):
     prepared: Prepared
     info: ImageInfo
     texts: Mapping[str, str]
+    data: bytes
 
 
 Outcomes = dict[ObjectRef, Outcome]
@@ -137,9 +141,11 @@ class Indexer:
         announce: Announce = no_announcement,
         clock: Callable[[], float] = time.time,
         stage: StageTimer = untimed,
+        partners: ObjectReader | None = None,
     ) -> None:
         """`announce` gets new points with duplicates once they are stored. `stage` is entered for
-        each timed step: embed, qdrant.
+        each timed step: embed, qdrant, proof. `partners`: where the pictures of suspected
+        duplicates are read, by default the store itself.
         """
         self._store = store
         self._index = index
@@ -152,8 +158,10 @@ class Indexer:
         self._collection_ready = False
         spec, calibration = embedder.spec, config.calibration
         self._patch_dim = spec.patches.dim if spec.patches and config.keep_patches else None
+        pictures = PartnerPictures(partners or store, config.limits, spec.preprocessing, self._pool)
+        own = index.for_model(embedder.fingerprint)
         self._duplicates = (
-            DuplicateDetector(index, spec, calibration, stage) if calibration else None
+            DuplicateDetector(own, embedder, calibration, pictures, stage) if calibration else None
         )
         tenant_prefix = config.tenants.prefix if config.tenants else None
         self._settings = settings_digest(config.schema, config.limits, tenant_prefix)
@@ -206,7 +214,8 @@ class Indexer:
             for snapshot in self._read_both(pending, outcomes):
                 (in_sync if self._is_in_sync(snapshot) else differing).append(snapshot)
             if announce:
-                self._announce([each for each in in_sync if each.ref in new_images], outcomes)
+                new = [each.point for each in in_sync if each.point and each.ref in new_images]
+                self._announce(new, outcomes)
             if not differing:
                 return
             if writes < _MAX_WRITES:
@@ -231,6 +240,13 @@ class Indexer:
         return self._for_each(hints, read, outcomes)
 
     def _is_in_sync(self, snapshot: _Snapshot) -> bool:
+        return self._is_stored(snapshot) and (snapshot.point is None or snapshot.point.compared)
+
+    def _lacks_comparison(self, snapshot: _Snapshot) -> bool:
+        """Whether all but the comparison was done, by a function that died or is still at work."""
+        return bool(self._duplicates) and self._is_stored(snapshot)
+
+    def _is_stored(self, snapshot: _Snapshot) -> bool:
         point, state = snapshot.point, snapshot.state
         if snapshot.differ:
             return False  # another write, newer than on any replica, makes them equal
@@ -245,20 +261,26 @@ class Indexer:
     def _apply(self, differing: list[_Snapshot], outcomes: Outcomes, loop: int) -> set[ObjectRef]:
         """Write what the bucket holds. Returns the objects whose image was not stored before."""
         points = [self._point(each, State.GONE) for each in differing if each.state is None]
-        points += self._image_points([each for each in differing if each.state], outcomes)
-        if self._duplicates:
-            points = self._duplicates.annotate(points)
-        if points:
+        images, rejected = self._images([each for each in differing if each.state], outcomes)
+        points += [*rejected, *(image.point for image in images)]
+        stored = {each.ref for each in differing if self._lacks_comparison(each)}
+        if new := [point for point in points if point.compared or point.ref not in stored]:
             with self._stage("qdrant"):
-                self._index.write(self.model, points)
+                self._index.write(self.model, new)
         for point in points:
             outcomes[point.ref] = Outcome(point.ref, _RESULTS[point.state], point.reason, loop)
-        before = {each.ref: each.point.sha256 for each in differing if each.point}
+        # only now: of two functions that write at the same moment, one at least finds the other's
+        if self._duplicates:
+            for ref, error in self._duplicates.compare(images).items():
+                outcomes[ref] = failed(ref, error, loop)
+        before = {e.ref: e.point.sha256 for e in differing if e.point and e.point.compared}
         return {point.ref for point in points if point.sha256 != before.get(point.ref)}
 
-    def _image_points(self, present: list[_Snapshot], outcomes: Outcomes) -> list[Point]:
-        """Read, decode and embed objects that exist: a live or a rejected point for each."""
-        points: list[Point] = []
+    def _images(
+        self, present: list[_Snapshot], outcomes: Outcomes
+    ) -> tuple[list[NewImage], list[Point]]:
+        """Read, decode and embed objects that exist: live images, and points of rejected ones."""
+        rejected: list[Point] = []
         decoded: list[_DecodedImage] = []
         # Decoded one at a time, in this thread: four threads, each with its own malloc arena,
         # took 3.2 GB for ten RGBA images of 50 megapixels; one takes 0.9 GB.
@@ -268,14 +290,29 @@ class Indexer:
             try:
                 decoded.append(self._decode(snapshot, body))
             except ImageError as error:
-                points.append(self._rejected(snapshot, error))
+                rejected.append(self._rejected(snapshot, error))
             except (ConfigurationError, MemoryError) as error:
                 outcomes[snapshot.ref] = failed(snapshot.ref, error)
-        if decoded:
-            with self._stage("embed"):
-                features = self._embedder.extract([each.prepared.tensor for each in decoded])
-            points += [self._live(each, features, row) for row, each in enumerate(decoded)]
-        return points
+        images, featureless = self._embedded(decoded)
+        return images, [*rejected, *featureless]
+
+    def _embedded(self, decoded: list[_DecodedImage]) -> tuple[list[NewImage], list[Point]]:
+        """Live images, and points of those in which the model sees nothing."""
+        images: list[NewImage] = []
+        rejected: list[Point] = []
+        if not decoded:
+            return images, rejected
+        with self._stage("embed"):
+            features = self._embedder.extract([each.prepared.tensor for each in decoded])
+        for row, each in enumerate(decoded):
+            try:
+                check_vector(features.vectors[row])
+            except ImageError as error:
+                rejected.append(self._rejected(each.snapshot, error))
+            else:
+                point = self._live(each, features, row)
+                images.append(NewImage(point, each.prepared, each.data))
+        return images, rejected
 
     def _read(self, snapshot: _Snapshot) -> tuple[_Snapshot, ObjectBody | ImageError | None]:
         """The object's bytes, the error if they are too many, or None if the object changed."""
@@ -299,13 +336,10 @@ class Indexer:
             raise body
         image, info = self._embedder.decode(body.data, self._config.limits)
         texts = {**body.tags, **snapshot.state.metadata}
-        return _DecodedImage(snapshot, self._embedder.preprocess(image), info, texts)
+        prepared = self._embedder.preprocess(image)
+        return _DecodedImage(snapshot, prepared, info, texts, body.data)
 
     def _live(self, image: _DecodedImage, features: BatchFeatures, row: int) -> Point:
-        try:
-            check_vector(features.vectors[row])
-        except ImageError as error:
-            return self._rejected(image.snapshot, error)
         meta, invalid = self._config.schema.parse(image.texts)
         detail = f"metadata ignored, not of its type: {', '.join(invalid)}" if invalid else None
         fields: dict[str, Any] = {
@@ -315,6 +349,7 @@ class Indexer:
             "vector": features.vectors[row],
             "colours": image.prepared.colours.tobytes(),
             "content": None if image.prepared.content == WHOLE else image.prepared.content,
+            "compared": not self._duplicates,
         }
         if features.local is not None:
             salience = None if features.salience is None else features.salience[row]
@@ -328,7 +363,9 @@ class Indexer:
 
     def _point(self, snapshot: _Snapshot, state: State, **fields: Any) -> Point:
         stored = snapshot.point.version if snapshot.point else Version()
-        if snapshot.hint.sequencer > stored.sequencer:
+        if state is State.LIVE and self._lacks_comparison(snapshot):
+            version = stored  # nothing is written
+        elif snapshot.hint.sequencer > stored.sequencer:
             version = Version(snapshot.hint.sequencer)
         else:
             # The bucket differs although the stored version is as new: an undelete, sequencers
@@ -347,12 +384,12 @@ class Indexer:
             **fields,
         )
 
-    def _announce(self, snapshots: list[_Snapshot], outcomes: Outcomes) -> None:
+    def _announce(self, new: list[Point], outcomes: Outcomes) -> None:
         """Publish duplicates as they are stored: this indexer's write may have lost to another.
 
         A failing event bus must not stop indexing: the stored points list the duplicates too.
         """
-        points = [each.point for each in snapshots if each.point and each.point.partners]
+        points = announced(new)
         if not points:
             return
         try:

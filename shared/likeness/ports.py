@@ -15,6 +15,7 @@ from likeness.records import (
     ObjectState,
     Page,
     Point,
+    Regrouping,
     StoredPoints,
     ValueCount,
 )
@@ -138,6 +139,17 @@ class VectorIndex(SearchIndex, Protocol):
         durable.
 
         A point that is not newer is skipped silently: read it again to know.
+        """
+
+    def annotate(self, model: str, points: Sequence[Point]) -> None:
+        """Store the `partners` and `variants` of points, and that they were compared; each unless
+        another version of it is stored, or it was compared before. Returns once it is durable.
+        """
+
+    def regroup(self, model: str, regroupings: Sequence[Regrouping]) -> None:
+        """Give images another group, one regrouping after the other; returns once it is durable.
+
+        An image that was written or regrouped meanwhile is skipped silently: read it again to know.
         """
 
     def delete_tombstones(self, model: str, ids: Sequence[str], before_s: float) -> None:

@@ -103,7 +103,8 @@ class Query(Struct, frozen=True):
 
 class Hit(Struct, frozen=True):
     """One result. `score` is the cosine; `rerank_score` is None for results that were not reranked;
-    `stages` has the score of each rerank stage that examined it.
+    `stages` has the score of each rerank stage that examined it; `box` is the part of the query
+    that it was compared with.
     """
 
     point: Point
@@ -112,6 +113,7 @@ class Hit(Struct, frozen=True):
     proof: Proof | None = None
     stages: Mapping[str, float] = {}
     group: Any = None
+    box: Box = WHOLE
 
     @property
     def order(self) -> float:
@@ -137,3 +139,13 @@ class Answer(Struct, frozen=True):
     regions: Sequence[tuple[Box, list[Hit]]] = ()
     candidates: int = 0
     cut: Mapping[str, Sequence[Hit]] = {}
+
+
+class Comparison(Struct, frozen=True):
+    """Two images compared. `cosine` is that of their vectors; `proof` is None without a
+    calibration. `notes` say why pixels were not compared; there are none where they were.
+    """
+
+    cosine: float
+    proof: Proof | None
+    notes: Sequence[str] = ()

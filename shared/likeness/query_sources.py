@@ -8,6 +8,7 @@ by its subject, or by many parts, each of which is searched separately.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 from msgspec import Struct
@@ -20,6 +21,7 @@ from likeness.errors import InvalidRequest, ModelMismatch, NoDetail, NotIndexed
 from likeness.feature_extraction import extract_features
 from likeness.features import ImageFeatures, features_of_point
 from likeness.gallery import Gallery
+from likeness.pixel_verification import Picture, ReadFile
 from likeness.queries import (
     ByExamples,
     ById,
@@ -42,22 +44,25 @@ Views = list[ImageFeatures]
 
 class ResolvedQuery(Struct, frozen=True):
     """`parts` are searched separately: one, or each proposed region of the image. `point_ids` are
-    the indexed images that the query was made from.
+    the indexed images that the query was made from. `read` returns the file of the query's image;
+    None where the query has none.
     """
 
     parts: list[Views]
     point_ids: tuple[str, ...]
+    read: ReadFile | None
 
 
 class _ResolvedSource(Struct, frozen=True):
     """The features of a source, the ids of the indexed images it names, and its pixels where they
-    were read. `other_views` come from a token.
+    were decoded. `other_views` come from a token. `read` as in ResolvedQuery.
     """
 
     features: ImageFeatures
     point_ids: tuple[str, ...] = ()
     image: Image.Image | None = None
     other_views: tuple[ImageFeatures, ...] = ()
+    read: ReadFile | None = None
 
 
 class SourceResolver:
@@ -83,11 +88,16 @@ class SourceResolver:
         Raises an InputError for what the caller got wrong, Unavailable where Qdrant or S3 is down.
         """
         source = self._resolve_source(query.source, query.box, query.regions, watch)
-        return ResolvedQuery(self._query_views(query, source, watch), source.point_ids)
+        return ResolvedQuery(self._query_views(query, source, watch), source.point_ids, source.read)
 
-    def features(self, source: Source, box: Box | None, watch: Stopwatch) -> ImageFeatures:
-        """The features of one source, or of the part of it inside a box. Raises as `resolve`."""
-        return self._resolve_source(source, box, False, watch).features
+    def resolve_picture(
+        self, source: Source, box: Box | None, watch: Stopwatch
+    ) -> tuple[ImageFeatures, Picture | None]:
+        """The features of one source, or of the part of it inside a box, and its picture where the
+        source has one. Raises as `resolve`.
+        """
+        found = self._resolve_source(source, box, False, watch)
+        return found.features, Picture(found.read, box or WHOLE) if found.read else None
 
     def _resolve_source(
         self, source: Source, box: Box | None, detect: bool, watch: Stopwatch
@@ -104,11 +114,11 @@ class SourceResolver:
                     data = self._gallery.read(point.ref)
                     resolved = self._decode_and_embed(data, box, watch, (point_id,))
                 else:
-                    resolved = _ResolvedSource(self._stored_features(point), (point_id,))
+                    resolved = self._stored(point)
             case ByObject(ref):
                 known = None if needs_pixels else self._gallery.status(ref)
                 if known and known.vector is not None:
-                    resolved = _ResolvedSource(self._stored_features(known), (ref.point_id,))
+                    resolved = self._stored(known)
                 else:
                     data = self._gallery.read(ref)
                     resolved = self._decode_and_embed(data, box, watch, (ref.point_id,))
@@ -144,7 +154,7 @@ class SourceResolver:
             share = min(box.right - box.left, box.bottom - box.top) if box else 1.0
             image, info = self._embedder.decode(data, self._gallery.limits, max(share, 0.1))
         features = extract_features(self._embedder, image, box or WHOLE, info.sha256, watch.stage)
-        return _ResolvedSource(features, point_ids, image)
+        return _ResolvedSource(features, point_ids, image, read=lambda: data)
 
     def _query_views(self, query: Query, source: _ResolvedSource, watch: Stopwatch) -> list[Views]:
         whole = source.features
@@ -172,6 +182,10 @@ class SourceResolver:
             return extract_features(self._embedder, image, box, stage=watch.stage)
         except NoDetail:
             return None
+
+    def _stored(self, point: Point) -> _ResolvedSource:
+        features, read = self._stored_features(point), partial(self._gallery.read_indexed, point)
+        return _ResolvedSource(features, (point.id,), read=read)
 
     def _stored_features(self, point: Point) -> ImageFeatures:
         if point.vector is None:

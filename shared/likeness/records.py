@@ -30,6 +30,15 @@ class State(StrEnum):
     REJECTED = "rejected"
 
 
+class Relation(StrEnum):
+    """What the images of a group are to each other. Of duplicates all but one may be deleted; a
+    variant is never a duplicate.
+    """
+
+    DUPLICATE = "duplicate"
+    VARIANT = "variant"
+
+
 class ObjectRef(Struct, frozen=True, order=True):
     """Bucket and key of an object. `key` is never URL-encoded."""
 
@@ -158,12 +167,19 @@ WHOLE = Box(0.0, 0.0, 1.0, 1.0)
 
 
 class DuplicateMatch(Struct, frozen=True):
-    """A duplicate of an image; `verdict` is exact, copy or edited."""
+    """A duplicate of an image (`verdict` is exact, copy or edited), or a variant of it."""
 
     id: str
     key: str
     verdict: str
     probability: float
+
+
+class Membership(NamedTuple):
+    """A group that an image is in, and the id of the group's original; None on the original."""
+
+    group: str | None
+    original: str | None
 
 
 class Point(Struct, frozen=True):
@@ -177,8 +193,9 @@ class Point(Struct, frozen=True):
     `content` is the part of the image inside its bars, where the model cuts them and it has any.
     `settings` is a digest of the schema and limits at indexing time. `partners` are the duplicates
     that existed when it was indexed, the closest first. `group` is the duplicate group, and
-    `original` the id of its first image, None on that image itself. `tenant` is the object's
-    tenant, where there are tenants.
+    `original` the id of its oldest image, None on that image itself. `variants`, `variant_group`
+    and `variant_original` are the same of variants. `compared` is false until they were looked for.
+    `tenant` is the object's tenant, where there are tenants.
     """
 
     ref: ObjectRef
@@ -201,6 +218,10 @@ class Point(Struct, frozen=True):
     original: str | None = None
     group: str | None = None
     tenant: str | None = None
+    variants: Sequence[DuplicateMatch] = ()
+    variant_original: str | None = None
+    variant_group: str | None = None
+    compared: bool = True
 
     @property
     def id(self) -> str:
@@ -210,6 +231,30 @@ class Point(Struct, frozen=True):
     def sha256(self) -> str | None:
         """Hash of the object's bytes, where they are an image."""
         return self.image.sha256 if self.image else None
+
+    def membership(self, relation: Relation) -> Membership:
+        """The group of this relation that the image is in."""
+        if relation is Relation.VARIANT:
+            return Membership(self.variant_group, self.variant_original)
+        return Membership(self.group, self.original)
+
+    def matches(self, relation: Relation) -> Sequence[DuplicateMatch]:
+        """The images of this relation that were found, the closest first."""
+        return self.variants if relation is Relation.VARIANT else self.partners
+
+
+class Regrouping(Struct, frozen=True):
+    """Images that become one group, with the oldest of them as its original.
+
+    They are the members of the groups `merged`, and the `joining` images, each unless it has got a
+    group or another version since it was read.
+    """
+
+    relation: Relation
+    group: str
+    original: Point
+    merged: Sequence[str]
+    joining: Sequence[Point]
 
 
 class StoredPoints(Struct, frozen=True):

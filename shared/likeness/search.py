@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,22 @@ from msgspec import Struct, structs
 
 from likeness import regions
 from likeness.embedding import Embedder, TextEmbedder
-from likeness.errors import IndexOfOtherModel, IndexRefused
-from likeness.features import features_of_point
+from likeness.errors import IndexOfOtherModel, IndexRefused, InputError, ObjectChanged
+from likeness.features import ImageFeatures, features_of_point
 from likeness.gallery import Gallery
-from likeness.proof.proofs import Proof
+from likeness.pixel_verification import (
+    MAX_SETTLED,
+    STAGE,
+    Loaded,
+    Pair,
+    Picture,
+    PixelVerifier,
+    ReadFile,
+    TimeLeft,
+)
+from likeness.proof.pixel_proof import ProofImage
 from likeness.proof.verdicts import Calibration
-from likeness.queries import Answer, Hit, Query, Source
+from likeness.queries import Answer, Comparison, Hit, Query, Source
 from likeness.query_sources import ResolvedQuery, SourceResolver, Views
 from likeness.query_tokens import decode_query_token, encode_query_token
 from likeness.records import Box, Candidate, CollectionInfo, NearestQuery, Vector
@@ -66,6 +77,11 @@ class Searcher:
         self._use_patches = use_patches and embedder.spec.patches is not None
         self._sources = SourceResolver(gallery, embedder, open_text_embedder)
         self._ranker = Ranker(embedder.spec, calibration)
+        self._verifier = (
+            PixelVerifier(gallery.limits, embedder.spec.preprocessing, calibration)
+            if calibration
+            else None
+        )
 
     def for_tenant(self, tenant: str | None) -> Searcher:
         """The same searcher over the tenant's part of the gallery; without a tenant, over all."""
@@ -99,6 +115,10 @@ class Searcher:
         InputError for what the caller got wrong, Unavailable where Qdrant or S3 is down.
         """
         watch, schema = Stopwatch(), self.gallery.schema
+
+        def time_left_s() -> float:
+            return deadline_s - time.monotonic()
+
         with watch.stage("total"):
             filter = schema.compile(query.filter) if query.filter else {}
             if query.group_by:
@@ -110,9 +130,11 @@ class Searcher:
                 heads, tail = self._neighbours(query, parts, filter)
             with watch.stage("rerank"):
                 pages = [
-                    self._page(query, views, head, tail, lambda: deadline_s - time.monotonic())
+                    self._page(query, views, head, tail, time_left_s)
                     for views, head in zip(parts, heads, strict=True)
                 ]
+            if query.rerank is Profile.PRECISE and resolved.read:
+                pages = [self._settle(page, resolved.read, watch, time_left_s) for page in pages]
         if query.regions:
             return Answer(
                 [],
@@ -135,16 +157,41 @@ class Searcher:
         )
 
     def compare(
-        self, first: Source, second: Source, boxes: tuple[Box | None, Box | None] = (None, None)
-    ) -> tuple[float, Proof | None]:
-        """The cosine of two sources' images, and what they have in common. Raises as `search`."""
+        self,
+        first: Source,
+        second: Source,
+        boxes: tuple[Box | None, Box | None] = (None, None),
+        deadline_s: float = math.inf,
+    ) -> Comparison:
+        """Two sources' images by their pixels, or else by what the index stores. Raises as
+        `search`.
+        """
         watch = Stopwatch()
-        one, other = (
-            self._sources.features(source, box, watch)
-            for source, box in zip((first, second), boxes, strict=True)
+        (one, query), (other, target) = (
+            self._compared(name, source, box, watch)
+            for name, source, box in zip(("first", "second"), (first, second), boxes, strict=True)
         )
+        cosine = float(one.vector @ other.vector)
+        # of both images the descriptors that the index keeps: their order must not matter
+        one, other = structs.replace(one, local=None), structs.replace(other, local=None)
         proofs = self._ranker.prove(one, [other])
-        return float(one.vector @ other.vector), proofs[0] if proofs else None
+        if not proofs or not self._verifier:
+            return Comparison(cosine, None)
+        pictures = [picture for picture in (query, target) if picture]
+        loaded = self._verifier.load(pictures, deadline_s - time.monotonic()) if pictures else {}
+        proof = proofs[0]
+        if query and target:
+            proof = self._verifier.settle(Pair(proof, query, target), loaded)
+        return Comparison(cosine, proof, _notes({"first": query, "second": target}, loaded))
+
+    def _compared(
+        self, name: str, source: Source, box: Box | None, watch: Stopwatch
+    ) -> tuple[ImageFeatures, Picture | None]:
+        """An error says which of the two it is about."""
+        try:
+            return self._sources.resolve_picture(source, box, watch)
+        except InputError as error:
+            raise type(error)(f"{name}: {error}") from error
 
     def check_query_token(self, token: str) -> None:
         """Raises InvalidRequest for what is not a `query_id`, ModelMismatch for another model's."""
@@ -253,6 +300,27 @@ class Searcher:
         next_offset = end if len(page) > query.limit else None
         return _RankedPage(page[: query.limit], next_offset, box, skipped, cut)
 
+    def _settle(
+        self, page: _RankedPage, read: ReadFile, watch: Stopwatch, time_left_s: TimeLeft
+    ) -> _RankedPage:
+        """The page with the verdicts that pixels give to its first suspected results."""
+        suspected = [n for n, hit in enumerate(page.hits) if hit.proof and hit.proof.suspected]
+        if not suspected or not self._verifier:
+            return page
+        hits, rows = list(page.hits), suspected[:MAX_SETTLED]
+        with watch.stage(STAGE):
+            pairs = [self._pair(hits[row], read) for row in rows]
+            settled = self._verifier.settle_all(pairs, time_left_s)
+        for row, proof in zip(rows, settled.proofs, strict=True):
+            hits[row] = structs.replace(hits[row], proof=proof)
+        skipped = page.skipped if settled.in_time else [*page.skipped, STAGE]
+        return structs.replace(page, hits=hits, skipped=skipped)
+
+    def _pair(self, hit: Hit, read: ReadFile) -> Pair:
+        assert hit.proof
+        target = Picture(partial(self.gallery.read_indexed, hit.point))
+        return Pair(hit.proof, Picture(read, hit.box), target)
+
     def _rank(
         self,
         query: Query,
@@ -277,10 +345,31 @@ class Searcher:
                     for name, scores in ranked.stages.items()
                     if np.isfinite(scores[row])
                 },
+                box=views[int(ranked.view[row])].box,
             )
             for row in ranked.order.tolist()  # all: those not shown are reported as cut
         ]
         return hits, views[int(ranked.view[ranked.order[0]])].box, ranked.skipped
+
+
+def _notes(pictures: Mapping[str, Picture | None], loaded: Mapping[Picture, Loaded]) -> list[str]:
+    """Why pixels were not compared."""
+    reasons = {name: _why_not(picture, loaded) for name, picture in pictures.items()}
+    return [f"{name}: {reason}" for name, reason in reasons.items() if reason]
+
+
+def _why_not(picture: Picture | None, loaded: Mapping[Picture, Loaded]) -> str | None:
+    if picture is None:
+        return "a query_id carries no pixels"
+    match loaded[picture]:
+        case ProofImage():
+            return None
+        case None:
+            return "its pixels could not be read in time"
+        case InputError() | ObjectChanged() as error:
+            return str(error)
+        case _:
+            return "the bucket could not be read"  # its own messages are not for callers
 
 
 def _without(ids: list[str], filter: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import hashlib
 import msgspec
 
 from likeness.filters import Schema
-from likeness.records import ListedObject, ObjectState
+from likeness.records import ListedObject, ObjectState, Point
 from likeness.settings import Limits
 
 # Increased when points hold more than before: a hint then indexes an object again.
@@ -34,6 +34,12 @@ def sync_key(
     it.
     """
     return model, settings, state.etag, int(state.last_modified_s)
+
+
+def point_fingerprint(point: Point) -> bytes:
+    """That of a point with an object; of one that was not compared yet it fits no object."""
+    assert point.object is not None
+    return sync_fingerprint(point.model, point.settings if point.compared else "", point.object)
 
 
 def sync_fingerprint(model: str, settings: str, state: ObjectState | ListedObject) -> bytes:

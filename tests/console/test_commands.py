@@ -11,17 +11,20 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import urllib3
+from PIL import Image
 
 from console.local.data_folder import LocalService
 from tests.fault_server import closed_port
 from tests.lambda_runtime import client
-from tests.pictures import jpeg, png
+from tests.pictures import jpeg, png, textured
 
 LIKENESS = (sys.executable, "-c", "from console.app import main; main()")
 COMMANDS = (
-    "serve", "demo", "drop", "doctor", "upload", "backfill", "search", "status", "reconcile",
+    "serve", "demo", "drop", "doctor", "upload", "backfill", "search", "compare", "status",
+    "reconcile",
     "evaluate", "calibrate", "explain", "cost", "model", "migrate",
 )  # fmt: skip
 
@@ -108,6 +111,30 @@ def test_a_photo_finds_its_copies(local: Local, folder: Path) -> None:
     table = local.run("search", folder / "query.jpg", "--limit", "1")
     for shown in ("query.jpg", "exact 100 %", "brand=acme"):
         assert shown in table.stdout
+
+
+def test_two_images_are_compared_by_file_id_and_key(local: Local, folder: Path) -> None:
+    file, key = folder / "query.jpg", "sub dir/2 ü+.png"
+    answer = found(local.run("compare", file, key, "--key", "--json"))
+    assert (answer["verdict"], answer["rests_on"]) == ("copy", "pixels")
+    image_id = found(local.run("search", file, "--limit", "1", "--json"))["results"][0]["id"]
+    said = local.run("compare", file, image_id)
+    assert said.returncode == 0, said.stderr
+    for shown in (f"{file} (file)", f"{image_id} (id)", "exact 100 %", "equal files"):
+        assert shown in said.stdout
+    refused = local.run("compare", folder / "broken.jpg", file)
+    assert refused.returncode == 1
+    assert "first: no image signature" in refused.stderr
+
+
+def test_files_that_no_request_can_carry_are_reduced(local: Local, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (1100, 1900, 3), np.uint8)
+    image = Image.fromarray(noise)
+    image.paste(textured(3, 1600, 900))
+    image.save(tmp_path / "large.png")
+    image.save(tmp_path / "large.bmp")
+    answer = found(local.run("compare", tmp_path / "large.png", tmp_path / "large.bmp", "--json"))
+    assert answer["verdict"] in {"exact", "copy"}
 
 
 def test_an_answer_of_the_local_service_is_explained(local: Local, folder: Path) -> None:
@@ -225,6 +252,8 @@ def test_nothing_is_lost_when_the_service_stops_or_is_killed(
     [
         (("search", "nowhere.jpg"), "neither a file nor an id"),
         (("search", "README.md", "--filter", "{"), "not JSON"),
+        (("compare", "README.md", "nowhere.jpg"), "nowhere.jpg is neither a file nor an id"),
+        (("compare", "README.md"), "Missing argument"),
         (("upload", "nowhere"), "there is no file or folder"),
         (("upload", "events"), "contains no images"),
         (("upload", "README.md", "--meta", "ü=1"), "ASCII"),

@@ -13,7 +13,15 @@ from typer.testing import CliRunner
 
 from console.app import app
 from console.cost import cost_report, pricing
-from console.cost.pricing import Measurements, Run, index_usd, lambda_usd, price_list, search_usd
+from console.cost.pricing import (
+    Measurements,
+    Run,
+    gate_usd,
+    index_usd,
+    lambda_usd,
+    price_list,
+    search_usd,
+)
 from console.local.service import http_server
 from tests.pictures import jpeg, png
 from tests.service import ROOT, Service
@@ -58,6 +66,20 @@ def test_a_million_images_add_up_as_by_hand() -> None:
     assert parts["queue"] == pytest.approx(1.2 * 0.4)
     assert parts["bucket, reading"] == pytest.approx(3 * 0.4)
     assert parts["bucket, uploads"] == pytest.approx(5.0)
+
+
+def test_the_duplicate_gate_costs_as_much_as_by_hand() -> None:
+    measured = Measurements("", gate_ms=20.0, pair_ms=30.0, pairs=0.5)
+    parts = gate_usd(measured, "x86_64")
+    gb_second = 1769 / 1024 * 0.0000166667
+    assert parts["comparing, in all orientations"] == pytest.approx(1e6 * 0.020 * gb_second)
+    assert parts["proving suspected duplicates"] == pytest.approx(1e6 * 0.015 * gb_second)
+    assert parts["reading them"] == pytest.approx(0.5 * 0.4)
+    images = index_usd(Run(1769, 1, 60.0), measured, "x86_64")
+    assert images["bucket, suspected duplicates"] == parts["reading them"]
+    assert sum(parts.values()) < sum(images.values())
+    shown = cost_report.as_json(msgspec.structs.replace(SWEEP, gate_ms=20.0))
+    assert shown["duplicate_gate"]["x86_64"].keys() == parts.keys()
 
 
 def test_the_monthly_cost_counts_the_templates_resources() -> None:

@@ -29,6 +29,8 @@ from likeness.records import (
     ObjectRef,
     ObjectState,
     Point,
+    Regrouping,
+    Relation,
     State,
     Vector,
     Version,
@@ -301,6 +303,75 @@ def test_each_write_of_a_batch_has_its_own_condition(prepared: VectorIndex) -> N
     )
     prepared.write(MODEL, [late, newer, new])
     assert [stored(prepared, key).state for key in "abc"] == [State.LIVE, State.GONE, State.LIVE]
+
+
+def put_uncompared(index: VectorIndex, key: str, sequencer: int = 1) -> Point:
+    written = msgspec.structs.replace(point(key, Version(sequencer), unit(1)), compared=False)
+    index.write(MODEL, [written])
+    return written
+
+
+def with_matches(written: Point, *others: Point) -> Point:
+    found = tuple(DuplicateMatch(other.id, other.ref.key, "copy", 0.9) for other in others)
+    return msgspec.structs.replace(written, partners=found, variants=found[:1])
+
+
+def test_annotations_are_stored_once_and_only_on_the_version_that_was_compared(
+    prepared: VectorIndex,
+) -> None:
+    plain, matched, replaced = (put_uncompared(prepared, key) for key in "abc")
+    put_uncompared(prepared, "c", sequencer=2)
+    assert not stored(prepared, "a").compared
+    annotated = [with_matches(each, plain) for each in (matched, replaced)]
+    prepared.annotate(MODEL, [plain, *annotated])
+    assert [stored(prepared, key).compared for key in "abc"] == [True, True, False]
+    assert [len(stored(prepared, key).partners) for key in "abc"] == [0, 1, 0]
+    assert stored(prepared, "b") == msgspec.structs.replace(
+        annotated[0], vector=None, compared=True
+    )
+    prepared.annotate(MODEL, [with_matches(plain, matched)])  # a second function, later
+    prepared.annotate(MODEL, [])
+    assert stored(prepared, "a").partners == ()
+    assert sorted(keys(prepared, unit(1))) == ["a", "b", "c"]
+
+
+def regroup(
+    index: VectorIndex, group: str, original: Point, merged: list[str], *joining: Point
+) -> None:
+    for relation in Relation:
+        index.regroup(MODEL, [Regrouping(relation, group, original, merged, joining)])
+
+
+def memberships(index: VectorIndex, *keys: str) -> list[tuple[str | None, str | None]]:
+    points = [stored(index, key) for key in keys]
+    for each in points:
+        assert each.membership(Relation.VARIANT) == each.membership(Relation.DUPLICATE)
+    return [each.membership(Relation.DUPLICATE) for each in points]
+
+
+def test_groups_are_joined_and_merged_and_the_original_changes(prepared: VectorIndex) -> None:
+    a, b, c, d = (put(prepared, key, unit(1)) for key in "abcd")
+    regroup(prepared, "of c", c, [], c, d)
+    assert memberships(prepared, "c", "d") == [("of c", None), ("of c", c.id)]
+    regroup(prepared, "of b", b, ["of c"], b)
+    assert memberships(prepared, *"bcd") == [("of b", None), ("of b", b.id), ("of b", b.id)]
+    regroup(prepared, "of a", a, ["of b", "of nobody"], a)
+    assert memberships(prepared, *"abcd") == [("of a", None), *[("of a", a.id)] * 3]
+    # the first is deleted, and the next one takes its place
+    regroup(prepared, "of b", b, ["of a"])
+    assert memberships(prepared, *"bcd") == [("of b", None), ("of b", b.id), ("of b", b.id)]
+    in_group = {"must": [{"key": "group", "match": {"value": "of b"}}]}
+    assert [p.ref.key for p in prepared.scroll(9, filter=in_group).points if p.original]
+
+
+def test_an_image_that_was_written_or_grouped_meanwhile_is_not_regrouped(
+    prepared: VectorIndex,
+) -> None:
+    a, b, c = (put(prepared, key, unit(1)) for key in "abc")
+    put(prepared, "b", unit(1), sequencer=2)
+    regroup(prepared, "another", c, [], c)
+    regroup(prepared, "of a", a, [], a, b, c)
+    assert memberships(prepared, *"abc") == [("of a", None), (None, None), ("another", None)]
 
 
 @pytest.mark.parametrize(

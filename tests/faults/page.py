@@ -39,6 +39,8 @@ _TITLES = {
     "indexing_reconciliation": "Everything at once",
     "server_refusals": "Refusals of the Qdrant server",
     "handler": "A full index",
+    "duplicate_detection": "Comparing with duplicates",
+    "duplicate_groups": "Groups of duplicates",
     "indexing_reconciliation_replicas": "Everything at once, on replicas",
 }
 

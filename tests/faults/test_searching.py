@@ -6,6 +6,7 @@ Each test with the mark `fault` is a row of docs/reference/faults.md (`make faul
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 
@@ -20,9 +21,10 @@ from tests.faults.service import (
     Functions,
 )
 from tests.lambda_runtime import http_event
-from tests.pictures import jpeg
+from tests.pictures import encoded, jpeg, textured
 
 ANSWERED_503 = "503 with Retry-After, within the time limit"
+LESS_CLAIMED = "verdicts rest on the index, and are `same_item` at the closest"
 NEXT_REQUEST = "the next request tries again"
 
 
@@ -140,3 +142,48 @@ def test_a_search_by_key_is_answered_with_503_while_s3_fails(
     with functions.s3.failing(fault):
         functions.call(search, timeout_s).assert_retry_later(slug)
     assert functions.call(search).status == 200
+
+
+@pytest.mark.parametrize(
+    ("fault", "skipped"),
+    [
+        pytest.param(
+            Fault(answer=SLOW_DOWN),
+            [],
+            id="throttles",
+            marks=pytest.mark.fault(
+                "S3 throttles: 503 SlowDown, while a search compares pixels",
+                seen=LESS_CLAIMED,
+                heals=NEXT_REQUEST,
+            ),
+        ),
+        pytest.param(
+            Fault(silent=True),
+            ["pixels"],
+            id="half-open",
+            marks=pytest.mark.fault(
+                "S3 is half-open: never answers, while a search compares pixels",
+                seen=f"{LESS_CLAIMED}, after two seconds, and `skipped` names pixels",
+                heals=NEXT_REQUEST,
+            ),
+        ),
+    ],
+)
+def test_a_search_claims_less_while_s3_fails(
+    fault: Fault, skipped: list[str], functions: Functions, bucket: Bucket
+) -> None:
+    bucket.put(a=encoded(textured(300)))
+    bucket.deliver()
+    query = encoded(textured(300), "JPEG", quality=90)
+    with functions.s3.failing(fault):
+        hurt = functions.search_by_image(query).json
+    healthy = functions.search_by_image(query).json
+    assert [said(hurt), said(healthy)] == [("a", "same_item", "index"), ("a", "copy", "pixels")]
+    # throttled reads are repeated, which may take longer than anybody waits for
+    assert hurt["skipped"] == skipped or not skipped
+    assert healthy["skipped"] == []
+
+
+def said(answer: dict[str, Any]) -> tuple[str, str, str]:
+    first = answer["results"][0]
+    return first["key"], first["verdict"], first["rests_on"]

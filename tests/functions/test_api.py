@@ -24,7 +24,7 @@ from functions.search.api import create_app
 from functions.search.gateway import create_handler
 from likeness.adapters.fetch import Fetcher, is_public
 from likeness.feedback import FeedbackStore
-from likeness.records import Point, State, Version
+from likeness.records import DuplicateMatch, Point, Regrouping, Relation, State, Version
 from likeness.searchers import Searchers
 from tests.networks import clip, text_encoder, tokenizer, write_bundle
 from tests.pictures import encoded, jpeg, picture, png
@@ -134,7 +134,7 @@ def test_a_raw_image_finds_the_similar_image(service: Service) -> None:
     assert answer["model"] == service.embedder.fingerprint
     assert answer["request_id"]
     assert answer["next_offset"] == 3
-    stages = {"decode", "embed", "search", "rerank", "total", "cold_start"}
+    stages = {"decode", "embed", "search", "rerank", "pixels", "total", "cold_start"}
     assert stages == set(answer["took_ms"])
     assert answer["skipped"] == answer["regions"] == []
     first = answer["results"][0]
@@ -1026,6 +1026,42 @@ def test_duplicates_are_listed_and_decided(tmp_path: Path) -> None:
         ):
             answer = service.http.post("/v1/duplicates/decisions", json=decision | wrong)
             problem(answer, status, slug)
+
+
+def test_a_copy_that_was_indexed_before_its_original_has_a_verdict_too(tmp_path: Path) -> None:
+    with Service(tmp_path) as service:
+        service.bucket.put("older.png", png(2, *SIZE))
+        late, service.bucket.events = service.bucket.events, []
+        service.fill({"newer.jpg": jpeg(2, *SIZE)})
+        service.bucket.events = late
+        service.fill({})
+        [group] = service.http.get("/v1/duplicates").json()["groups"]
+        assert group["original"] == {"id": service.id("older.png"), "key": "older.png"}
+        [copy] = group["copies"]
+        assert (copy["key"], copy["verdict"]) == ("newer.jpg", "copy")
+
+
+def test_variants_are_listed_apart_from_duplicates(tmp_path: Path) -> None:
+    with Service(tmp_path) as service:
+        service.fill({"red.png": png(1, *SIZE), "blue.png": png(2, *SIZE)})
+        red, blue = (
+            service.index.retrieve_with_vectors([service.id(key)])[service.id(key)]
+            for key in ("red.png", "blue.png")
+        )
+        match = DuplicateMatch(red.id, red.ref.key, "variant", 0.93)
+        version = Version(blue.version.sequencer, blue.version.rev + 1)
+        changed = replace(blue, version=version, variants=(match,))
+        service.index.write(service.embedder.fingerprint, [changed])
+        regrouping = Regrouping(Relation.VARIANT, "reds", red, [], [red, changed])
+        service.index.regroup(service.embedder.fingerprint, [regrouping])
+        [group] = service.http.get("/v1/duplicates?relation=variant").json()["groups"]
+        assert (group["id"], group["original"]["key"]) == ("reds", "red.png")
+        assert group["copies"] == [
+            {"id": blue.id, "key": "blue.png", "verdict": "variant", "probability": 0.93}
+        ]
+        for query in ("", "?relation=duplicate"):
+            assert service.http.get(f"/v1/duplicates{query}").json()["groups"] == []
+        problem(service.http.get("/v1/duplicates?relation=other"), 400, "invalid-request")
 
 
 def duplicates(service: Service) -> dict[str, set[str]]:

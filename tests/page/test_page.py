@@ -16,6 +16,7 @@ from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import Page, Request, Route, expect
 
+from console.demo import sample_images
 from tests.page.site import (
     Site,
     Visit,
@@ -361,10 +362,12 @@ def test_the_proof_draws_the_matches_and_an_overlay(visit: Visit, site: Site) ->
     expect(proof.locator(".pair img.loaded")).to_have_count(1)
     # drawn again once the image sizes are known
     page.wait_for_function(
-        """() => [...document.querySelectorAll("dialog rect")].map((each) => each.getBBox().width)
+        """() => [...document.querySelectorAll("dialog .both")].map((each) => each.getBBox().width)
             .every((width, n, all) => all.length === 2 && width > 100 && width < 700)"""
     )
-    expect(proof).to_contain_text(re.compile("Query area found in the result.*[89][0-9]|100"))
+    expect(proof).to_contain_text(
+        re.compile("(Agreeing pixels|Query area found in the result) *([89][0-9]|100)")
+    )
     for stage in ("Overall similarity", "Matching details", "Final score"):
         expect(proof).to_contain_text(stage)
     proof.get_by_label("Overlay").check()
@@ -383,6 +386,111 @@ def test_the_proof_draws_the_matches_and_an_overlay(visit: Visit, site: Site) ->
     page.keyboard.press("Escape")
     expect(proof).to_be_hidden()
     expect(first).to_be_focused()
+
+
+MIRRORED = [-1, 0, 1, 0, 1, 0, 0, 0, 1]
+TURNED = [0, -1, 1, 1, 0, 0, 0, 0, 1]  # a quarter turn against the clock
+QUARTER = [2, 0, -1, 0, 2, 0, 0, 0, 1]  # the result is the upper right part of the query
+
+
+@pytest.mark.parametrize(
+    ("transform", "corners"),
+    [
+        (MIRRORED, [(1, 0), (0, 0), (0, 1), (1, 1)]),
+        (TURNED, [(0, 1), (0, 0), (1, 0), (1, 1)]),
+        (QUARTER, [(0.5, 0), (1, 0), (1, 0.5), (0.5, 0.5)]),
+    ],
+    ids=["mirrored", "turned", "a part"],
+)
+def test_the_result_is_laid_over_the_query_by_its_transform(
+    visit: Visit, transform: list[float], corners: list[tuple[float, float]]
+) -> None:
+    """`corners`: where the corners of the result come to lie in the query, clockwise."""
+    page = visit(prepare=lambda page: answering(page, transform=transform))
+    open_overlay(page)
+    found = page.evaluate(
+        """() => {
+            const [below, above] = document.querySelectorAll(".laid img");
+            const matrix = new DOMMatrix(getComputedStyle(above).transform);
+            const {clientWidth: width, clientHeight: height} = below;
+            return [[0, 0], [width, 0], [width, height], [0, height]].map(([x, y]) => {
+                const {x: left, y: top, w} = matrix.transformPoint(new DOMPoint(x, y));
+                return [left / w / width, top / w / height];
+            });
+        }"""
+    )
+    for place, expected in zip(found, corners, strict=True):
+        assert place == pytest.approx(expected, abs=0.01)
+
+
+def test_the_proof_names_the_edits_and_outlines_the_differences(visit: Visit) -> None:
+    areas = [{"query": [0.1, 0.1, 0.4, 0.2], "target": [0.5, 0.5, 0.8, 0.6]}]
+    page = visit(
+        prepare=lambda page: answering(
+            page, transform=MIRRORED, differences=areas, edits=["mirrored", "part_of"]
+        )
+    )
+    open_overlay(page)
+    proof = page.get_by_role("dialog")
+    expect(proof.locator(".edits")).to_have_text("mirrored, part of a larger picture")
+    expect(proof).to_contain_text(re.compile("Areas that differ *1"))
+    below, mark = proof.locator(".laid").bounding_box(), proof.locator(".laid i").bounding_box()
+    assert below and mark
+    assert (mark["x"] - below["x"]) / below["width"] == pytest.approx(0.1, abs=0.02)
+    assert mark["width"] / below["width"] == pytest.approx(0.3, abs=0.02)
+    proof.get_by_label("Side by side").check()
+    expect(proof.locator("polygon.differs")).to_have_count(2)
+
+
+def test_a_result_without_pixels_is_compared_when_it_is_opened(visit: Visit) -> None:
+    page = visit()
+    drop(page, captioned("photos/coffee.jpg"))
+    wait_for_answer(page)
+    with page.expect_response("**/v1/compare") as compared:
+        page.locator(".card .open").nth(3).click()
+    assert compared.value.status == 200
+    expect(page.get_by_role("dialog")).to_contain_text(re.compile("Compared by *pixels"))
+    with page.expect_response("**/thumbnail*"):
+        page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowRight")
+    expect(page.get_by_role("dialog")).to_contain_text(re.compile("Compared by *pixels"))
+
+
+def test_what_pixels_said_still_holds_when_only_the_filter_changes(visit: Visit) -> None:
+    """The second search is by the query_id, which has no pixels."""
+    page = visit()
+    drop(page, sample_images.jpeg(item("photos/coffee.jpg").image, quality=85))
+    wait_for_answer(page)
+    copied = page.locator(".answer .badge").first
+    expect(copied).to_contain_text("Copy")
+    with page.expect_response("**/v1/search*") as searched:
+        page.get_by_label("Diverse results").check()
+    assert searched.value.json()["results"][0]["rests_on"] == "index"
+    wait_for_answer(page)
+    expect(copied).to_contain_text("Copy")
+
+
+def answering(page: Page, edits: tuple[str, ...] | list[str] = (), **explain: object) -> None:
+    """The first result of every search is an edit with this explanation."""
+
+    def change(route: Route) -> None:
+        response = route.fetch()
+        body = response.json()
+        first = body["results"][0]
+        first.update(verdict="edited", probability=0.98, rests_on="pixels", edits=edits)
+        first["explain"].update({"agreeing": 95.0, "differences": [], **explain})
+        route.fulfill(response=response, json=body)
+
+    page.route("**/v1/search*", change)
+
+
+def open_overlay(page: Page) -> None:
+    drop(page, captioned("photos/coffee.jpg"))
+    wait_for_answer(page)
+    page.locator(".card .open").first.click()
+    page.get_by_label("Overlay").check()
+    page.wait_for_function("() => document.querySelector('.laid img')?.clientWidth > 100")
+    page.wait_for_function("() => document.querySelector('.laid img + img').style.transform")
 
 
 # --- upload, delete, duplicates ---
@@ -433,6 +541,29 @@ def test_decisions_about_duplicates_are_remembered(visit: Visit) -> None:
     expect(page.get_by_role("button", name="Show 1 that you kept")).to_be_visible()
     expect(cups).to_have_count(0)
     expect(cats).to_have_count(0)
+
+
+def test_variants_are_listed_apart_and_never_to_delete(visit: Visit, site: Site) -> None:
+    keys = [f"products/mug-{colour}.jpg" for colour in ("blue", "red")]
+    first, second = ({"id": site.id(key), "key": key} for key in keys)
+    variant = {**second, "verdict": "variant", "probability": 0.95}
+    group = {"id": site.id(keys[0]), "original": first, "copies": [variant], "more": False}
+
+    def prepare(page: Page) -> None:
+        page.route(
+            "**/v1/duplicates?relation=variant",
+            lambda route: route.fulfill(json={"groups": [group], "next_cursor": None}),
+        )
+
+    page = visit("#duplicates", prepare=prepare)
+    page.get_by_label("Variants").check()
+    shown = page.locator(".group")
+    expect(shown).to_have_count(1)
+    expect(shown.locator("li")).to_have_count(2)
+    expect(shown).to_contain_text("Variant, very likely")
+    expect(shown.get_by_role("button")).to_have_count(0)
+    page.get_by_label("Duplicates").check()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Duplicates")
 
 
 # --- errors ---

@@ -15,7 +15,6 @@ from msgspec.structs import replace
 
 from console.evaluation.edits import EDITS
 from likeness.duplicates import Announce, Duplicates, Group, no_announcement
-from likeness.embedding import Embedder
 from likeness.errors import (
     IndexForbidden,
     IndexFull,
@@ -26,7 +25,7 @@ from likeness.errors import (
     Unavailable,
 )
 from likeness.filters import Schema
-from likeness.indexing import Indexer, IndexerConfig, Outcome, Result
+from likeness.indexing import Result
 from likeness.ports import VectorIndex
 from likeness.records import (
     Hint,
@@ -36,8 +35,8 @@ from likeness.records import (
     State,
     Version,
 )
-from tests.calibrations import BUNDLES, calibration_of
-from tests.fake_bucket import FakeBucket
+from tests.calibrations import BUNDLES
+from tests.indexed_bucket import World
 from tests.indexes import open_index
 from tests.pictures import jpeg, picture, png
 
@@ -45,58 +44,6 @@ from tests.pictures import jpeg, picture, png
 FIXED_FILTERS, BUNDLED = BUNDLES
 OTHER_MODEL = "f" * 16
 OTHER_SCHEMA = Schema.declare({"brand": "keyword"})  # with it everything is indexed again
-
-
-class World:
-    """A bucket, and the index that is made of it."""
-
-    def __init__(self, folder: Path, model: Path) -> None:
-        self.folder = folder
-        self.index = open_index(folder)
-        self.bucket = FakeBucket("photos")
-        self.embedder = Embedder(model)
-        self.calibration = calibration_of(self.embedder.spec)
-        self.duplicates = Duplicates(self.index)
-        self._indexers: dict[Schema, Indexer] = {}
-
-    def indexer(self, schema: Schema | None = None, **other: Any) -> Indexer:
-        config = IndexerConfig(schema or Schema(), calibration=self.calibration, parallel=1)
-        parts = {"store": self.bucket, "index": self.index, **other}
-        return Indexer(embedder=self.embedder, config=config, **parts)
-
-    def put(self, key: str, data: bytes) -> None:
-        """Put an object, and index it in a batch of its own."""
-        self.bucket.put(key, data)
-        self.deliver(key)
-
-    def remove(self, key: str) -> None:
-        self.bucket.remove(key)
-        self.deliver(key)
-
-    def deliver(self, *keys: str, schema: Schema | None = None, **other: Any) -> list[Outcome]:
-        hints = [Hint(self.bucket.ref(key)) for key in keys]
-        return list(self.indexer(schema, **other).reconcile(hints).values())
-
-    def point(self, key: str) -> Point:
-        point_id = self.id(key)
-        return self.index.retrieve_with_vectors([point_id])[point_id]
-
-    def id(self, key: str) -> str:
-        return self.bucket.ref(key).point_id
-
-    def matches(self, key: str) -> dict[str, str]:
-        """The verdicts of an object's duplicates, by their keys."""
-        return {match.key: match.verdict for match in self.point(key).partners}
-
-    def groups(self) -> list[tuple[str | None, list[str]]]:
-        """For each group, the key of its original (None without one) and those of its copies."""
-        groups, cursor = self.duplicates.groups(200)
-        assert cursor is None
-        keys = [
-            (group.original and group.original.ref.key, sorted(p.ref.key for p in group.copies))
-            for group in groups
-        ]
-        return sorted(keys, key=lambda group: group[1])
 
 
 Worlds = Callable[[Path], World]
@@ -157,8 +104,10 @@ def test_duplicates_within_one_batch_are_found(worlds: Worlds, model: Path) -> N
     for key, data in {"a.png": png(1), "b.jpg": jpeg(1), "c.png": png(2), "d.png": png(1)}.items():
         world.bucket.put(key, data)
     world.deliver("a.png", "b.jpg", "c.png", "d.png")
-    assert world.matches("b.jpg") == {"a.png": "copy"}
+    assert world.matches("a.png") == {"b.jpg": "copy", "d.png": "exact"}
+    assert world.matches("b.jpg") == {"a.png": "copy", "d.png": "copy"}
     assert world.matches("d.png") == {"a.png": "exact", "b.jpg": "copy"}
+    assert world.matches("c.png") == {}
     assert world.groups() == [("a.png", ["b.jpg", "d.png"])]
 
 
@@ -238,7 +187,7 @@ def test_an_image_that_the_same_batch_replaces_or_deletes_is_no_duplicate(world:
     )
     assert world.matches("like-gone.png") == {}
     assert world.matches("like-old-other.png") == {}
-    # the later one in the batch finds the earlier
+    assert world.matches("like-new-other.png") == {"other.png": "exact"}
     assert world.matches("other.png") == {"like-new-other.png": "exact"}
 
 
@@ -261,7 +210,7 @@ def test_without_a_calibration_no_duplicates_are_detected(world: World) -> None:
 # An index of another model, without an alias, or down
 
 
-def test_with_an_alias_of_another_dimension_only_the_batch_is_compared(
+def test_duplicates_are_found_in_the_models_own_collection_wherever_the_alias_points(
     world: World,
 ) -> None:
     world.index.prepare(OTHER_MODEL, 8)
@@ -269,8 +218,8 @@ def test_with_an_alias_of_another_dimension_only_the_batch_is_compared(
     world.bucket.put("b.png", png(1))
     world.bucket.put("c.png", png(1))
     assert [outcome.result for outcome in world.deliver("b.png", "c.png")] == [Result.INDEXED] * 2
-    assert stored(world, "b.png").partners == ()
-    assert [match.key for match in stored(world, "c.png").partners] == ["b.png"]
+    found = {match.key for key in ("b.png", "c.png") for match in stored(world, key).partners}
+    assert found == {"a.png", "b.png", "c.png"}
 
 
 def test_an_alias_of_another_model_of_the_same_dimension_gives_no_duplicates(
@@ -294,7 +243,7 @@ def test_indexing_works_without_an_alias(world: World) -> None:
         indexer.reconcile([Hint(world.bucket.ref(key))])
         (world.folder / "aliases.json").unlink(missing_ok=True)
     assert stored(world, "b.png").state is State.LIVE
-    assert stored(world, "b.png").partners == ()
+    assert [match.key for match in stored(world, "b.png").partners] == ["a.png"]
 
 
 @pytest.mark.parametrize("error", [IndexUnavailable, IndexRefused, IndexFull, IndexForbidden])
@@ -307,7 +256,7 @@ def test_an_index_that_does_not_answer_fails_the_batch_and_the_retry_finds_the_d
     index = FailingSearch(world.index, error)
     [failed] = world.deliver("b.png", index=index, announce=announced.extend)
     assert isinstance(failed.error, error)
-    assert world.id("b.png") not in world.index.retrieve_with_vectors([world.id("b.png")])
+    assert not stored(world, "b.png").compared
     assert announced == []
     [indexed] = world.deliver("b.png", announce=announced.extend)
     assert indexed.result is Result.INDEXED
@@ -320,6 +269,9 @@ class FailingSearch:
     def __init__(self, index: VectorIndex, error: type[IndexUnavailable]) -> None:
         self._index = index
         self._error = error
+
+    def for_model(self, model: str) -> FailingSearch:
+        return self
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._index, name)
@@ -420,10 +372,10 @@ def test_a_group_outlives_its_original(world: World) -> None:
         world.put(key, data)
     world.remove("a.png")
     assert world.groups() == [(None, ["b.jpg", "c.png"])]
-    # a later copy joins it
+    # a later copy joins it, and the oldest that is left becomes its original
     world.put("d.png", png(1))
-    assert world.groups() == [(None, ["b.jpg", "c.png", "d.png"])]
-    # so does the original once it is restored
+    assert world.groups() == [("b.jpg", ["c.png", "d.png"])]
+    # until the first one is restored
     world.bucket.undelete("a.png")
     world.deliver("a.png")
     assert world.groups() == [("a.png", ["b.jpg", "c.png", "d.png"])]
@@ -447,15 +399,17 @@ def test_an_original_that_was_replaced_is_not_listed_with_its_old_copies(
     world.put("d.jpg", jpeg(2))
     assert world.groups() == [(None, ["b.jpg", "c.png"]), ("a.png", ["d.jpg"])]
     world.put("e.png", png(1))
-    assert world.groups() == [(None, ["b.jpg", "c.png", "e.png"]), ("a.png", ["d.jpg"])]
+    assert world.groups() == [("b.jpg", ["c.png", "e.png"]), ("a.png", ["d.jpg"])]
 
 
-def test_an_original_that_was_encoded_again_stays_the_original(world: World) -> None:
+def test_an_original_that_was_encoded_again_is_a_new_object_and_becomes_a_copy(
+    world: World,
+) -> None:
     world.put("a.png", png(1))
     world.put("b.png", png(1))
     world.put("a.png", jpeg(1))
     world.put("c.png", png(1))
-    assert world.groups() == [("a.png", ["b.png", "c.png"])]
+    assert world.groups() == [("b.png", ["a.png", "c.png"])]
 
 
 def make_point(
@@ -586,6 +540,29 @@ def test_a_dismissal_is_kept_when_the_image_is_indexed_again(four: World) -> Non
     assert four.groups() == [("a.png", ["b.jpg", "d.jpg"])]
     four.deliver("d.jpg", "c.png", "a.png", "b.jpg", schema=OTHER_SCHEMA)
     assert four.groups() == [("a.png", ["b.jpg", "d.jpg"])]
+
+
+def test_a_dismissal_is_kept_when_an_older_image_becomes_the_original(world: World) -> None:
+    world.bucket.put("first.png", png(1))
+    for key, data in {"a.png": png(1), "b.jpg": jpeg(1), "c.png": png(1)}.items():
+        world.put(key, data)
+    before = world.point("c.png").group
+    decide(world, "c.png", False)
+    world.deliver("first.png")
+    assert world.point("c.png").group != before
+    assert world.groups() == [("first.png", ["a.png", "b.jpg"])]
+    decide(world, "c.png", True)
+    assert world.groups() == [("first.png", ["a.png", "b.jpg", "c.png"])]
+
+
+def test_a_dismissal_of_an_earlier_version_holds_for_its_group_and_can_be_taken_back(
+    four: World,
+) -> None:
+    group, image = four.point("c.png").group, four.id("c.png")
+    four.index.put_note("not-duplicate", f"{group} {image}", {"group": group, "image": image})
+    assert four.groups() == [("a.png", ["b.jpg", "d.jpg"])]
+    decide(four, "c.png", True)
+    assert four.groups() == [("a.png", ["b.jpg", "c.png", "d.jpg"])]
 
 
 def test_a_dismissal_does_not_apply_to_another_group(four: World) -> None:

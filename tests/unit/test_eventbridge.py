@@ -28,18 +28,23 @@ from tests.pictures import jpeg, png
 PATTERN = {"source": ["likeness"], "detail-type": ["Duplicate Found"]}
 
 
-def point(n: int = 0, key: str = "b.jpg", partners: int = 1) -> Point:
+def matches(count: int, key: str, verdict: str = "copy") -> tuple[DuplicateMatch, ...]:
+    return tuple(DuplicateMatch(f"{i:036}", f"{i}{key}", verdict, 0.9731) for i in range(count))
+
+
+def point(n: int = 0, key: str = "b.jpg", partners: int = 1, variants: int = 0) -> Point:
     return Point(
         ObjectRef("photos", f"{n}{key}"),
         State.LIVE,
         Version(1),
         "m",
         1.0,
-        partners=tuple(
-            DuplicateMatch(f"{i:036}", f"{i}{key}", "copy", 0.9731) for i in range(partners)
-        ),
+        partners=matches(partners, key),
         original="0" * 36,
         group="1" * 36,
+        variants=matches(variants, key, "variant"),
+        variant_original="2" * 36,
+        variant_group="3" * 36,
     )
 
 
@@ -65,6 +70,7 @@ def entry(of: Point) -> dict[str, str]:
         "group": of.group,
         "original": of.original or of.id,
         "duplicates": msgspec.to_builtins(of.partners),
+        "variants": msgspec.to_builtins(of.variants),
     }
     return {
         "EventBusName": "bus",
@@ -93,9 +99,25 @@ def test_an_event_names_the_tenant_where_there_are_any(stub: Stubber) -> None:
     announce(stub, [msgspec.structs.replace(point(), tenant="acme")])
 
 
-def test_events_are_sent_ten_at_a_time(stub: Stubber) -> None:
-    points = [point(n) for n in range(23)]
-    for at, count in ((0, 10), (10, 10), (20, 3)):
+def test_an_image_with_variants_and_no_duplicates_is_announced_as_another_kind_of_event(
+    stub: Stubber,
+) -> None:
+    found = point(partners=0, variants=2)
+    plain = entry(found)
+    of_variants = {"group": "3" * 36, "original": "2" * 36}
+    detail = {**json.loads(plain["Detail"]), **of_variants}
+    wanted = {
+        **plain,
+        "DetailType": "Variant Found",
+        "Detail": json.dumps(detail, separators=(",", ":")),
+    }
+    stub.add_response("put_events", accepted(1), {"Entries": [wanted]})
+    announce(stub, [found])
+
+
+def test_events_are_sent_five_at_a_time(stub: Stubber) -> None:
+    points = [point(n) for n in range(13)]
+    for at, count in ((0, 5), (5, 5), (10, 3)):
         wanted = {"Entries": [entry(found) for found in points[at : at + count]]}
         stub.add_response("put_events", accepted(count), wanted)
     announce(stub, points)
@@ -106,10 +128,10 @@ def test_without_points_nothing_is_sent(stub: Stubber) -> None:
 
 
 def test_the_longest_events_fit_into_one_request(stub: Stubber) -> None:
-    # eleven keys of 1,024 bytes each; the limit of PutEvents was 256 KB before it was raised
-    points = [point(n, "€" * 341, partners=10) for n in range(10)]
+    # 21 keys of 1,024 bytes each; the limit of PutEvents was 256 KB before it was raised
+    points = [point(n, "€" * 341, partners=10, variants=10) for n in range(5)]
     assert sum(len(text.encode()) for p in points for text in entry(p).values()) < 256_000
-    stub.add_response("put_events", accepted(10), {"Entries": [entry(found) for found in points]})
+    stub.add_response("put_events", accepted(5), {"Entries": [entry(found) for found in points]})
     announce(stub, points)
 
 

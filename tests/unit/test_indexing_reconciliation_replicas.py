@@ -34,9 +34,11 @@ from likeness.embedding import Embedder
 from likeness.errors import Unavailable
 from likeness.filters import Schema
 from likeness.indexing import Indexer, IndexerConfig
+from likeness.proof.verdicts import Calibration
 from likeness.records import Hint, NearestQuery, Payload
 from likeness.settings import Limits
 from likeness.sync import settings_digest
+from tests.calibrations import calibration_of
 from tests.fake_bucket import FakeBucket
 from tests.qdrant_cluster import Cluster, Node, Update, replicas
 from tests.qdrant_engine import Refused, alike
@@ -48,6 +50,8 @@ LAYOUT = Layout("images", Schema())
 SETTINGS = settings_digest(Schema(), Limits())
 FIRST, END = map(int, os.environ.get("LIKENESS_SCHEDULES", "0:300").split(":"))
 ABSENT: Mapping[str, Any] = {"payload": {"state": "gone"}, "vector": {}}
+# The share of schedules in which duplicates are looked for.
+COMPARING = 0.3
 # Invocations that acknowledge nothing, one after the other, although nothing disturbs them.
 MAX_FRUITLESS = 10
 
@@ -139,6 +143,7 @@ class Replicated:
     cluster: Cluster
     embedder: Embedder
     chance: Random
+    calibration: Calibration | None = None
     now_s: float = 1e9
     sockets: dict[Gate, Socket] = field(default_factory=dict)
 
@@ -215,7 +220,7 @@ class Replicated:
             Gated(self.bucket, gate),
             self._open_index(gate),
             self.embedder,
-            IndexerConfig(parallel=1),
+            IndexerConfig(parallel=1, calibration=self.calibration),
             clock=self.clock,
         )
 
@@ -291,7 +296,8 @@ def empty(server: Server, embedder: Embedder, chance: Random) -> Replicated:
     cluster = Cluster(server.engines, failover=chance.randint(0, 4))
     cluster.held = True
     bucket = FakeBucket(versioned=chance.random() < 0.5)
-    return Replicated(bucket, server, cluster, embedder, chance)
+    calibration = calibration_of(embedder.spec) if chance.random() < COMPARING else None
+    return Replicated(bucket, server, cluster, embedder, chance, calibration)
 
 
 def assert_in_sync(replicated: Replicated) -> None:
@@ -318,6 +324,7 @@ def assert_equal(bucket: FakeBucket, key: str, payload: Payload, vector: Any, **
     assert stored == (state.etag, state.version_id), "an earlier version is found"
     is_image = bucket.read(ref, state.etag, 10**9).data != b"no picture"
     assert payload["state"] == ("live" if is_image else "rejected")
+    assert payload.get("compared", 1), "an image was not compared with the others"
     assert bool(vector) == is_image
 
 

@@ -21,3 +21,9 @@ export async function prepare(file, maxBytes) {
 	}
 	throw new Error("The picture cannot be made small enough to send. Choose another one.");
 }
+
+export const base64 = (blob) => new Promise((resolve) => {
+	const reader = new FileReader();
+	reader.onload = () => resolve(reader.result);
+	reader.readAsDataURL(blob);
+});

@@ -1,12 +1,12 @@
 // The search view: the query on one side, a grid of results that loads as it is scrolled on the other.
 
 import { call, Problem } from "./api.js";
-import { announce, button, div, h, nameOf, percent, put, small, showStatus } from "./dom.js";
-import { prepare } from "./picture.js";
+import { $, announce, button, div, h, nameOf, percent, put, small, showStatus } from "./dom.js";
+import { base64, prepare } from "./picture.js";
 import { queryPanel } from "./query.js";
 import { choices, idLink, link } from "./state.js";
 import { thumbnail } from "./thumbnails.js";
-import { metadata, notice, sentence, trouble, verdictOf } from "./words.js";
+import { editsOf, metadata, notice, sentence, trouble, verdictOf } from "./words.js";
 
 const PAGE = 24, MAX_EXAMPLES = 20, SLOW_MS = 3000;
 const MAX_LINK = 30_000; // a query_id fits
@@ -14,6 +14,7 @@ const MAX_LINK = 30_000; // a query_id fits
 /** `set(state)` changes the address. */
 export function searchView(config, { set, openProof, footer }) {
 	const pictures = new Map(); // what was chosen, by its name in the address
+	const proven = new Map(); // results of this query whose pixels were compared, by id
 	let state, asked, searchedView, token, results = [], next = null, running;
 
 	const go = (change) => set({ ...state, ...change });
@@ -58,6 +59,13 @@ export function searchView(config, { set, openProof, footer }) {
 		return id ? thumbnail(id, "The query picture", 512) : null;
 	}
 
+	/** The query's picture as POST /v1/compare takes it; null where there is none. */
+	async function comparable() {
+		const { picture, id } = state.source, mine = pictures.get(picture), { box } = state;
+		if (!mine && !id) return null;
+		return { ...(mine ? { image: await base64(mine.blob) } : { id }), ...(box && { box }) };
+	}
+
 	async function take(file) {
 		try {
 			const picture = Date.now().toString(36);
@@ -84,7 +92,10 @@ export function searchView(config, { set, openProof, footer }) {
 
 	function search() {
 		const view = JSON.stringify([state.source, state.box]);
-		if (view !== searchedView) token = undefined;
+		if (view !== searchedView) {
+			token = undefined;
+			proven.clear();
+		}
 		searchedView = view;
 		asked = link(state);
 		next = null;
@@ -115,8 +126,24 @@ export function searchView(config, { set, openProof, footer }) {
 		}
 	}
 
+	/** A query_id has no pixels: what they said of this query before still holds. */
+	function recalled(result) {
+		if (result.rests_on === "pixels") proven.set(result.id, result);
+		const known = result.rests_on === "index" && proven.get(result.id);
+		if (!known) return result;
+		const { verdict, probability, rests_on, edits, explain } = known;
+		return { ...result, verdict, probability, rests_on, edits, explain: { ...explain, scores: result.explain.scores } };
+	}
+
+	/** The page compared the pixels of a result. */
+	function settled(result, n) {
+		if (results[n] !== result) return; // there was another search
+		proven.set(result.id, result);
+		$(".badge", grid.children[n])?.replaceWith(badge(result));
+	}
+
 	function present(answer, offset) {
-		const { query_id, request_id, results: page, next_offset, skipped } = answer;
+		const { query_id, request_id, next_offset, skipped } = answer, page = answer.results.map(recalled);
 		token = query_id;
 		if (state.source.picture) history.replaceState({ token }, "");
 		if (!offset) {
@@ -158,15 +185,14 @@ export function searchView(config, { set, openProof, footer }) {
 
 	function card(result, n) {
 		n += results.length;
-		const { id, key, payload, score, probability, verdict } = result;
-		const name = nameOf(key), [label, sure] = verdictOf(result);
+		const { id, key, payload, score, probability } = result, name = nameOf(key);
 		const choice = (text, does, sign) => button(text, () => like(id, sign), { "aria-label": `${does} like ${name}` });
 		return shaped(payload,
 			h("div", { class: "picture" },
-				h("button", { type: "button", class: "open", "aria-label": `${name}: ${sentence(result)}`, onclick: () => openProof(results, n, pictureOf, like) }, thumbnail(id, "", 320)),
+				h("button", { type: "button", class: "open", "aria-label": `${name}: ${sentence(result)}`, onclick: () => openProof(results, n, { picture: pictureOf, source: comparable, settled }, like) }, thumbnail(id, "", 320)),
 				h("span", { class: "score" }, score.toFixed(3), probability != null && ` · ${percent(probability)}`),
 				h("span", { class: "choose" }, choice("+", "More", 1), choice("−", "Less", -1))),
-			h("p", { class: `badge ${verdict}` }, h("b", {}, label), ` · ${sure}`),
+			badge(result),
 			h("p", { class: "small" }, [name, ...metadata(payload).map(([, value]) => value)].join(" · ")));
 	}
 
@@ -200,6 +226,11 @@ export function searchView(config, { set, openProof, footer }) {
 	}
 
 	return { element: h("div", {}, start, layout), show, take };
+}
+
+function badge(result) {
+	const [label, sure] = verdictOf(result);
+	return h("p", { class: `badge ${result.verdict}` }, h("b", {}, label), ` · ${editsOf(result) || sure}`);
 }
 
 const empty = () => notice("Nothing else is indexed yet", "Upload some pictures. They can be found seconds later.",

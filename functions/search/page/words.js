@@ -3,7 +3,7 @@
 import { announce, button, div, h } from "./dom.js";
 
 const LEVELS = {
-	exact: "Same file", copy: "Copy", edited: "Edited",
+	exact: "Same file", copy: "Copy", edited: "Edited", variant: "Variant",
 	same_item: "Same item", similar: "Similar", none: "Different",
 };
 const SURE = [[0.97, "almost certain"], [0.85, "very likely"], [0.65, "likely"], [0, "perhaps"]];
@@ -12,6 +12,13 @@ export const verdictOf = ({ verdict, probability }) =>
 	verdict ? [LEVELS[verdict], verdict === "exact" ? "byte for byte" : SURE.find(([least]) => probability >= least)[1]] : ["Neighbour", "not verified"];
 
 export const sentence = (result) => verdictOf(result).join(", ");
+
+const EDITS = { part_of: "part of a larger picture" };
+const BASES = { bytes: "equal files", pixels: "pixels", index: "stored features" };
+
+/** “cropped, mirrored”; empty where nothing is known to be edited. */
+export const editsOf = ({ edits = [] }) => edits.map((name) => EDITS[name] ?? name).join(", ");
+export const basisOf = ({ rests_on }) => BASES[rests_on] ?? "vectors";
 
 export const metadata = ({ width, height, size, content_type, ...declared } = {}) => Object.entries(declared);
 

@@ -12,9 +12,10 @@ import copy
 import json
 import shutil
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +39,12 @@ from likeness.adapters.qdrant_layout import (
 )
 from likeness.adapters.qdrant_points import (
     BULKY,
+    PayloadChange,
+    annotating_changes,
     from_payload,
     note_payload,
     note_point_id,
+    regrouping_changes,
     response_parsing,
     to_payload,
     to_vectors,
@@ -56,6 +60,7 @@ from likeness.records import (
     Page,
     Payload,
     Point,
+    Regrouping,
     StoredPoints,
     ValueCount,
 )
@@ -176,6 +181,19 @@ class EmbeddedIndex:
         shard = self._shard(self._layout.collection(model))
         with self._lock, _engine_errors():
             shard.update(operation)
+
+    def annotate(self, model: str, points: Sequence[Point]) -> None:
+        self._change(model, annotating_changes(points))
+
+    def regroup(self, model: str, regroupings: Sequence[Regrouping]) -> None:
+        self._change(model, chain.from_iterable(map(regrouping_changes, regroupings)))
+
+    def _change(self, model: str, changes: Iterable[PayloadChange]) -> None:
+        shard = self._shard(self._layout.collection(model))
+        with self._lock, _engine_errors():
+            for payload, found_by in changes:
+                where = engine_filter(found_by)
+                shard.update(edge.UpdateOperation.set_payload_by_filter(where, payload))
 
     def delete_tombstones(self, model: str, ids: Sequence[str], before_s: float) -> None:
         old = engine_filter(tombstone_filter(ids, before_s))

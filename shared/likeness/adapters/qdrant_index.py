@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
+from msgspec import structs
 from qdrant_client.http import models as qdrant
 
 from likeness.adapters.qdrant_client_http import client_errors, open_client
@@ -30,7 +31,10 @@ from likeness.adapters.qdrant_layout import (
 )
 from likeness.adapters.qdrant_limits import UNLIMITED, StrictLimits
 from likeness.adapters.qdrant_points import (
+    PayloadChange,
+    annotating_changes,
     from_payload,
+    regrouping_changes,
     response_parsing,
     to_payload,
     to_vectors,
@@ -46,6 +50,7 @@ from likeness.records import (
     NearestQuery,
     Page,
     Point,
+    Regrouping,
     StoredPoints,
     ValueCount,
 )
@@ -204,9 +209,8 @@ class QdrantIndex:
     def write(self, model: str, points: Sequence[Point]) -> None:
         self.check_server()
         name = self._layout.collection(model)
-        size = self._server.limits.get(name, UNLIMITED).writes
-        for at in range(0, len(points), size):
-            self._upsert(name, points[at : at + size])
+        for part in self._parts(model, points):
+            self._upsert(name, part)
 
     def _upsert(self, name: str, points: Sequence[Point]) -> None:
         # A revision was derived from a stored version: two of them need one leader that orders
@@ -229,6 +233,42 @@ class QdrantIndex:
                 point_insert_operations=encoded,
             )
         _check_completed(response.result)
+
+    def annotate(self, model: str, points: Sequence[Point]) -> None:
+        self._change(
+            model, [c for part in self._parts(model, points) for c in annotating_changes(part)]
+        )
+
+    def regroup(self, model: str, regroupings: Sequence[Regrouping]) -> None:
+        parts = [
+            structs.replace(each, joining=joining)
+            for each in regroupings
+            for joining in self._parts(model, each.joining) or [()]
+            if joining or each.merged
+        ]
+        self._change(model, [change for part in parts for change in regrouping_changes(part)])
+
+    def _parts(self, model: str, points: Sequence[Point]) -> list[Sequence[Point]]:
+        """As many points at a time as one condition may name."""
+        size = self._server.limits.get(self._layout.collection(model), UNLIMITED).writes
+        return [points[at : at + size] for at in range(0, len(points), size)]
+
+    def _change(self, model: str, changes: Sequence[PayloadChange]) -> None:
+        """In one call. Its order is that of first writes: `strong` would need one fixed leader."""
+        if not changes:
+            return
+        self.check_server()
+        operations = [{"set_payload": change._asdict()} for change in changes]
+        encoded: Any = msgspec.json.encode({"operations": operations})
+        with client_errors():
+            response = self._client.http.points_api.batch_update(
+                self._layout.collection(model),
+                wait=True,
+                ordering=qdrant.WriteOrdering.MEDIUM,
+                update_operations=encoded,
+            )
+        for result in response.result or (None,):
+            _check_completed(result)
 
     def delete_tombstones(self, model: str, ids: Sequence[str], before_s: float) -> None:
         self.check_server()

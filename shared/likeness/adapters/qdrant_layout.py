@@ -26,8 +26,10 @@ SYSTEM_INDEXES = {
     "v_lo": "integer",
     "rev": "integer",
     "indexed_at": "float",
+    "compared": "integer",
     "group": "keyword",
     "original": "keyword",
+    "variant_group": "keyword",
     "tenant": "keyword",
 }
 

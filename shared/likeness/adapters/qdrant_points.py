@@ -7,7 +7,7 @@ import binascii
 import contextlib
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -24,6 +24,8 @@ from likeness.records import (
     ObjectState,
     Payload,
     Point,
+    Regrouping,
+    Relation,
     State,
     Vector,
     Version,
@@ -32,6 +34,11 @@ from likeness.records import (
 # Base64 that only reranking reads: excluded from answers unless requested.
 _LOCAL, _COLOURS = "local", "colours"
 BULKY = [_LOCAL, _COLOURS]
+# The payload fields of a point's group and its original.
+_MEMBERSHIP = {
+    Relation.DUPLICATE: ("group", "original"),
+    Relation.VARIANT: ("variant_group", "variant_original"),
+}
 _OURS = {"bucket", "key", "state", "model"}
 _MALFORMED = (KeyError, TypeError, AttributeError, ValueError, IndexError)
 
@@ -92,15 +99,26 @@ def to_payload(point: Point) -> dict[str, Any]:
         payload[_COLOURS] = base64.b64encode(point.colours).decode()
     if point.content:
         payload["content"] = list(point.content)
-    if point.partners:
-        payload["partners"] = msgspec.to_builtins(point.partners)
-    if point.original:
-        payload["original"] = point.original
-    if point.group:
-        payload["group"] = point.group
     if point.tenant:
         payload["tenant"] = point.tenant
-    return payload
+    return payload | _relations(point)
+
+
+def _relations(point: Point) -> dict[str, Any]:
+    """What is known of duplicates and variants."""
+    fields = {
+        "partners": msgspec.to_builtins(point.partners),
+        "variants": msgspec.to_builtins(point.variants),
+        **_membership(point, Relation.DUPLICATE),
+        **_membership(point, Relation.VARIANT),
+    }
+    # a number: the engine in a folder cannot match false
+    pending = {} if point.compared else {"compared": 0}
+    return {name: value for name, value in fields.items() if value} | pending
+
+
+def _membership(point: Point, relation: Relation) -> dict[str, str | None]:
+    return dict(zip(_MEMBERSHIP[relation], point.membership(relation), strict=True))
 
 
 def to_vectors(point: Point) -> dict[str, list[Any]]:
@@ -150,11 +168,19 @@ def from_payload(
         local=local,
         colours=colours,
         content=Box(*payload["content"]) if "content" in payload else None,
-        partners=msgspec.convert(payload.get("partners", ()), tuple[DuplicateMatch, ...]),
+        partners=_matches(payload, "partners"),
         original=payload.get("original"),
         group=payload.get("group"),
         tenant=payload.get("tenant"),
+        variants=_matches(payload, "variants"),
+        variant_original=payload.get("variant_original"),
+        variant_group=payload.get("variant_group"),
+        compared=bool(payload.get("compared", True)),
     )
+
+
+def _matches(payload: Payload, name: str) -> tuple[DuplicateMatch, ...]:
+    return msgspec.convert(payload.get(name, ()), tuple[DuplicateMatch, ...])
 
 
 def _object_state(payload: Payload) -> ObjectState | None:
@@ -187,6 +213,56 @@ def update_filter(points: Sequence[Point]) -> dict[str, Any]:
             for point in points
         ]
     }
+
+
+class PayloadChange(NamedTuple):
+    """Fields to set on all points that a filter finds."""
+
+    payload: dict[str, Any]
+    filter: dict[str, Any]
+
+
+def annotating_changes(points: Sequence[Point]) -> list[PayloadChange]:
+    """The matches of points that are stored in this version and were not compared before: one
+    change for all without any, and one for each of the others.
+    """
+    matched = [point for point in points if point.partners or point.variants]
+    others = [point for point in points if not (point.partners or point.variants)]
+    return [_annotation(part) for part in (others, *([point] for point in matched)) if part]
+
+
+def _annotation(points: Sequence[Point]) -> PayloadChange:
+    found = {"partners": points[0].partners, "variants": points[0].variants}
+    payload = {name: msgspec.to_builtins(matches) for name, matches in found.items() if matches}
+    return PayloadChange(
+        {**payload, "compared": 1},
+        {"must": [_match("compared", 0)], "should": [_unchanged(point) for point in points]},
+    )
+
+
+def regrouping_changes(wanted: Regrouping) -> list[PayloadChange]:
+    """Two changes: of the original, and of the other images."""
+    group, original = _MEMBERSHIP[wanted.relation]
+    members = {"key": group, "match": {"any": list(wanted.merged)}}
+    joining = [_without_group(point, group) for point in wanted.joining]
+    moved: dict[str, Any] = {"should": [members, *joining] if wanted.merged else joining}
+    itself = {"has_id": [wanted.original.id]}
+    return [
+        PayloadChange(
+            {group: wanted.group, original: wanted.original.id}, {**moved, "must_not": [itself]}
+        ),
+        PayloadChange({group: wanted.group, original: None}, {**moved, "must": [itself]}),
+    ]
+
+
+def _without_group(point: Point, group: str) -> dict[str, Any]:
+    return {"must": [_unchanged(point), {"is_empty": {"key": group}}]}
+
+
+def _unchanged(point: Point) -> dict[str, Any]:
+    version = point.version
+    halves = (("v_hi", version.hi), ("v_lo", version.lo), ("rev", version.rev))
+    return {"must": [{"has_id": [point.id]}, *(_match(*half) for half in halves)]}
 
 
 def tombstone_filter(ids: Sequence[str], before_s: float) -> dict[str, Any]:

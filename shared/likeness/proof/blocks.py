@@ -24,10 +24,16 @@ BLOCK = 8  # pixels of the grid
 # Blurred, enlarged or noisy pictures are compared where both are about equally sharp.
 _SIDES = (384, 192, 96)
 _EQUALLY_SHARP = 2.2
+# Share of a block's texture that blurring takes off: with less, such as in skies, the grid shows
+# little but noise, and a coarser one shows what the picture has.
+_DETAILED = 0.1
 # Of the longer side: an edge may show the frame that was put around the picture.
 _MARGIN = 0.012
 _MIN_TEXTURE = 2.5  # standard deviation in grey levels from which a block can be compared
 _SURE = 0.6  # correlation from which a block's place corrects the alignment
+# By so much another place must be better: along an edge all places are alike.
+_CLEARLY_BETTER = 0.05
+_ITERATIONS = 6
 _NORMALISED_CONTRAST = 4.0  # grey levels: contrast below this is not raised further
 # Pixels by which one picture is displaced to see what agrees by chance.
 _DISPLACED = ((0, 20), (20, 0), (0, 52), (52, 0))
@@ -42,7 +48,8 @@ class Blocks(NamedTuple):
     textures, noises (2, R, C): standard deviation of the grey levels of either, and of what
     blurring takes off them. colours, contrasts (2, R, C, 3): mean colours, and what one standard
     deviation of grey adds to them. sharpness: how much sharper the first picture is than the
-    second on the finest grid. displaced: for some displacements, the share of blocks that agree.
+    second on the finest grid. detail: the share of the textures that the finest level shows, in
+    the smoother picture. displaced: for some displacements, the share of blocks that agree.
     """
 
     homography: Matrix
@@ -56,7 +63,12 @@ class Blocks(NamedTuple):
     colours: Floats
     contrasts: Floats
     sharpness: float
+    detail: float
     displaced: tuple[float, ...]
+
+    def is_sharp(self) -> bool:
+        """Whether both pictures have detail on this grid, and about the same."""
+        return self.detail > _DETAILED and 1 / _EQUALLY_SHARP < self.sharpness < _EQUALLY_SHARP
 
 
 class _Grid(NamedTuple):
@@ -96,8 +108,7 @@ def compare_blocks(one: Image.Image, other: Image.Image, homography: Matrix) -> 
         blocks = _blocks(grid, homography, side)
         if sharpness is None:
             sharpness = blocks.sharpness
-        equally_sharp = 1 / _EQUALLY_SHARP < blocks.sharpness < _EQUALLY_SHARP
-        if equally_sharp or side == _SIDES[-1]:
+        if blocks.is_sharp() or side == _SIDES[-1]:
             return _correlated(blocks._replace(sharpness=sharpness), grid)
     return None
 
@@ -184,10 +195,15 @@ def _corrected(grid: _Grid, homography: Matrix, block: int, reach: int) -> Matri
     centres = (np.stack([x, y], axis=1) + 0.5) * block
     source = transformed(grid.to_one, centres)
     goals = transformed(grid.to_other, centres + moved[sure])
-    weights = np.sqrt(correlation[sure].astype(np.float64))
     fit = fit_homography if len(x) >= 24 else fit_affine
-    apart = np.hypot(*(transformed(fit(source, goals, weights), source) - goals).T)
-    return fit(source, goals, weights * (apart < 2.5 * max(1.0, float(np.median(apart)))))
+    pixel = np.sqrt(abs(np.linalg.det(grid.to_other[:2, :2])))
+    weights, found = np.ones(len(x)), homography
+    # Blocks that differ are found anywhere: Cauchy weights, as in iterated least squares
+    for _ in range(_ITERATIONS):
+        found = fit(source, goals, weights)
+        apart = np.hypot(*(transformed(found, source) - goals).T) / pixel
+        weights = 1 / (1 + apart**2)
+    return found
 
 
 def _blocks(grid: _Grid, homography: Matrix, side: int) -> Blocks:
@@ -197,10 +213,11 @@ def _blocks(grid: _Grid, homography: Matrix, side: int) -> Blocks:
     noises = np.stack([_deviations(grey - _smoothed(grey), BLOCK) for grey in greys])
     shown = grid.shown(BLOCK)
     both = shown & (textures.min(axis=0) > 3)
-    sharpness = 1.0
+    sharpness = detail = 1.0
     if both.sum() >= BLOCK:
-        fine_one, fine_other = noises[:, both] / textures[:, both]
-        sharpness = float(np.median(fine_one / np.maximum(fine_other, 1e-3)))
+        fine = noises[:, both] / textures[:, both]
+        sharpness = float(np.median(fine[0] / np.maximum(fine[1], 1e-3)))
+        detail = float(np.median(fine, axis=1).min())
     colours, contrasts = zip(*(map(_colours, (grid.one, grid.other), greys)), strict=True)
     return Blocks(
         homography,
@@ -214,6 +231,7 @@ def _blocks(grid: _Grid, homography: Matrix, side: int) -> Blocks:
         np.stack(colours),
         np.stack(contrasts),
         sharpness,
+        detail,
         (),
     )
 
@@ -237,9 +255,9 @@ def _best_places(one: Floats, other: Floats, block: int, reach: int) -> tuple[Fl
     mine = one[: rows * block, : columns * block]
     mean, deviation = _means(mine, block), _deviations(mine, block)
     padded = np.pad(other, reach, mode="edge") if reach else other
-    best = np.full((rows, columns), -1, np.float32)
+    best = middle = np.full((rows, columns), -1, np.float32)
     moved = np.zeros((rows, columns, 2), np.float32)
-    # the middle first: of equal places it is taken
+    # the middle first, then what is nearer
     for dy, dx in sorted(
         np.ndindex(2 * reach + 1, 2 * reach + 1),
         key=lambda at: (at[0] - reach) ** 2 + (at[1] - reach) ** 2,
@@ -248,9 +266,10 @@ def _best_places(one: Floats, other: Floats, block: int, reach: int) -> tuple[Fl
         covariance = _means(mine * theirs, block) - mean * _means(theirs, block)
         scale = deviation * _deviations(theirs, block)
         found = covariance / np.maximum(scale, 1e-3)
-        better = found > best
-        best[better] = found[better]
-        moved[better] = dx - reach, dy - reach
+        if (dy, dx) == (reach, reach):
+            middle = found
+        moved[(found > best) & (found > middle + _CLEARLY_BETTER)] = dx - reach, dy - reach
+        best = np.maximum(best, found)
     return best, moved
 
 

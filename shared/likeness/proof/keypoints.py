@@ -43,7 +43,7 @@ class Keypoints(NamedTuple):
     def mirrored_patches(self) -> Floats:
         """The patches as the mirror image has them."""
         grid = self.patches.reshape(-1, _SAMPLES, _SAMPLES)
-        return np.ascontiguousarray(grid[:, ::-1]).reshape(len(self.patches), -1)
+        return np.ascontiguousarray(grid[:, ::-1]).reshape(self.patches.shape)
 
 
 def find_keypoints(grey: Image.Image) -> Keypoints:
@@ -121,10 +121,8 @@ def _spread(strength: Floats) -> NDArray[np.intp]:
 def _blurred(values: Floats) -> Floats:
     """Sums of 5 × 5 neighbours with binomial weights; two pixels are lost on each side."""
     rows = values[:-4] + values[4:] + 4 * (values[1:-3] + values[3:-1]) + 6 * values[2:-2]
-    columns: Floats = (
-        rows[:, :-4] + rows[:, 4:] + 4 * (rows[:, 1:-3] + rows[:, 3:-1]) + 6 * rows[:, 2:-2]
-    )
-    return columns
+    near = rows[:, 1:-3] + rows[:, 3:-1]
+    return np.asarray(rows[:, :-4] + rows[:, 4:] + 4 * near + 6 * rows[:, 2:-2], np.float32)
 
 
 def _directions(blurred: Floats, at: Floats) -> Floats:
@@ -132,7 +130,7 @@ def _directions(blurred: Floats, at: Floats) -> Floats:
     step = np.array([[1, 0], [-1, 0], [0, 1], [0, -1]], np.float32)
     centre = 0.5 - 0.5 / _STEP**_COARSEST  # of a pixel of the finer level
     east, west, south, north = _sampled(blurred, at[None] + step[:, None] - np.float32(centre))
-    return np.arctan2(south - north, east - west)
+    return np.asarray(np.arctan2(south - north, east - west), np.float32)
 
 
 def _patches(coarse: Floats, at: Floats, angle: Floats) -> tuple[Floats, NDArray[np.bool_]]:

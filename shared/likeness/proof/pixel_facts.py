@@ -16,7 +16,9 @@ from likeness.proof.blocks import Blocks
 Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
-_MIN_TEXTURE = 2.5  # grey levels; as in blocks.py
+# Standard deviations in grey levels from which a block can agree, and from which it can differ:
+# compression changes the fainter ones.
+_MIN_TEXTURE, _CLEAR_TEXTURE = 2.5, 4.0
 _OVER_NOISE = 1.6  # a texture is one if it is so many times the picture's own noise
 _AGREEING, _DIFFERING = 0.6, 0.3  # correlations
 _CONTRAST_RATIO = 1.2  # natural logarithm: how far a block's contrast may change against the others
@@ -96,7 +98,7 @@ def classify(blocks: Blocks) -> BlockClasses:
     shown = blocks.shown
     noises = _noises(blocks)
     one, other = (
-        texture > max(_MIN_TEXTURE, _OVER_NOISE * noise)
+        texture > max(_CLEAR_TEXTURE, _OVER_NOISE * noise)
         for texture, noise in zip(blocks.textures, noises, strict=True)
     )
     both = shown & (blocks.textures.min(axis=0) > _MIN_TEXTURE)

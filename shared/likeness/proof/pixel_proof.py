@@ -44,7 +44,7 @@ _RECOLOURED, _MANY_CHANGED = 6.0, 0.1  # grey levels; share of the colours
 _BLURRED = 0.45  # natural logarithm of the ratio of sharpness
 _MAX_DIFFERENCES = 8
 _MIN_DIFFERENCE = 3  # blocks
-_PLAIN, _JUMP = 8.0, 10.0  # grey levels: of a border's spread, and between picture and surroundings
+_PLAIN, _JUMP = 8.0, 12.0  # grey levels: of a border's spread, and between picture and surroundings
 
 
 class Edit(StrEnum):
@@ -271,7 +271,7 @@ def _surroundings(outer: Image.Image, to_outer: NDArray[np.floating]) -> tuple[b
         return False, False
     plain = float(np.abs(beyond[known] - np.median(beyond[known])).mean()) < _PLAIN
     jump = float(np.abs(beyond - edge)[known].mean())
-    return plain, jump > _JUMP + 1.5 * float(np.abs(edge - inside)[known].mean())
+    return plain, jump > _JUMP + 2 * float(np.abs(edge - inside)[known].mean())
 
 
 def _along_frame(
