@@ -125,7 +125,7 @@ def form(design: Rng, content: Rng) -> Image.Image:
         for share in design.dirichlet([3] * int(design.integers(1, 4))):
             right = x + int(share * (width - 5 * size))
             _put(draw, (x, y), _title(design, 1), size - 2)
-            draw.rectangle((x, y + 1.2 * size, right - size, y + 3 * size), outline=_INK)
+            draw.rectangle((x, y + 1.2 * size, max(x, right - size), y + 3 * size), outline=_INK)
             written = _title(content, 2)[: max(0, int((right - x) / size * 1.4) - 3)]
             _put(draw, (x + 4, y + 1.4 * size), written, 1.2 * size, (30, 40, 140))
             x = right

@@ -59,7 +59,7 @@ class HeldOutResult(Struct, frozen=True):
 
     right: share of each level's pairs that are called so; edits: the same for each edit.
     false_copy, false_edited: shares of pairs of different things called that or closer.
-    reliability: for each fitted level.
+    reliability: for each fitted level, on unedited pairs as frequent as they are among neighbours.
     """
 
     pairs: int
@@ -142,7 +142,7 @@ def _result(judged: _Judged) -> HeldOutResult:
         reliability={
             level: reliability(judged.chances[chosen, n], pairs.level[chosen] <= ORDER[level])
             for n, level in enumerate(FITTED_LEVELS)
-            for chosen in [_balanced(pairs.level <= ORDER[level])]
+            for chosen in [~pairs.edited & _is_known(pairs, level)]
         },
         families={
             str(name): _family_result(judged, pairs.family == name)
@@ -190,14 +190,6 @@ def _gap(judged: _Judged, own: NDArray[np.bool_], level: Level, column: int) -> 
 
 def _share(where: NDArray[np.bool_], right: NDArray[np.bool_]) -> float:
     return round(float(right[where].mean()), 5) if where.any() else float("nan")
-
-
-def _balanced(close: NDArray[np.bool_]) -> NDArray[np.intp]:
-    """As many pairs of either class."""
-    rng = np.random.default_rng(0)
-    sides = np.flatnonzero(close), np.flatnonzero(~close)
-    least = min(len(side) for side in sides)
-    return np.concatenate([rng.choice(side, least, replace=False) for side in sides])
 
 
 def show(result: HeldOutResult, images: int, out: Console) -> None:

@@ -367,13 +367,13 @@ def test_verdicts_are_held_against_the_truth(synthetic: tuple[Evaluation, list[M
     assert verdicts.confusion["exact"] == {"exact": 2}
     assert verdicts.right["copy"] >= 0.7
     queries = sum(told.values())
-    # eleven others each, less what a scene was made of
-    assert verdicts.reranked.pairs == 11 * queries - 2
+    # eleven others each, less what two scenes, collages (of three) and screens were made of
+    assert verdicts.reranked.pairs == 11 * queries - 2 * (1 + 3 + 1)
     assert verdicts.shown.pairs == 10 * queries
     assert verdicts.reranked.edited_or_closer >= verdicts.reranked.copy_or_closer
-    # one pair of each edited query, less the scenes, and a wrong one of each query
+    # one pair of each edited query, and a wrong one of each query
     counted = sum(b.count for b in verdicts.reliability.bins)
-    assert counted == (queries - 2 - 2) + queries
+    assert counted == (queries - 2) + queries
     assert verdicts.reliability.error < 0.3
 
 

@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "training"))
 import drawings
 
 DUPLICATES = (Level.EXACT, Level.COPY, Level.EDITED)
-PICTURES, EDITED = 4, 2  # of each family
+PICTURES, EDITED = 4, 1  # of each family
 FIRST = 900_000  # far from the pictures that calibrations are fitted to
 TAKEN = ("jpeg", "smaller", "cropped", "tone", "text", "framed", "quarter turn")
 VARIED = [name for name, family in drawings.FAMILIES.items() if family.varied]

@@ -391,7 +391,7 @@ def test_a_calibration_is_read_as_it_was_written(tmp_path: Path) -> None:
         level.value: LevelModel(tuple(rng.random(PAIR_FEATURES).tolist()), 0.1, 0.7)
         for level in FITTED_LEVELS
     }
-    calibration = Calibration("m", levels, levels["similar"], 0.25, 0.2, {"copy": 3.0}, "pairs")
+    calibration = Calibration("m", levels, levels["similar"], 0.25, 0.2, {"copy": 1.0}, "pairs")
     assert load_calibration(stored(tmp_path, calibration), "m") == calibration
 
 
