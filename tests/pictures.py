@@ -6,7 +6,7 @@ import io
 import zlib
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFilter
 
 
 def picture(seed: int, width: int = 96, height: int = 72) -> Image.Image:
@@ -16,14 +16,14 @@ def picture(seed: int, width: int = 96, height: int = 72) -> Image.Image:
 
 
 def textured(seed: int, width: int = 320, height: int = 240) -> Image.Image:
-    """Blobs with rectangles all over: pixels can be compared everywhere."""
+    """Blobs with rectangles all over, as soft as in a photo: pixels can be compared everywhere."""
     rng = np.random.default_rng(seed)
     pixels = np.array(picture(seed, width, height))
     for _ in range(120):
         x, y = int(rng.integers(width)), int(rng.integers(height))
         across, down = rng.integers(6, width // 8, 2).tolist()
         pixels[y : y + down, x : x + across] = rng.integers(0, 256, 3, np.uint8)
-    return Image.fromarray(pixels)
+    return Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(1))
 
 
 def encoded(image: Image.Image, format: str = "PNG", **options: object) -> bytes:

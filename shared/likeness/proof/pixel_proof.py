@@ -45,8 +45,9 @@ _BLURRED = 0.45  # natural logarithm of the ratio of sharpness
 _MAX_DIFFERENCES = 8
 _MIN_DIFFERENCE = 3  # blocks
 _PLAIN, _JUMP = 8.0, 15.0  # grey levels: of a border's spread, and of an edge
-# Where an edge is looked for, as a share of the part's sides: beyond its frame, and twice inside.
-_INSETS = (-0.015, 0.012, 0.039)
+# Where an edge is looked for, as a share of the part's sides: beyond its frame, and twice inside. A
+# border is as plain further away.
+_INSETS = (-0.05, -0.015, 0.012, 0.039)
 _MANY_JUMPS = 0.4  # share of a frame that is an edge
 
 
@@ -273,11 +274,13 @@ def _surroundings(outer: Image.Image, to_outer: NDArray[np.floating]) -> tuple[b
     to_outer (3, 3): fractions of the part → pixels of the whole.
     """
     pixels = np.asarray(outer.convert("L"), np.float32)
-    beyond, edge, inside = (_along_frame(pixels, to_outer, inset) for inset in _INSETS)
+    away, beyond, edge, inside = (_along_frame(pixels, to_outer, inset) for inset in _INSETS)
     known = np.isfinite(beyond) & np.isfinite(edge) & np.isfinite(inside)
     if known.sum() < 8:
         return False, False
-    plain = float(np.abs(beyond[known] - np.median(beyond[known])).mean()) < _PLAIN
+    around = np.concatenate([beyond, away])
+    around = around[np.isfinite(around)]
+    plain = float(np.abs(around - np.median(around)).mean()) < _PLAIN
     jumps = float((np.abs(beyond - edge)[known] > _JUMP).mean())
     within = float((np.abs(edge - inside)[known] > _JUMP).mean())
     return plain, jumps > max(_MANY_JUMPS, 1.5 * within)
