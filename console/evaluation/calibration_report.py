@@ -237,7 +237,7 @@ def _families_table(result: HeldOutResult) -> Table:
         bounds = (family.false[level].bound for level in (Level.EDITED, Level.SAME_ITEM))
         table.add_row(
             name or "all",
-            *(f"{share:.1%}" for share in shares),
+            *("" if np.isnan(share) else f"{share:.1%}" for share in shares),
             *(f"{bound:.2%}" for bound in bounds),
             *("" if np.isnan(gap) else f"{gap:+.2f}" for gap in family.gap.values()),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from msgspec.structs import replace
+from rich.console import Console
 from typer.testing import CliRunner
 
 from console.app import app
-from console.evaluation import calibration_pairs, calibrator
+from console.evaluation import calibration_pairs, calibration_report, calibrator
 from console.evaluation.calibration_pairs import NO_PROOF, ORDER, Pairs
 from console.evaluation.datasets import DatasetError, Item
 from console.evaluation.edits import EDITS
@@ -143,6 +145,9 @@ def test_each_family_is_judged_by_what_the_others_taught(pairs: Pairs) -> None:
         sum(family.false[Level.COPY].of for family in tried.families.values())
         == (pairs.level > ORDER[Level.SAME_ITEM]).sum()
     )
+    out = io.StringIO()
+    calibration_report.show(tried, PICTURES, Console(file=out, width=150))
+    assert all(f"{name}  " in out.getvalue() for name in names)
 
 
 def test_labels_tell_what_is_similar(pairs: Pairs) -> None:
