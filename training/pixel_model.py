@@ -26,7 +26,12 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from likeness.proof import pixel_proof
 from likeness.proof.boosted_trees import BoostedTrees, PixelModel, Tree
 from likeness.proof.pixel_facts import PixelFacts
-from likeness.proof.pixel_proof import PROVEN_LEVELS, ProofImage, compare_pixels
+from likeness.proof.pixel_proof import (
+    MOST_OF_ONE_HUE,
+    PROVEN_LEVELS,
+    ProofImage,
+    compare_pixels,
+)
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -194,19 +199,23 @@ def _thresholds(pairs: Pairs, scores: dict[str, Floats]) -> dict[str, float]:
     return thresholds
 
 
-def levels_of(scores: dict[str, Floats], thresholds: dict[str, float]) -> NDArray[np.intp]:
-    """The level that each pair is called, as a number of `_ORDER`."""
+def levels_of(
+    pairs: Pairs, scores: dict[str, Floats], thresholds: dict[str, float]
+) -> NDArray[np.intp]:
+    """The level that each pair is called, as a number of `_ORDER`; as `judge_pixels` does."""
     called = np.full(len(scores["copy"]), _ORDER["none"])
     reached = {level: scores[level] >= thresholds[level] for level in PROVEN_LEVELS}
     called[reached["variant"]] = _ORDER["variant"]
     called[reached["edited"]] = _ORDER["edited"]
     called[reached["edited"] & reached["copy"]] = _ORDER["copy"]
+    one_hue = pairs.facts[:, PixelFacts._fields.index("one_hue")] > MOST_OF_ONE_HUE
+    called[one_hue] = np.maximum(called[one_hue], _ORDER["variant"])
     return called
 
 
 def report(pairs: Pairs, scores: dict[str, Floats], thresholds: dict[str, float]) -> None:
     """By family: false claims with their 95 % upper bound, and edits called right; by kind."""
-    called = levels_of(scores, thresholds)
+    called = levels_of(pairs, scores, thresholds)
     print("thresholds", {level: round(value, 2) for level, value in thresholds.items()})
     print(
         f"{'family':16} {'pairs':>5} {'copy':>6} {'edited':>6} {'≤':>5} {'variant':>7}"

@@ -27,6 +27,7 @@ _EQUALLY_SHARP = 2.2
 # Share of a block's texture that blurring takes off: with less, such as in skies, the grid shows
 # little but noise, and a coarser one shows what the picture has.
 _DETAILED = 0.1
+_FINER = 1.3  # than the grid: what pictures are reduced to before they are sampled
 # Of the longer side: an edge may show the frame that was put around the picture.
 _MARGIN = 0.012
 _MIN_TEXTURE = 2.5  # standard deviation in grey levels from which a block can be compared
@@ -132,9 +133,8 @@ def _on_one_grid(
     )
     to_other = homography @ to_one
     margin = _MARGIN * max(other.size)
-    cut = one.resize((width, height), Image.Resampling.BILINEAR, (left, top, right, bottom))
     return _Grid(
-        np.asarray(cut),
+        _resampled(one, to_one, (width, height), step),
         _resampled(other, to_other, (width, height), step * finer),
         to_one,
         to_other,
@@ -170,11 +170,16 @@ def _scale_at(homography: Matrix, centre: Matrix) -> float:
 def _resampled(
     image: Image.Image, to_image: Matrix, size: tuple[int, int], step: float
 ) -> NDArray[np.uint8]:
-    """The picture on a grid whose pixels span `step` of its own: reduced first, or it aliases."""
-    if step > 1.25:
-        small = max(1, round(image.width / step)), max(1, round(image.height / step))
+    """The picture on a grid whose pixels span `step` of its own.
+
+    It is reduced first, or it would alias; but not quite as far, or sampling between its pixels
+    would blur it against the other one.
+    """
+    reduction = step / _FINER
+    if reduction > 1.1:
+        small = max(1, round(image.width / reduction)), max(1, round(image.height / reduction))
         to_image = np.diag([small[0] / image.width, small[1] / image.height, 1.0]) @ to_image
-        image = image.resize(small, Image.Resampling.BOX)
+        image = image.resize(small, Image.Resampling.HAMMING)
     coefficients = (to_image / to_image[2, 2]).ravel()[:8].tolist()
     return np.asarray(
         image.transform(size, Image.Transform.PERSPECTIVE, coefficients, Image.Resampling.BILINEAR)

@@ -20,10 +20,14 @@ Mask = NDArray[np.bool_]
 # compression changes the fainter ones.
 _MIN_TEXTURE, _CLEAR_TEXTURE = 2.5, 4.0
 _OVER_NOISE = 1.6  # a texture is one if it is so many times the picture's own noise
-_AGREEING, _DIFFERING = 0.6, 0.3  # correlations
+# Correlations from which a block agrees: where most agree better, more is asked of each.
+_AGREEING, _SURELY_AGREEING, _BELOW_MEDIAN = 0.6, 0.8, 0.2
+_DIFFERING = 0.3
 _CONTRAST_RATIO = 1.2  # natural logarithm: how far a block's contrast may change against the others
 _COLOURFUL, _COLOURLESS = 24.0, 40.0  # chroma, in grey levels
 _TURNED_HUE = 0.45  # radians
+_ONE_HUE = 0.15  # diversity up to which a picture has a single hue
+_OTHER_COLOUR = 0.6  # of the chroma: a change that is more than one of saturation
 _UNCHANGED, _CHANGED, _UNEXPLAINED = 10.0, 20.0, 16.0  # mean differences of colours
 
 
@@ -79,6 +83,7 @@ class PixelFacts(NamedTuple):
     hue_turned: float
     hue_diversity: float
     faded: float
+    one_hue: float
     tone_unexplained: float
     colour_unexplained: float
 
@@ -102,12 +107,17 @@ def classify(blocks: Blocks) -> BlockClasses:
         for texture, noise in zip(blocks.textures, noises, strict=True)
     )
     both = shown & (blocks.textures.min(axis=0) > _MIN_TEXTURE)
-    agreeing = both & (blocks.correlation > _AGREEING)
+    agreeing = both & (blocks.correlation > _agreeing_from(blocks.correlation[both]))
     if agreeing.any():
         ratio = np.log(np.maximum(blocks.textures[1], 0.5) / np.maximum(blocks.textures[0], 0.5))
         agreeing &= np.abs(ratio - np.median(ratio[agreeing])) < _CONTRAST_RATIO
     differing = shown & (one | other) & ~agreeing
     return BlockClasses(agreeing, differing, (one, other), components(differing))
+
+
+def _agreeing_from(correlations: Floats) -> float:
+    median = float(np.median(correlations)) if len(correlations) else 0.0
+    return float(np.clip(median - _BELOW_MEDIAN, _AGREEING, _SURELY_AGREEING))
 
 
 def components(mask: Mask) -> NDArray[np.intp]:
@@ -284,17 +294,19 @@ def _colour_facts(blocks: Blocks, classes: BlockClasses) -> tuple[float, ...]:
     )
 
 
-def _hue_facts(one: Matrix, other: Matrix) -> tuple[float, float, float, float, float]:
+def _hue_facts(one: Matrix, other: Matrix) -> tuple[float, float, float, float, float, float]:
     """How far hues turned (radians), how much alike (0–1), the share that did, how many different
-    hues there are (0–1), and the share of colours that one picture has and the other has not.
+    hues there are (0–1), the share of colours that one picture has and the other has not, and the
+    share of the colours that changed, where each picture has one hue only.
     """
-    planes = [c[:, 0] - c[:, 1] + 1j * ((c[:, 0] + c[:, 1]) / 2 - c[:, 2]) for c in (one, other)]
+    planes = [_hue_plane(colours) for colours in (one, other)]
     chromas = np.abs(planes)
     least, most = chromas.min(axis=0), chromas.max(axis=0)
     faded = float(((most > _COLOURLESS) & (least < 0.35 * most)).mean())
+    one_hue = _one_hue_changed(planes)
     both = least > _COLOURFUL
     if both.sum() < 3:
-        return 0.0, 1.0, 0.0, 0.0, faded
+        return 0.0, 1.0, 0.0, 0.0, faded, one_hue
     weights = least[both] / least[both].sum()
     units = [plane[both] / chroma[both] for plane, chroma in zip(planes, chromas, strict=True)]
     turns = units[1] * units[0].conj()
@@ -305,7 +317,32 @@ def _hue_facts(one: Matrix, other: Matrix) -> tuple[float, float, float, float, 
         float((np.abs(np.angle(turns)) > _TURNED_HUE).mean()),
         1 - abs(complex((weights * units[0]).sum())),
         faded,
+        one_hue,
     )
+
+
+def _hue_plane(colours: Matrix) -> NDArray[np.complex128]:
+    """Opponent colours as complex numbers (N,): the angle is the hue, the length the chroma."""
+    red, green, blue = colours.T
+    return np.asarray(red - green + 1j * ((red + green) / 2 - blue))
+
+
+def _one_hue_changed(planes: list[NDArray[np.complex128]]) -> float:
+    """Of the colourful samples, the share that lost or changed its colour; 0 where a picture has
+    several hues, by which a change of all of them could be told from one of a single object.
+    """
+    chromas = np.abs(planes)
+    colourful = chromas.max(axis=0) > _COLOURFUL
+    if colourful.sum() < 3:
+        return 0.0
+    for plane, chroma in zip(planes, chromas, strict=True):
+        strong = chroma > _COLOURFUL
+        if strong.sum() >= 3:
+            weights = chroma[strong] / chroma[strong].sum()
+            if 1 - abs(complex((weights * plane[strong] / chroma[strong]).sum())) > _ONE_HUE:
+                return 0.0
+    changed = np.abs(planes[1] - planes[0]) > _OTHER_COLOUR * chromas.max(axis=0)
+    return float(changed[colourful].mean())
 
 
 def _unexplained(design: Matrix, goals: Matrix) -> float:

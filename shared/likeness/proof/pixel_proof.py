@@ -40,6 +40,7 @@ PROVEN_LEVELS = (Level.COPY, Level.EDITED, Level.VARIANT)
 _WHOLE = 0.97  # share of a frame from which all of it is shown
 _TURNED = 0.035  # radians: 2 degrees
 _SCALED = 0.03
+MOST_OF_ONE_HUE = 0.5  # share of the colours
 _RECOLOURED, _MANY_CHANGED = 6.0, 0.1  # grey levels; share of the colours
 _BLURRED = 0.45  # natural logarithm of the ratio of sharpness
 _MAX_DIFFERENCES = 8
@@ -174,6 +175,9 @@ def judge_pixels(facts: PixelFacts, stricter: Mapping[str, float]) -> Verdict | 
         for level, score in scores.items()
         if score >= max(model.thresholds[level], stricter.get(level, score))
     ]
+    if facts.one_hue > MOST_OF_ONE_HUE:
+        # a product in another colour, or an edit: nothing tells which, and nobody deletes a variant
+        reached = [Level.VARIANT] if reached else []
     if Level.EDITED not in reached and Level.COPY in reached:
         reached.remove(Level.COPY)  # what may be a variant is no copy
     if not reached:
