@@ -27,10 +27,10 @@ from likeness.proof import pixel_proof
 from likeness.proof.boosted_trees import BoostedTrees, PixelModel, Tree
 from likeness.proof.pixel_facts import PixelFacts
 from likeness.proof.pixel_proof import (
-    MOST_OF_ONE_HUE,
     PROVEN_LEVELS,
     ProofImage,
     compare_pixels,
+    is_another_colour,
 )
 
 Floats = NDArray[np.float64]
@@ -208,8 +208,8 @@ def levels_of(
     called[reached["variant"]] = _ORDER["variant"]
     called[reached["edited"]] = _ORDER["edited"]
     called[reached["edited"] & reached["copy"]] = _ORDER["copy"]
-    one_hue = pairs.facts[:, PixelFacts._fields.index("one_hue")] > MOST_OF_ONE_HUE
-    called[one_hue] = np.maximum(called[one_hue], _ORDER["variant"])
+    other_colour = np.array([is_another_colour(PixelFacts(*row)) for row in pairs.facts])
+    called[other_colour] = np.maximum(called[other_colour], _ORDER["variant"])
     return called
 
 

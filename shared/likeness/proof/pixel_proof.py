@@ -40,7 +40,7 @@ PROVEN_LEVELS = (Level.COPY, Level.EDITED, Level.VARIANT)
 _WHOLE = 0.97  # share of a frame from which all of it is shown
 _TURNED = 0.035  # radians: 2 degrees
 _SCALED = 0.03
-MOST_OF_ONE_HUE = 0.5  # share of the colours
+_MOST, _HALF = 0.5, 0.5  # shares of the colours
 _RECOLOURED, _MANY_CHANGED = 6.0, 0.1  # grey levels; share of the colours
 _BLURRED = 0.45  # natural logarithm of the ratio of sharpness
 _MAX_DIFFERENCES = 8
@@ -175,14 +175,22 @@ def judge_pixels(facts: PixelFacts, stricter: Mapping[str, float]) -> Verdict | 
         for level, score in scores.items()
         if score >= max(model.thresholds[level], stricter.get(level, score))
     ]
-    if facts.one_hue > MOST_OF_ONE_HUE:
-        # a product in another colour, or an edit: nothing tells which, and nobody deletes a variant
-        reached = [Level.VARIANT] if reached else []
+    if reached and is_another_colour(facts):
+        reached = [Level.VARIANT]
     if Level.EDITED not in reached and Level.COPY in reached:
         reached.remove(Level.COPY)  # what may be a variant is no copy
     if not reached:
         return None
     return Verdict(reached[0], float(1 / (1 + np.exp(-scores[reached[0]]))))
+
+
+def is_another_colour(facts: PixelFacts) -> bool:
+    """Whether something of one hue has another colour on a ground that kept its own.
+
+    That is a product in another colour, or an edit of one. Nothing tells which, so it is called a
+    variant, which nobody deletes.
+    """
+    return facts.one_hue > _MOST and facts.unchanged >= _HALF
 
 
 def _proof(
