@@ -11,6 +11,7 @@ import argparse
 import csv
 import io
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,6 +20,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from console.evaluation.edits import EDITS
 from likeness.proof.pixel_proof import ProofImage, prove_pixels

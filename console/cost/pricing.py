@@ -84,7 +84,7 @@ class Measurements(Struct, frozen=True):
     index_qdrant_calls: float = 0.4
     batch: int = 10
     gate_ms: float = 20.5
-    pair_ms: float = 25.0
+    pair_ms: float = 40.0
     pairs: float = 0.1
 
 

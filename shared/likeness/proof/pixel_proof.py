@@ -41,6 +41,7 @@ _WHOLE = 0.97  # share of a frame from which all of it is shown
 _TURNED = 0.035  # radians: 2 degrees
 _SCALED = 0.03
 _MOST, _HALF = 0.5, 0.5  # shares of the colours
+_SINGLE_HUE = 0.02  # diversity: photos of one thing have more
 _RECOLOURED, _MANY_CHANGED = 6.0, 0.1  # grey levels; share of the colours
 _BLURRED = 0.45  # natural logarithm of the ratio of sharpness
 _MAX_DIFFERENCES = 8
@@ -185,12 +186,15 @@ def judge_pixels(facts: PixelFacts, stricter: Mapping[str, float]) -> Verdict | 
 
 
 def is_another_colour(facts: PixelFacts) -> bool:
-    """Whether something of one hue has another colour on a ground that kept its own.
+    """Whether something of one hue has another colour: on a ground that kept its own, or as the
+    very same hue everywhere.
 
     That is a product in another colour, or an edit of one. Nothing tells which, so it is called a
     variant, which nobody deletes.
     """
-    return facts.one_hue > _MOST and facts.unchanged >= _HALF
+    on_its_ground = facts.unchanged >= _HALF
+    as_one = facts.hue_turned > _MOST and facts.hue_diversity < _SINGLE_HUE
+    return facts.one_hue > _MOST and (on_its_ground or as_one)
 
 
 def _proof(
