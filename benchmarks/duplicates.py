@@ -4,7 +4,7 @@ with a duplicate get a right one.
 `python benchmarks/duplicates.py DATA`: the 966 pictures of DATA/copies (originals and their edits)
 among 1,500 of DATA/varied that no label calls one thing, indexed by the real indexer in the
 embedded engine, in a random order. Pairs are counted twice: those of the matches that pictures
-keep, and all pairs of each group.
+keep, and all pairs of each group. A picture pasted into another one shows both.
 """
 
 from __future__ import annotations
@@ -59,17 +59,20 @@ def main() -> None:
     print(f"called variants: {len(variants)} pairs")
 
 
-def _copies(data: Path) -> dict[str, str]:
-    """The picture that each file shows, by its path."""
+def _copies(data: Path) -> dict[str, set[str]]:
+    """The pictures that each file shows, by its path."""
     with (data / "copies" / "labels.csv").open(newline="") as file:
-        return {f"copies/{row['path']}": row["instance"] for row in csv.DictReader(file)}
+        return {
+            f"copies/{row['path']}": {row["instance"], row["ignore"] or row["instance"]}
+            for row in csv.DictReader(file)
+        }
 
 
-def _distractors(data: Path, count: int) -> dict[str, str]:
+def _distractors(data: Path, count: int) -> dict[str, set[str]]:
     with (data / "varied" / "labels.csv").open(newline="") as file:
         paths = [f"varied/{row['path']}" for row in csv.DictReader(file) if not row["instance"]]
     rng = np.random.default_rng(SEED)
-    return {paths[n]: paths[n] for n in rng.permutation(len(paths))[:count]}
+    return {paths[n]: {paths[n]} for n in rng.permutation(len(paths))[:count]}
 
 
 def _indexed(data: Path, paths: list[str]) -> list[Point]:
@@ -97,12 +100,12 @@ def _indexed(data: Path, paths: list[str]) -> list[Point]:
     return points
 
 
-def _report(name: str, pairs: Iterable[frozenset[str]], truth: Mapping[str, str]) -> None:
+def _report(name: str, pairs: Iterable[frozenset[str]], truth: Mapping[str, set[str]]) -> None:
     found = set(pairs)
-    right = {pair for pair in found if len({truth[key] for key in pair}) == 1}
-    sizes = Counter(truth.values())
+    right = {pair for pair in found if set.intersection(*(truth[key] for key in pair))}
+    sizes = Counter(picture for shown in truth.values() for picture in shown)
     possible = sum(n * (n - 1) // 2 for n in sizes.values())
-    with_duplicate = [key for key, picture in truth.items() if sizes[picture] > 1]
+    with_duplicate = [key for key, shown in truth.items() if any(sizes[p] > 1 for p in shown)]
     matched = {key for pair in right for key in pair}
     print(
         f"{name:16} {len(found):6} pairs, precision {len(right) / max(1, len(found)):.4f},"

@@ -18,7 +18,7 @@ from likeness.embedding import Embedder
 from likeness.errors import StoreUnavailable
 from likeness.partner_pictures import PartnerPictures
 from likeness.ports import VectorIndex
-from likeness.proof.pixel_proof import ProofImage
+from likeness.proof.pixel_proof import Edit, ProofImage
 from likeness.proof.proofs import Proof
 from likeness.proof.verdicts import Calibration, Level, Verdict
 from likeness.records import DuplicateMatch, ObjectRef, Point, Relation
@@ -124,21 +124,26 @@ class DuplicateDetector:
         for each in suspected:
             if self._clock() > until_s:
                 return
-            verdict = self._verdict(each.proof, own, next(pictures))
-            if verdict.level in _RELATIONS:
-                yield _Match(verdict, each.point)
+            proof = self._settled(each.proof, own, next(pictures))
+            if proof.verdict.level in _RELATIONS and not _is_only_a_part(proof):
+                yield _Match(proof.verdict, each.point)
 
-    def _verdict(
-        self, proof: Proof, picture: ProofImage | None, other: ProofImage | None
-    ) -> Verdict:
+    def _settled(self, proof: Proof, picture: ProofImage | None, other: ProofImage | None) -> Proof:
         """What the pixels say; where they cannot be had, what the index says."""
         if not picture or not other:
-            return proof.verdict
+            return proof
         try:
-            return self._settle(proof, picture, other, self._calibration).verdict
+            return self._settle(proof, picture, other, self._calibration)
         # arithmetic that fails on one odd picture must not keep it out of the index
         except (ArithmeticError, ValueError, MemoryError):
-            return proof.verdict
+            return proof
+
+
+def _is_only_a_part(proof: Proof) -> bool:
+    """Whether one picture merely contains the other. A collage is no duplicate of its pictures: it
+    would put all of them into one group, and deleting either would lose something.
+    """
+    return proof.pixels is not None and Edit.PART_OF in proof.pixels.edits
 
 
 def _most_suspected(neighbours: Iterable[ProvenNeighbour]) -> list[ProvenNeighbour]:
