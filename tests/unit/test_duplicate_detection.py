@@ -24,6 +24,7 @@ from likeness.filters import Schema
 from likeness.indexing import Outcome, Result
 from likeness.partner_pictures import PartnerPictures
 from likeness.ports import VectorIndex
+from likeness.proof.pixel_proof import Edit, PixelProof
 from likeness.proof.proofs import Proof
 from likeness.proof.verdicts import Level, Verdict
 from likeness.records import ObjectBody, ObjectRef, Point, Relation, Version
@@ -281,6 +282,16 @@ def test_what_the_pixels_do_not_prove_is_no_duplicate(world: World, level: Level
     world.put("a.png", png(1))
     point = compare(world, "b.jpg", jpeg(1), settle=settled_as(level))
     assert (point.partners, point.variants, point.group, point.compared) == ((), (), None, True)
+
+
+def test_a_picture_that_only_contains_another_is_no_duplicate_of_it(world: World) -> None:
+    def settle(proof: Proof, *others: Any) -> Proof:
+        found = PixelProof((Edit.SCALED, Edit.PART_OF), (1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0), (), 1.0)
+        return settled_as(Level.EDITED)(proof)._replace(pixels=found)  # type: ignore[no-any-return]
+
+    world.put("part.jpg", jpeg(1))
+    point = compare(world, "collage.jpg", jpeg(1, quality=80), settle=settle)
+    assert (point.partners, point.group) == ((), None)
 
 
 @pytest.mark.parametrize("error", [ValueError, ArithmeticError, MemoryError])
