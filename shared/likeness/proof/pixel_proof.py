@@ -46,10 +46,11 @@ _RECOLOURED, _MANY_CHANGED = 6.0, 0.1  # grey levels; share of the colours
 _BLURRED = 0.45  # natural logarithm of the ratio of sharpness
 _MAX_DIFFERENCES = 8
 _MIN_DIFFERENCE = 3  # blocks
-_PLAIN, _JUMP = 8.0, 15.0  # grey levels: of a border's spread, and of an edge
-# Where an edge is looked for, as a share of the part's sides: beyond its frame, and twice inside. A
-# border is as plain further away.
-_INSETS = (-0.05, -0.015, 0.012, 0.039)
+_PLAIN, _JUMP = 16.0, 20.0  # grey levels: within a border's colour, and of an edge
+_NEARLY_NONE = 0.03  # share of a border that may have another colour
+_EDGE = 0.015  # share of the part's sides
+# Where an edge is looked for, as a share of the part's sides: beyond its frame, and twice inside.
+_INSETS = (-0.015, 0.012, 0.039)
 _MANY_JUMPS = 0.4  # share of a frame that is an edge
 
 
@@ -284,22 +285,33 @@ def _framing(found: Comparison, one: ProofImage, other: ProofImage) -> dict[Edit
 
 
 def _surroundings(outer: Image.Image, to_outer: NDArray[np.floating]) -> tuple[bool, bool]:
-    """Whether a part of a picture is surrounded by one plain colour, and whether its edge is an
-    edge in the whole: a crop's is not.
+    """Whether a part of a picture is surrounded by one plain colour and nothing else, and whether
+    its edge is an edge in the whole: a crop's is not.
 
     to_outer (3, 3): fractions of the part → pixels of the whole.
     """
     pixels = np.asarray(outer.convert("L"), np.float32)
-    away, beyond, edge, inside = (_along_frame(pixels, to_outer, inset) for inset in _INSETS)
+    beyond, edge, inside = (_along_frame(pixels, to_outer, inset) for inset in _INSETS)
     known = np.isfinite(beyond) & np.isfinite(edge) & np.isfinite(inside)
-    if known.sum() < 8:
+    around = _beyond_frame(pixels, to_outer)
+    if known.sum() < 8 or not len(around):
         return False, False
-    around = np.concatenate([beyond, away])
-    around = around[np.isfinite(around)]
-    plain = float(np.abs(around - np.median(around)).mean()) < _PLAIN
+    plain = (np.abs(around - np.median(beyond[known])) > _PLAIN).mean() < _NEARLY_NONE
     jumps = float((np.abs(beyond - edge)[known] > _JUMP).mean())
     within = float((np.abs(edge - inside)[known] > _JUMP).mean())
-    return plain, jumps > max(_MANY_JUMPS, 1.5 * within)
+    return bool(plain), jumps > max(_MANY_JUMPS, 1.3 * within)
+
+
+def _beyond_frame(
+    pixels: NDArray[np.float32], to_outer: NDArray[np.floating]
+) -> NDArray[np.float32]:
+    """Grey levels of the whole on a grid, without the part and its edge."""
+    height, width = pixels.shape
+    y, x = np.mgrid[0 : height : max(1, height // 48), 0 : width : max(1, width // 48)]
+    points = np.stack([x.ravel(), y.ravel()], axis=1) + 0.5
+    part = transformed(np.linalg.inv(to_outer), points)
+    outside = ((part < -_EDGE) | (part > 1 + _EDGE)).any(axis=1)
+    return np.asarray(pixels[y.ravel(), x.ravel()][outside], np.float32)
 
 
 def _along_frame(
