@@ -7,10 +7,6 @@ import io
 import numpy as np
 from PIL import Image, ImageDraw
 
-from likeness.proof.pixel_proof import ProofImage
-
-Change = Image.Image
-
 
 def scene(seed: int, width: int = 400, height: int = 300) -> Image.Image:
     """Overlapping shapes of many colours on a shaded ground, different for each seed."""
@@ -31,7 +27,3 @@ def as_jpeg(image: Image.Image, quality: int = 75) -> Image.Image:
     out = io.BytesIO()
     image.save(out, "JPEG", quality=quality)
     return Image.open(out).convert("RGB")
-
-
-def proof_image(image: Image.Image) -> ProofImage:
-    return ProofImage(image)

@@ -50,16 +50,12 @@ class Proof(NamedTuple):
         found = prove_pixels(query, target, calibration.pixels)
         if self.verdict.level is Level.EXACT:
             return self._replace(pixels=found.proof)
-        verdict = found.verdict or _at_most_same_item(self.verdict)
         return self._replace(
-            verdict=verdict, rests_on=Basis.PIXELS, suspected=False, pixels=found.proof
+            verdict=found.verdict or self.verdict,
+            rests_on=Basis.PIXELS,
+            suspected=False,
+            pixels=found.proof,
         )
-
-
-def _at_most_same_item(verdict: Verdict) -> Verdict:
-    if verdict.level in (Level.COPY, Level.EDITED, Level.VARIANT):
-        return verdict._replace(level=Level.SAME_ITEM)
-    return verdict
 
 
 class VerifiedPairs(NamedTuple):
