@@ -138,6 +138,28 @@ def test_pictures_without_texture_prove_nothing() -> None:
     assert proven(gradient, ImageOps.flip(gradient)).verdict is None
 
 
+def product(colour: tuple[int, int, int]) -> Image.Image:
+    """A bag on white, with seams and buckles."""
+    image = Image.new("RGB", (400, 400), "white")
+    draw = ImageDraw.Draw(image)
+    shade = tuple(channel * 2 // 3 for channel in colour)
+    draw.ellipse((130, 40, 270, 200), outline=shade, width=14)
+    draw.rounded_rectangle((70, 120, 330, 340), 30, fill=colour)
+    for x in range(90, 320, 26):
+        draw.line((x, 140, x + 12, 330), fill=shade, width=4)
+    for x in (110, 250):
+        draw.rectangle((x, 170, x + 40, 230), fill=(190, 190, 190), outline=(60, 60, 60), width=3)
+    return image
+
+
+@pytest.mark.parametrize("other", [(40, 70, 190), (30, 130, 60), (120, 120, 120)])
+def test_a_product_in_another_colour_is_a_variant_and_not_overlaid(other) -> None:
+    found = proven(as_jpeg(product((190, 40, 40)), 92), as_jpeg(product(other), 92))
+    assert found.verdict is not None and found.verdict.level is Level.VARIANT
+    assert found.proof is not None and Edit.OVERLAID not in found.proof.edits
+    assert Edit.RECOLOURED in found.proof.edits
+
+
 def test_a_stricter_threshold_withholds_a_claim() -> None:
     one, other = ProofImage(scene(56)), ProofImage(as_jpeg(captioned(scene(56)), 80))
     assert prove_pixels(one, other).verdict is not None

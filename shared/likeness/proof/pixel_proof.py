@@ -251,10 +251,11 @@ def _edits(
         Edit.TURNED: facts.turn > _TURNED,
         Edit.RECOLOURED: recoloured or facts.faded > _MANY_CHANGED,
         Edit.BLURRED: facts.sharpness > _BLURRED,
-        Edit.OVERLAID: differs and level is not Level.COPY,
+        # what differs in a variant is its content
+        Edit.OVERLAID: differs and level is Level.EDITED,
     }
     edits = tuple(edit for edit in Edit if named.get(edit))
-    return edits or (Edit.RECOMPRESSED,)
+    return edits if edits or level is Level.VARIANT else (Edit.RECOMPRESSED,)
 
 
 def _is_scaled(blocks: Blocks, one: ProofImage, other: ProofImage) -> bool:
