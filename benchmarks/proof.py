@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from console.evaluation.edits import EDITS
 from likeness.proof.pixel_proof import ProofImage, prove_pixels
 from likeness.proof.verdicts import Level
-from tests.drawings import scene
+from tests.pictures import scene
 
 PAIRS = 300
 # Matches within 1 % of the picture that make OpenCV's answer “the same picture”: at fewer, more of

@@ -9,6 +9,7 @@ from likeness.duplicates import Duplicates
 from likeness.embedding import Embedder
 from likeness.filters import Schema
 from likeness.indexing import Indexer, IndexerConfig, Outcome
+from likeness.proof.verdicts import Calibration
 from likeness.records import Hint, Point, Relation
 from tests.calibrations import calibration_of
 from tests.fake_bucket import FakeBucket
@@ -23,7 +24,7 @@ class World:
         self.index = open_index(folder)
         self.bucket = FakeBucket("photos")
         self.embedder = Embedder(model)
-        self.calibration = calibration_of(self.embedder.spec)
+        self.calibration: Calibration | None = calibration_of(self.embedder.spec)
         self.duplicates = Duplicates(self.index)
         self._indexers: dict[Schema, Indexer] = {}
 

@@ -6,7 +6,7 @@ import io
 import zlib
 
 import numpy as np
-from PIL import Image, ImageFilter
+from PIL import Image, ImageDraw, ImageFilter
 
 
 def picture(seed: int, width: int = 96, height: int = 72) -> Image.Image:
@@ -24,6 +24,27 @@ def textured(seed: int, width: int = 320, height: int = 240) -> Image.Image:
         across, down = rng.integers(6, width // 8, 2).tolist()
         pixels[y : y + down, x : x + across] = rng.integers(0, 256, 3, np.uint8)
     return Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(1))
+
+
+def scene(seed: int, width: int = 400, height: int = 300) -> Image.Image:
+    """Overlapping shapes of many colours on a shaded ground, different for each seed."""
+    rng = np.random.default_rng(seed)
+    ground = rng.integers(60, 200, (3, 4, 3), np.uint8)
+    image = Image.fromarray(ground).resize((width, height), Image.Resampling.BICUBIC)
+    draw = ImageDraw.Draw(image)
+    for _ in range(60):
+        x, y = rng.uniform(0, width), rng.uniform(0, height)
+        across, down = rng.uniform(8, width / 6, 2)
+        box = (x, y, x + across, y + down)
+        shape = draw.ellipse if rng.random() < 0.5 else draw.rectangle
+        shape(box, fill=tuple(rng.integers(0, 256, 3).tolist()))
+    return image
+
+
+def as_jpeg(image: Image.Image, quality: int = 75) -> Image.Image:
+    out = io.BytesIO()
+    image.save(out, "JPEG", quality=quality)
+    return Image.open(out).convert("RGB")
 
 
 def encoded(image: Image.Image, format: str = "PNG", **options: object) -> bytes:

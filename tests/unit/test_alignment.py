@@ -8,7 +8,7 @@ from PIL import Image, ImageOps
 
 from likeness.proof.alignment import align, fit_affine, fit_homography, transformed
 from likeness.proof.keypoints import find_keypoints
-from tests.drawings import scene
+from tests.pictures import scene
 
 CORNERS = np.array([[0.0, 0.0], [399.0, 0.0], [0.0, 299.0], [399.0, 299.0]])
 

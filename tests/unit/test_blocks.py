@@ -7,7 +7,7 @@ from PIL import Image, ImageFilter
 
 from likeness.proof.alignment import transformed
 from likeness.proof.blocks import compare_blocks
-from tests.drawings import as_jpeg, scene
+from tests.pictures import as_jpeg, scene
 
 
 def agreeing(one: Image.Image, other: Image.Image, homography: np.ndarray) -> float:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from likeness.drift import Difference, DriftConfig, DriftDetector
 from likeness.duplicate_candidates import NewImage
-from likeness.duplicate_detection import DuplicateDetector
+from likeness.duplicate_detection import DuplicateDetector, Settle
 from likeness.errors import (
     ConfigurationError,
     ImageTooLarge,
@@ -193,7 +193,7 @@ def test_without_a_calibration_an_image_that_was_left_uncompared_is_written_agai
 ) -> None:
     world.bucket.put("a.png", png(1))
     world.deliver("a.png", index=Counting(world.index, "annotate"))
-    world.calibration = None  # type: ignore[assignment]
+    world.calibration = None
     [outcome] = world.deliver("a.png")
     assert outcome.error is None
     assert world.point("a.png").compared
@@ -253,7 +253,7 @@ def compare(world: World, key: str, data: bytes, **options: Any) -> Point:
     return world.point(key)
 
 
-def settled_as(level: Level) -> Any:
+def settled_as(level: Level) -> Settle:
     def settle(proof: Proof, *others: Any) -> Proof:
         return proof._replace(verdict=Verdict(level, 0.9), suspected=False)
 
@@ -287,7 +287,7 @@ def test_what_the_pixels_do_not_prove_is_no_duplicate(world: World, level: Level
 def test_a_picture_that_only_contains_another_is_no_duplicate_of_it(world: World) -> None:
     def settle(proof: Proof, *others: Any) -> Proof:
         found = PixelProof((Edit.SCALED, Edit.PART_OF), (1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0), (), 1.0)
-        return settled_as(Level.EDITED)(proof)._replace(pixels=found)  # type: ignore[no-any-return]
+        return settled_as(Level.EDITED)(proof, *others)._replace(pixels=found)
 
     world.put("part.jpg", jpeg(1))
     point = compare(world, "collage.jpg", jpeg(1, quality=80), settle=settle)
@@ -315,7 +315,7 @@ def test_proofs_end_when_their_time_is_over(world: World) -> None:
     def settle(proof: Proof, *others: Any) -> Proof:
         now_s[0] += 8
         settled.append(proof)
-        return settled_as(Level.COPY)(proof)  # type: ignore[no-any-return]
+        return settled_as(Level.COPY)(proof, *others)
 
     point = compare(world, "b.png", png(1), settle=settle, clock=lambda: now_s[0])
     assert len(settled) == len(point.partners) == 3

@@ -201,7 +201,7 @@ def test_only_live_images_are_duplicates(world: World) -> None:
 
 
 def test_without_a_calibration_no_duplicates_are_detected(world: World) -> None:
-    world.calibration = None  # type: ignore[assignment]
+    world.calibration = None
     world.put("a.png", png(1))
     world.put("b.png", png(1))
     assert world.matches("b.png") == {}

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from likeness.proof.keypoints import find_keypoints
-from tests.drawings import scene
+from tests.pictures import scene
 
 
 def test_patches_are_unit_rows_of_mean_0() -> None:

@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw, ImageEnhance
 
 from likeness.proof.pixel_facts import PixelFacts, components
 from likeness.proof.pixel_proof import ProofImage, compare_pixels
-from tests.drawings import as_jpeg, scene
+from tests.pictures import as_jpeg, scene
 
 
 def facts(one: Image.Image, other: Image.Image) -> PixelFacts:

@@ -20,7 +20,7 @@ from likeness.proof.pixel_proof import (
     prove_pixels,
 )
 from likeness.proof.verdicts import Level
-from tests.drawings import as_jpeg, scene
+from tests.pictures import as_jpeg, scene
 
 
 def proven(one: Image.Image, other: Image.Image) -> PixelVerdict:

@@ -13,8 +13,7 @@ from likeness.proof.verdicts import Level
 from likeness.proof_decoding import decode_for_proof
 from likeness.records import WHOLE, Box
 from likeness.settings import Limits
-from tests.drawings import scene
-from tests.pictures import encoded
+from tests.pictures import encoded, scene
 
 
 def decoded(data: bytes, box: Box = WHOLE) -> ProofImage:

@@ -26,11 +26,11 @@ _SIDES = (384, 192, 96)
 _EQUALLY_SHARP = 2.2
 # Share of a block's texture that blurring takes off: with less, such as in skies, the grid shows
 # little but noise, and a coarser one shows what the picture has.
-_DETAILED = 0.1
+_DETAILED, _COMPARABLE = 0.1, 3.0  # a share; grey levels of texture from which it is measured
 _FINER = 1.3  # than the grid: what pictures are reduced to before they are sampled
 # Of the longer side: an edge may show the frame that was put around the picture.
 _MARGIN = 0.012
-_MIN_TEXTURE = 2.5  # standard deviation in grey levels from which a block can be compared
+MIN_TEXTURE = 2.5  # standard deviation in grey levels from which a block can be compared
 _SURE = 0.6  # correlation from which a block's place corrects the alignment
 # By so much another place must be better: along an edge all places are alike.
 _CLEARLY_BETTER = 0.05
@@ -38,7 +38,7 @@ _ITERATIONS = 6
 _NORMALISED_CONTRAST = 4.0  # grey levels: contrast below this is not raised further
 # Pixels by which one picture is displaced to see what agrees by chance.
 _DISPLACED = ((0, 20), (20, 0), (0, 52), (52, 0))
-_GREY = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, 2.5.1
+GREY = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, 2.5.1
 
 
 class Blocks(NamedTuple):
@@ -49,8 +49,7 @@ class Blocks(NamedTuple):
     textures, noises (2, R, C): standard deviation of the grey levels of either, and of what
     blurring takes off them. colours, contrasts (2, R, C, 3): mean colours, and what one standard
     deviation of grey adds to them. sharpness: how much sharper the first picture is than the
-    second on the finest grid. detail: the share of the textures that the finest level shows, in
-    the smoother picture. displaced: for some displacements, the share of blocks that agree.
+    second on the finest grid. displaced: for some displacements, the share of blocks that agree.
     """
 
     homography: Matrix
@@ -64,10 +63,21 @@ class Blocks(NamedTuple):
     colours: Floats
     contrasts: Floats
     sharpness: float
-    detail: float
     displaced: tuple[float, ...]
 
-    def is_sharp(self) -> bool:
+
+class _Textures(NamedTuple):
+    """What decides whether a grid is too fine; names as in `Blocks`. detail: the share of the
+    textures that the finest level shows, in the smoother picture.
+    """
+
+    shown: NDArray[np.bool_]
+    textures: Floats
+    noises: Floats
+    sharpness: float
+    detail: float
+
+    def are_sharp(self) -> bool:
         """Whether both pictures have detail on this grid, and about the same."""
         return self.detail > _DETAILED and 1 / _EQUALLY_SHARP < self.sharpness < _EQUALLY_SHARP
 
@@ -106,11 +116,12 @@ def compare_blocks(one: Image.Image, other: Image.Image, homography: Matrix) -> 
         grid = _on_one_grid(one, other, homography, side)
         if grid is None or min(grid.one.shape[:2]) < BLOCK:
             return None
-        blocks = _blocks(grid, homography, side)
+        greys = grid.one @ GREY, grid.other @ GREY
+        found = _textures(grid, greys)
         if sharpness is None:
-            sharpness = blocks.sharpness
-        if blocks.is_sharp() or side == _SIDES[-1]:
-            return _correlated(blocks._replace(sharpness=sharpness), grid)
+            sharpness = found.sharpness
+        if found.are_sharp() or side == _SIDES[-1]:
+            return _correlated(grid, greys, found._replace(sharpness=sharpness), homography, side)
     return None
 
 
@@ -188,12 +199,12 @@ def _resampled(
 
 def _corrected(grid: _Grid, homography: Matrix, block: int, reach: int) -> Matrix:
     """The homography refitted to where the blocks are found; the same where too few are."""
-    one, other = grid.one @ _GREY, grid.other @ _GREY
+    one, other = grid.one @ GREY, grid.other @ GREY
     if min(one.shape) < block:
         return homography
     correlation, moved = _best_places(one, other, block, reach)
     sure = grid.shown(block) & (correlation > _SURE)
-    sure &= np.minimum(_deviations(one, block), _deviations(other, block)) > _MIN_TEXTURE
+    sure &= np.minimum(_deviations(one, block), _deviations(other, block)) > MIN_TEXTURE
     if sure.sum() < 6:
         return homography
     y, x = np.nonzero(sure)
@@ -211,47 +222,45 @@ def _corrected(grid: _Grid, homography: Matrix, block: int, reach: int) -> Matri
     return found
 
 
-def _blocks(grid: _Grid, homography: Matrix, side: int) -> Blocks:
-    """All but the correlations."""
-    greys = [pixels @ _GREY for pixels in (grid.one, grid.other)]
+def _textures(grid: _Grid, greys: tuple[Floats, Floats]) -> _Textures:
     textures = np.stack([_deviations(grey, BLOCK) for grey in greys])
     noises = np.stack([_deviations(grey - _smoothed(grey), BLOCK) for grey in greys])
     shown = grid.shown(BLOCK)
-    both = shown & (textures.min(axis=0) > 3)
+    both = shown & (textures.min(axis=0) > _COMPARABLE)
     sharpness = detail = 1.0
     if both.sum() >= BLOCK:
         fine = noises[:, both] / textures[:, both]
         sharpness = float(np.median(fine[0] / np.maximum(fine[1], 1e-3)))
         detail = float(np.median(fine, axis=1).min())
-    colours, contrasts = zip(*(map(_colours, (grid.one, grid.other), greys)), strict=True)
-    return Blocks(
-        homography,
-        grid.to_one,
-        grid.to_other,
-        side,
-        shown,
-        np.zeros(shown.shape, np.float32),
-        textures,
-        noises,
-        np.stack(colours),
-        np.stack(contrasts),
-        sharpness,
-        detail,
-        (),
-    )
+    return _Textures(shown, textures, noises, sharpness, detail)
 
 
-def _correlated(blocks: Blocks, grid: _Grid) -> Blocks:
-    one, other = (_normalised(pixels @ _GREY) for pixels in (grid.one, grid.other))
-    both = blocks.shown & (blocks.textures.min(axis=0) > _MIN_TEXTURE)
+def _correlated(
+    grid: _Grid, greys: tuple[Floats, Floats], found: _Textures, homography: Matrix, side: int
+) -> Blocks:
+    one, other = map(_normalised, greys)
+    both = found.shown & (found.textures.min(axis=0) > MIN_TEXTURE)
     displaced = tuple(
         float((_best_places(one, np.roll(other, by, (0, 1)), BLOCK, 0)[0][both] > _SURE).mean())
         if both.any()
         else 0.0
         for by in _DISPLACED
     )
-    correlation = _best_places(one, other, BLOCK, 1)[0]
-    return blocks._replace(correlation=correlation, displaced=displaced)
+    colours, contrasts = zip(*map(_colours, (grid.one, grid.other), greys), strict=True)
+    return Blocks(
+        homography,
+        grid.to_one,
+        grid.to_other,
+        side,
+        found.shown,
+        _best_places(one, other, BLOCK, 1)[0],
+        found.textures,
+        found.noises,
+        np.stack(colours),
+        np.stack(contrasts),
+        found.sharpness,
+        displaced,
+    )
 
 
 def _best_places(one: Floats, other: Floats, block: int, reach: int) -> tuple[Floats, Floats]:

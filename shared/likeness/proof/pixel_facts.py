@@ -11,14 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from likeness.proof.alignment import Alignment, Matrix, transformed
-from likeness.proof.blocks import Blocks
+from likeness.proof.blocks import GREY, MIN_TEXTURE, Blocks
 
 Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
-# Standard deviations in grey levels from which a block can agree, and from which it can differ:
-# compression changes the fainter ones.
-_MIN_TEXTURE, _CLEAR_TEXTURE = 2.5, 4.0
+# Standard deviation in grey levels from which a block can differ: compression changes fainter ones.
+_CLEAR_TEXTURE = 4.0
 _OVER_NOISE = 1.6  # a texture is one if it is so many times the picture's own noise
 # Correlations from which a block agrees: where most agree better, more is asked of each.
 _AGREEING, _SURELY_AGREEING, _BELOW_MEDIAN = 0.6, 0.8, 0.2
@@ -29,6 +28,8 @@ _TURNED_HUE = 0.45  # radians
 _ONE_HUE = 0.15  # diversity up to which a picture has a single hue
 _OTHER_COLOUR = 0.6  # of the chroma: a change that is more than one of saturation
 _UNCHANGED, _CHANGED, _UNEXPLAINED = 10.0, 20.0, 16.0  # mean differences of colours
+# Cells within two of a cell that come before it in reading order.
+_BEFORE = [(dy, dx) for dy in (-2, -1, 0) for dx in range(-2, 3) if (dy, dx) < (0, 0)]
 
 
 class PixelFacts(NamedTuple):
@@ -106,7 +107,7 @@ def classify(blocks: Blocks) -> BlockClasses:
         texture > max(_CLEAR_TEXTURE, _OVER_NOISE * noise)
         for texture, noise in zip(blocks.textures, noises, strict=True)
     )
-    both = shown & (blocks.textures.min(axis=0) > _MIN_TEXTURE)
+    both = shown & (blocks.textures.min(axis=0) > MIN_TEXTURE)
     agreeing = both & (blocks.correlation > _agreeing_from(blocks.correlation[both]))
     if agreeing.any():
         ratio = np.log(np.maximum(blocks.textures[1], 0.5) / np.maximum(blocks.textures[0], 0.5))
@@ -141,10 +142,6 @@ def components(mask: Mask) -> NDArray[np.intp]:
     return labels
 
 
-# Cells within two of a cell that come before it in reading order.
-_BEFORE = [(dy, dx) for dy in (-2, -1, 0) for dx in range(-2, 3) if (dy, dx) < (0, 0)]
-
-
 def pixel_facts(
     alignment: Alignment,
     blocks: Blocks,
@@ -160,7 +157,7 @@ def pixel_facts(
     if count < 3:
         return None
     correlation = blocks.correlation
-    both = blocks.textures.min(axis=0) > _MIN_TEXTURE
+    both = blocks.textures.min(axis=0) > MIN_TEXTURE
     textured = blocks.shown & (classes.textured[0] | classes.textured[1])
     values = np.where(both, correlation, 0)[textured | agreeing]
     low, quartile, median = np.quantile(values, [0.1, 0.25, 0.5])
@@ -278,7 +275,7 @@ def _colour_facts(blocks: Blocks, classes: BlockClasses) -> tuple[float, ...]:
     agreeing = classes.agreeing
     means = np.abs(blocks.colours[0][agreeing] - blocks.colours[1][agreeing]).mean()
     changed = difference >= _CHANGED
-    light, light_other = one @ [0.299, 0.587, 0.114], other @ [0.299, 0.587, 0.114]
+    light, light_other = one @ GREY, other @ GREY
     tone = np.stack([np.ones_like(light), light / 255, (light / 255) ** 2], axis=1)
     affine = np.column_stack([one / 255, np.ones(len(one))])
     return (

@@ -51,7 +51,7 @@ _NEARLY_NONE = 0.03  # share of a border that may have another colour
 _EDGE = 0.015  # share of the part's sides
 # Where an edge is looked for, as a share of the part's sides: beyond its frame, and twice inside.
 _INSETS = (-0.015, 0.012, 0.039)
-_MANY_JUMPS = 0.4  # share of a frame that is an edge
+_MANY_JUMPS, _MORE_JUMPS = 0.4, 1.3  # share of a frame that is an edge; times that inside
 
 
 class Edit(StrEnum):
@@ -300,7 +300,7 @@ def _surroundings(outer: Image.Image, to_outer: NDArray[np.floating]) -> tuple[b
     plain = (np.abs(around - np.median(beyond[known])) > _PLAIN).mean() < _NEARLY_NONE
     jumps = float((np.abs(beyond - edge)[known] > _JUMP).mean())
     within = float((np.abs(edge - inside)[known] > _JUMP).mean())
-    return bool(plain), jumps > max(_MANY_JUMPS, 1.3 * within)
+    return bool(plain), jumps > max(_MANY_JUMPS, _MORE_JUMPS * within)
 
 
 def _beyond_frame(
